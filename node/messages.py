@@ -1,0 +1,36 @@
+"""Frozen values that several rooms pass to each other; knows no room. Byte layouts are those of docs/protocol.md."""
+
+from dataclasses import dataclass
+
+UPDATE_CONTEXT = b"fl-node/update/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A member's signed word that its update of a round is ready (docs/protocol.md, section 3)."""
+
+    session_id: int
+    round: int
+    digest: bytes  # SHA-256 of the payload, 32 bytes
+    size: int  # of the payload, bytes
+    codec: str
+    peer_id: str  # base58, whose key made the signature
+    signature: bytes  # Ed25519, 64 bytes
+
+    def signed_bytes(self) -> bytes:
+        """The bytes that the signature is over."""
+        return announcement_bytes(self.session_id, self.round, self.digest, self.size, self.codec)
+
+
+def announcement_bytes(session_id: int, round: int, digest: bytes, size: int, codec: str) -> bytes:
+    """The bytes that a member signs when it announces an update."""
+    numbers = session_id.to_bytes(8, "big") + round.to_bytes(4, "big")
+    return UPDATE_CONTEXT + numbers + digest + size.to_bytes(8, "big") + codec.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes on the wire (TCP payload, so including Noise and Yamux) exchanged with one peer since the node started."""
+
+    bytes_in: int
+    bytes_out: int
