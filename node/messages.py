@@ -34,3 +34,27 @@ class Traffic:
 
     bytes_in: int
     bytes_out: int
+
+
+ABSENT = -128  # the lag of an input that never came
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One entry of a trust row: whose update went in, with what weight (of 65,535), how many rounds old."""
+
+    member: int
+    weight: int
+    lag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What a member says of one mixing step (docs/protocol.md, section 7)."""
+
+    round: int
+    members: int  # known when the cohort was drawn
+    inputs: tuple[Input, ...]  # ascending by member
+    mixed_hash: bytes
+    snapshot: str | None  # CID of the round's directory
+    epsilon: float | None = None

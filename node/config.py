@@ -1,0 +1,119 @@
+"""The session file: everything that members must agree on, parsed and validated; knows no chain and no file system.
+
+A session file is TOML. Its exact bytes are hashed and the hash is on the ledger (docs/protocol.md, section 1), so
+reading and writing go through `parse_session` and `format_session` and never rewrite a file that exists.
+"""
+
+import hashlib
+import tomllib
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from node.errors import SessionFileError
+
+FILE_LIMIT = 64 * 1024
+Address = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{40}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[\w .+:/-]{1,64}$")]
+Line = Annotated[str, StringConstraints(max_length=512, pattern=r"^[^\n]*$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Initial(_Part):
+    """The parameters that every member starts from."""
+
+    cid: Line
+    sha256: Digest  # of their float32 payload
+
+
+class Shares(_Part):
+    """How a common data set is cut into the members' shares; a task with data of its own ignores it."""
+
+    split: Line = "iid"
+    count: int = Field(default=4, ge=1, le=65_535)
+
+
+class Limits(_Part):
+    """Bounds that no member may exceed or wait beyond."""
+
+    payload_bytes: int = Field(ge=1, le=2**36)
+    staleness: int = Field(default=2, ge=0, le=100)  # rounds
+    round_deadline_s: float = Field(default=60.0, gt=0, le=86_400)
+
+
+class Contract(_Part):
+    """Where the session's ledger is."""
+
+    chain_id: int = Field(ge=1, lt=2**63)
+    address: Address
+    rpc: Line = ""  # a hint; members may use another node of the same chain
+
+
+class Meeting(_Part):
+    """Where members find each other, besides the local network and the ledger's member list."""
+
+    bootstrap: tuple[Line, ...] = Field(default=(), max_length=64)
+    trackers: tuple[Line, ...] = Field(default=(), max_length=16)
+
+
+class Session(_Part):
+    """A session's agreement (design: one node, several topologies)."""
+
+    format: Literal[1] = 1
+    name: Name
+    creator: Address
+    task: Name
+    model_sha256: Digest  # of the parameters' names and shapes: a member's task must have the same
+    topology: Literal["gossip"] = "gossip"
+    update: Literal["parameters"] = "parameters"
+    objective: Literal["common", "personal"] = "common"
+    rounds: int = Field(ge=1, le=1_000_000)
+    cohort: int = Field(default=5, ge=1, le=1024)  # other members asked in a round
+    quorum: int = Field(default=2, ge=1, le=65_535)  # members present before the first round
+    codec: Name = "float32"
+    seed: int = Field(ge=0, lt=2**32)
+    snapshot_every: int = Field(default=5, ge=1)
+    access: Literal["open", "admitted"] = "open"
+    experiment: bool = False  # members may misbehave on purpose
+    initial: Initial
+    data: Shares = Shares()
+    limits: Limits
+    ledger: Contract
+    peers: Meeting = Meeting()
+
+
+def parse_session(content: bytes, source: str) -> Session:
+    """The session that the bytes of a session file describe.
+
+    Raises SessionFileError naming `source` and the first field that is wrong.
+    """
+    if len(content) > FILE_LIMIT:
+        raise SessionFileError(f"{source} is {len(content)} bytes, a session file has at most {FILE_LIMIT}")
+    try:
+        return Session.model_validate(tomllib.loads(content.decode()))
+    except UnicodeDecodeError as error:
+        raise SessionFileError(f"{source} is not a text file (byte {error.start}): ask its creator for the file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SessionFileError(f"{source} is not valid TOML ({error}): truncated? Ask its creator for the file") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        value = "" if first["type"] == "missing" else f", not {str(first['input'])[:80]!r}"
+        raise SessionFileError(f"{source}: {field}: {first['msg']}{value}: ask its creator for the file") from error
+
+
+def format_session(session: Session) -> bytes:
+    """The bytes of a new session file."""
+    fields: dict[str, Any] = session.model_dump(mode="json")
+    header = "# A session of fl-node. Its SHA-256 is on the ledger: members refuse a file that was changed.\n"
+    return header.encode() + tomli_w.dumps(fields).encode()
+
+
+def config_hash(content: bytes) -> bytes:
+    """SHA-256 of a session file's exact bytes (32 bytes)."""
+    return hashlib.sha256(content).digest()
