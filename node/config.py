@@ -97,14 +97,20 @@ def parse_session(content: bytes, source: str) -> Session:
     try:
         return Session.model_validate(tomllib.loads(content.decode()))
     except UnicodeDecodeError as error:
-        raise SessionFileError(f"{source} is not a text file (byte {error.start}): ask its creator for the file") from error
+        raise SessionFileError(
+            f"{source} is not a text file (byte {error.start}): ask its creator for the file"
+        ) from error
     except tomllib.TOMLDecodeError as error:
-        raise SessionFileError(f"{source} is not valid TOML ({error}): truncated? Ask its creator for the file") from error
+        raise SessionFileError(
+            f"{source} is not valid TOML ({error}): truncated? Ask its creator for the file"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         value = "" if first["type"] == "missing" else f", not {str(first['input'])[:80]!r}"
-        raise SessionFileError(f"{source}: {field}: {first['msg']}{value}: ask its creator for the file") from error
+        raise SessionFileError(
+            f"{source}: {field}: {first['msg']}{value}: ask its creator for the file"
+        ) from error
 
 
 def format_session(session: Session) -> bytes:

@@ -1,0 +1,66 @@
+# Two commands: `make demo` sets everything up and runs the main job on real data; `make test` sets everything up
+# and runs the whole check. Both need Python 3.11 or newer, make and Node.js 20 or newer.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+NODE_STAMP := node_modules/.installed
+
+.PHONY: help setup demo test test-all check format lint types fences python-tests contract-tests fashion-mnist clean
+
+help:
+	@echo "make demo       set up, then run 4 nodes on real MNIST against a real chain"
+	@echo "make test       set up, then format, lint, types, fences, Python and contract tests"
+	@echo "make test-all   the same with the slow tests"
+	@echo "make setup      only set up"
+
+setup: $(STAMP) $(NODE_STAMP)
+	@$(BIN)/python -m ledger.compile --check
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is not on PATH: install it, or say make PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is %d.%d: say make PYTHON=/path/to/python" % v)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(NODE_STAMP): package.json package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js 20 or newer (with npm) is not on PATH: install it"; exit 2; }
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+demo: setup
+	$(BIN)/fl-node demo
+
+test: setup check
+	$(MAKE) --no-print-directory python-tests contract-tests
+
+test-all: setup check
+	$(BIN)/python -m pytest -m ""
+	$(MAKE) --no-print-directory contract-tests
+
+check: format lint types fences
+
+format:
+	$(BIN)/ruff format --check .
+
+lint:
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/mypy
+
+fences:
+	$(BIN)/lint-imports
+
+python-tests:
+	$(BIN)/python -m pytest -m "not slow"
+
+contract-tests:
+	npx --no-install hardhat test
+
+fashion-mnist:
+	scripts/fetch_fashion_mnist.sh
+
+clean:
+	rm -rf .venv node_modules build dist *.egg-info cache .pytest_cache .mypy_cache .ruff_cache

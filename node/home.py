@@ -1,0 +1,159 @@
+"""A node's home directory: where its files are, who may use it, which session it belongs to; knows no room."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.errors import HomeError
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The paths of a home directory."""
+
+    path: Path
+
+    @property
+    def identity(self) -> Path:
+        """The libp2p key, Protocol Buffers, mode 0600."""
+        return self.path / "identity.key"
+
+    @property
+    def keystore(self) -> Path:
+        """The Ethereum account, an encrypted keystore, mode 0600."""
+        return self.path / "keystore.json"
+
+    @property
+    def passphrase(self) -> Path:
+        """The keystore's passphrase, if the operator lets it lie here."""
+        return self.path / "passphrase"
+
+    @property
+    def settings(self) -> Path:
+        """Settings of this node (TOML)."""
+        return self.path / "node.toml"
+
+    @property
+    def outbox(self) -> Path:
+        """Records on their way to the chain (SQLite)."""
+        return self.path / "outbox.sqlite"
+
+    @property
+    def state(self) -> Path:
+        """Checkpoint and payloads."""
+        return self.path / "state"
+
+    @property
+    def ipfs(self) -> Path:
+        """The embedded IPFS store."""
+        return self.path / "ipfs"
+
+    @property
+    def status(self) -> Path:
+        """What `fl-node status` shows."""
+        return self.path / "status.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by a running node; contains its process id."""
+        return self.path / "node.lock"
+
+    @property
+    def binding(self) -> Path:
+        """Which session this home belongs to."""
+        return self.path / "session.json"
+
+    @property
+    def evidence(self) -> Path:
+        """Signed contradictions of other members."""
+        return self.path / "evidence"
+
+
+def open_home(path: Path) -> Home:
+    """The home at `path`; HomeError if `fl-node init` never made it."""
+    home = Home(path)
+    if not home.identity.is_file() or not home.keystore.is_file():
+        raise HomeError(f"{path} is not the home of a node: make it with `fl-node init --home {path}`")
+    return home
+
+
+@contextmanager
+def lock_home(home: Home) -> Iterator[None]:
+    """Holds the home while the block runs; HomeError names the process that has it already."""
+    with home.lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = running_pid(home)
+            raise HomeError(
+                f"{home.path} is in use by a running node (process {pid}): "
+                f"stop it with `fl-node stop --home {home.path}`, or use another --home"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def running_pid(home: Home) -> int | None:
+    """The process id of the node that runs in this home, None if none does."""
+    try:
+        with home.lock.open("r") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = file.read().strip()
+                return int(text) if text.isdigit() else 0
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def bind_home(home: Home, session_id: int, name: str) -> None:
+    """Makes this the home of one session; HomeError if it belongs to another."""
+    mine = f"{session_id:016x}"
+    try:
+        bound = json.loads(home.binding.read_text())
+        known, known_name = str(bound["session"]), str(bound["name"])
+    except FileNotFoundError:
+        write_atomically(home.binding, json.dumps({"session": mine, "name": name}).encode())
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise HomeError(f"{home.binding} is damaged ({error}): restore it, or use another --home") from error
+    if known != mine:
+        raise HomeError(
+            f"{home.path} belongs to session {known} ({known_name}), not {mine} ({name}): use another --home"
+        )
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """The whole content or the old one, whatever happens; on disk when it returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_status(home: Home) -> dict[str, Any]:
+    """What the node last wrote about itself; empty before its first start."""
+    try:
+        status = json.loads(home.status.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise HomeError(f"{home.status} is damaged ({error}): restart the node") from error
+    return status if isinstance(status, dict) else {}

@@ -1,0 +1,74 @@
+"""The announcements that a member has seen: newest per member, with two-faced members found out; knows no network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from node.messages import Announcement
+from node.session.ports import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Equivocation:
+    """Two announcements by one member for one round: proof by its own signatures."""
+
+    member: int
+    first: Announcement
+    second: Announcement
+
+
+@dataclass
+class Board:
+    """Keeps the announcements of the last `window` rounds per member and wakes those who wait for one."""
+
+    session_id: int
+    directory: Directory
+    window: int
+    _seen: dict[int, dict[int, Announcement]] = field(default_factory=dict)
+    _convicted: dict[int, Equivocation] = field(default_factory=dict)
+    _changed: trio.Event = field(default_factory=trio.Event)
+
+    def post(self, announcement: Announcement) -> Equivocation | None:
+        """Takes in an announcement whose signature was verified; returns a new proof of equivocation, if it is one.
+
+        Announcements of strangers, of another session and older than the window are dropped.
+        """
+        member = self.directory.index_of(announcement.peer_id)
+        if member is None or announcement.session_id != self.session_id or member in self._convicted:
+            return None
+        rounds = self._seen.setdefault(member, {})
+        known = rounds.get(announcement.round)
+        if known is not None:
+            return self._convict(member, known, announcement) if known.digest != announcement.digest else None
+        if rounds and announcement.round <= max(rounds) - self.window:
+            return None
+        rounds[announcement.round] = announcement
+        for old in [round for round in rounds if round <= max(rounds) - self.window]:
+            del rounds[old]
+        self._wake()
+        return None
+
+    def _convict(self, member: int, first: Announcement, second: Announcement) -> Equivocation:
+        proof = Equivocation(member, first, second)
+        self._convicted[member] = proof
+        self._seen.pop(member, None)
+        self._wake()
+        return proof
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def newest(self, member: int) -> Announcement | None:
+        """The member's announcement with the highest round, None if there is none (or it was convicted)."""
+        rounds = self._seen.get(member)
+        return rounds[max(rounds)] if rounds else None
+
+    def convicted(self) -> Mapping[int, Equivocation]:
+        """Members that contradicted themselves, with the proof."""
+        return self._convicted
+
+    async def wait_for_change(self) -> None:
+        """Returns after the next announcement or conviction."""
+        await self._changed.wait()

@@ -1,0 +1,95 @@
+"""Pulling the cohort's updates within a deadline: newest wanted, older accepted, nobody waited for for ever."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from node.errors import PeerError
+from node.messages import Announcement
+from node.session.board import Board
+from node.session.deadline import AdaptiveDeadline
+from node.session.ports import Contribution, Directory, Learner, Peers
+
+log = logging.getLogger(__name__)
+GONE_S = 3.0  # a peer without a connection is given this long to come back within a round
+
+
+@dataclass
+class Gatherer:
+    """Remembers the last good payload of each peer, and how long peers usually take."""
+
+    peers: Peers
+    directory: Directory
+    board: Board
+    learner: Learner
+    staleness: int  # rounds
+    deadline: AdaptiveDeadline
+    _held: dict[int, Contribution] = field(default_factory=dict)
+    _refused: set[bytes] = field(default_factory=set)
+
+    async def gather(self, round: int, cohort: Iterable[int]) -> list[Contribution]:
+        """Verified contributions of the cohort, ascending by member; late, bad and absent peers are left out."""
+        found: dict[int, Contribution] = {}
+        wait_s = self.deadline.seconds()
+        with trio.move_on_after(wait_s):
+            async with trio.open_nursery() as nursery:
+                for member in cohort:
+                    nursery.start_soon(self._obtain, member, round, found)
+        for member in cohort:
+            if member not in found and (old := self._acceptable(member, round)):
+                found[member] = old
+        return [found[member] for member in sorted(found)]
+
+    def _acceptable(self, member: int, round: int) -> Contribution | None:
+        held = self._held.get(member)
+        if held is None or held.round < round - self.staleness or member in self.board.convicted():
+            return None
+        return held
+
+    async def _obtain(self, member: int, round: int, found: dict[int, Contribution]) -> None:
+        """Waits for the member's update of `round` or newer and pulls it."""
+        started = trio.current_time()
+        while member not in self.board.convicted():
+            announcement = self.board.newest(member)
+            if announcement and announcement.round >= round and announcement.digest not in self._refused:
+                contribution = await self._pull(member, announcement)
+                if contribution is not None:
+                    found[member] = self._held[member] = contribution
+                    self.deadline.observe(trio.current_time() - started)
+                    return
+            if not await self._more_to_come(member):
+                break
+        if (stale := self.board.newest(member)) and stale.round >= round - self.staleness:
+            await self._pull_stale(member, stale, found)
+
+    async def _more_to_come(self, member: int) -> bool:
+        """Waits for news; False when the member has no connection and none comes within GONE_S."""
+        peer = self.directory.peer_of(member)
+        if peer is None:
+            return False
+        with trio.move_on_after(GONE_S) as patience:
+            await self.board.wait_for_change()
+        return not patience.cancelled_caught or peer in self.peers.connected()
+
+    async def _pull_stale(self, member: int, stale: Announcement, found: dict[int, Contribution]) -> None:
+        held = self._held.get(member)
+        if held is not None and held.round >= stale.round:
+            found[member] = held
+        elif (contribution := await self._pull(member, stale)) is not None:
+            found[member] = self._held[member] = contribution
+
+    async def _pull(self, member: int, announcement: Announcement) -> Contribution | None:
+        try:
+            payload = await self.peers.fetch(announcement, [announcement.peer_id], self.deadline.bound_s)
+        except PeerError as error:
+            log.warning("update of member %d, round %d: %s", member, announcement.round, error)
+            await trio.sleep(0.2)  # a peer that answers with nonsense at once must not spin us
+            return None
+        fault = await self.learner.accepts(payload)
+        if fault is not None:
+            log.warning("update of member %d, round %d is left out: %s", member, announcement.round, fault)
+            self._refused.add(announcement.digest)
+            return None
+        return Contribution(member, announcement.round, payload)

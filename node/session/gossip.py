@@ -1,0 +1,184 @@
+"""A member's rounds in the gossip topology (design: a gossip round of member i): train, commit, reveal, gather, mix."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from node.messages import ABSENT, Announcement, Input, Mix, Traffic, announcement_bytes
+from node.session.board import Board
+from node.session.cohort import draw_cohort
+from node.session.gather import Gatherer
+from node.session.ports import Contribution, Directory, Journal, Learner, Mixed, Peers, Progress, Records
+from node.session.ports import Snapshots, Trained
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the session file says about rounds."""
+
+    session_id: int
+    rounds: int
+    cohort: int
+    codec: str
+    snapshot_every: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The parts of the node that a member's rounds speak to."""
+
+    peers: Peers
+    directory: Directory
+    learner: Learner
+    records: Records
+    journal: Journal
+    snapshots: Snapshots
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """One finished round, for people: weights of 65,535, bytes on the wire, seconds."""
+
+    round: int
+    inputs: tuple[Input, ...]
+    metrics: dict[str, float]
+    traffic: dict[str, Traffic]  # per peer, in this round
+    train_s: float
+    gather_s: float
+    mix_s: float
+    snapshot: str | None
+
+
+@dataclass
+class Gossip:
+    """The life of one member in one session; `run` is the whole of it."""
+
+    plan: Plan
+    ports: Ports
+    board: Board
+    gatherer: Gatherer
+    observe: Callable[[str, RoundReport | int], None] = lambda _event, _value: None
+    stopping: trio.Event = field(default_factory=trio.Event)
+
+    async def run(self) -> int:
+        """Goes through the rounds that are left; returns the last finished round.
+
+        When `stopping` is set it finishes the round in flight, records its mix, and returns.
+        """
+        progress = await self.ports.journal.load()
+        pending, round = progress.pending_mix, progress.next_round
+        while round <= self.plan.rounds and not self.stopping.is_set():
+            self.observe("training", round)
+            pending = await self._round(round, Progress(round, pending, progress.committed))
+            progress = Progress(round + 1, pending)
+            round += 1
+        if pending is not None:
+            await self.ports.records.close(round, pending)
+            await self.ports.journal.closed()
+        return round - 1
+
+    async def _round(self, round: int, progress: Progress) -> Mix:
+        started = trio.current_time()
+        before = dict(self.ports.peers.traffic())
+        trained = await self._train(round, progress)
+        members = self.ports.directory.count()
+        trained_at = trio.current_time()
+        await self.ports.records.commit(round, trained.digest, progress.pending_mix)
+        await self._reveal(round, trained)
+        self.observe("gathering", round)
+        me = self.ports.directory.own_index
+        cohort = draw_cohort(self.plan.session_id, round, me, members, self.plan.cohort)
+        contributions = await self.gatherer.gather(round, cohort)
+        gathered_at = trio.current_time()
+        self.observe("mixing", round)
+        mixed = await self.ports.learner.mix(round, trained.payload, contributions)
+        snapshot = await self._snapshot(round, trained, mixed)
+        mix = Mix(round, members, complete_row(round, cohort, mixed, contributions), mixed.digest, snapshot)
+        await self.ports.journal.mixed(mix)
+        report = RoundReport(
+            round,
+            mix.inputs,
+            {**trained.metrics, **mixed.metrics},
+            traffic_since(before, self.ports.peers.traffic()),
+            trained_at - started,
+            gathered_at - trained_at,
+            trio.current_time() - gathered_at,
+            snapshot,
+        )
+        self.observe("finished", report)
+        return mix
+
+    async def _train(self, round: int, progress: Progress) -> Trained:
+        """The round's update: the one that was committed before a crash, or a new one that is kept on disk first."""
+        if progress.committed is not None:
+            return progress.committed
+        trained = await self.ports.learner.train(round)
+        await self.ports.journal.trained(round, trained)
+        return trained
+
+    async def _reveal(self, round: int, trained: Trained) -> None:
+        peers, plan = self.ports.peers, self.plan
+        size = len(trained.payload)
+        message = announcement_bytes(plan.session_id, round, trained.digest, size, plan.codec)
+        signature = peers.sign(message)
+        announcement = Announcement(
+            plan.session_id, round, trained.digest, size, plan.codec, peers.peer_id, signature
+        )
+        await self.ports.journal.announced(announcement)
+        await peers.announce(announcement)
+
+    async def _snapshot(self, round: int, trained: Trained, mixed: Mixed) -> str | None:
+        if round % self.plan.snapshot_every and round != self.plan.rounds:
+            return None
+        self.observe("saving a snapshot", round)
+        files = {"update": trained.payload, "mixed.safetensors": mixed.payload}
+        return await self.ports.snapshots.add(round, files)
+
+
+def complete_row(
+    round: int, cohort: tuple[int, ...], mixed: Mixed, contributions: list[Contribution]
+) -> tuple[Input, ...]:
+    """The row as it is recorded: the member itself and all of its cohort, absent or not, ascending by member."""
+    rows = {entry.member: entry for entry in mixed.inputs}
+    came = {contribution.member: contribution for contribution in contributions}
+    for member in cohort:
+        if member not in came:
+            rows[member] = Input(member, 0, ABSENT)
+    return tuple(rows[member] for member in sorted(rows))
+
+
+def traffic_since(before: Mapping[str, Traffic], after: Mapping[str, Traffic]) -> dict[str, Traffic]:
+    """Bytes per peer between two readings of the counters."""
+    spent = {}
+    for peer, now in after.items():
+        then = before.get(peer, Traffic(0, 0))
+        spent[peer] = Traffic(now.bytes_in - then.bytes_in, now.bytes_out - then.bytes_out)
+    return spent
+
+
+async def wait_for_quorum(ports: Ports, quorum: int, progress: Callable[[int], None]) -> None:
+    """Returns once `quorum` members (this one counted) are present; tells `progress` how many there are."""
+    last = -1
+    while True:
+        peers = ports.peers.connected()
+        present = 1 + sum(ports.directory.index_of(peer) is not None for peer in peers)
+        if present != last:
+            progress(present)
+            last = present
+        if present >= quorum:
+            return
+        await trio.sleep(0.1)
+
+
+async def linger(ports: Ports, board: Board, rounds: int) -> None:
+    """Serves on until every connected member has announced its last round, so that nobody misses our update."""
+    while True:
+        members = [ports.directory.index_of(peer) for peer in ports.peers.connected()]
+        newest = [board.newest(member) for member in members if member is not None]
+        if all(seen is not None and seen.round >= rounds for seen in newest):
+            return
+        await trio.sleep(0.1)
