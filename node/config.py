@@ -108,9 +108,7 @@ def parse_session(content: bytes, source: str) -> Session:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         value = "" if first["type"] == "missing" else f", not {str(first['input'])[:80]!r}"
-        raise SessionFileError(
-            f"{source}: {field}: {first['msg']}{value}: ask its creator for the file"
-        ) from error
+        raise SessionFileError(f"{source}: {field}: {first['msg']}{value}: ask its creator for the file") from error
 
 
 def format_session(session: Session) -> bytes:

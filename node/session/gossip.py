@@ -10,8 +10,18 @@ from node.messages import ABSENT, Announcement, Input, Mix, Traffic, announcemen
 from node.session.board import Board
 from node.session.cohort import draw_cohort
 from node.session.gather import Gatherer
-from node.session.ports import Contribution, Directory, Journal, Learner, Mixed, Peers, Progress, Records
-from node.session.ports import Snapshots, Trained
+from node.session.ports import (
+    Contribution,
+    Directory,
+    Journal,
+    Learner,
+    Mixed,
+    Peers,
+    Progress,
+    Records,
+    Snapshots,
+    Trained,
+)
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +107,7 @@ class Gossip:
         self.observe("mixing", round)
         mixed = await self.ports.learner.mix(round, trained.payload, contributions)
         snapshot = await self._snapshot(round, trained, mixed)
-        mix = Mix(round, members, complete_row(round, cohort, mixed, contributions), mixed.digest, snapshot)
+        mix = Mix(round, members, complete_row(cohort, mixed, contributions), mixed.digest, snapshot)
         await self.ports.journal.mixed(mix)
         report = RoundReport(
             round,
@@ -125,9 +135,7 @@ class Gossip:
         size = len(trained.payload)
         message = announcement_bytes(plan.session_id, round, trained.digest, size, plan.codec)
         signature = peers.sign(message)
-        announcement = Announcement(
-            plan.session_id, round, trained.digest, size, plan.codec, peers.peer_id, signature
-        )
+        announcement = Announcement(plan.session_id, round, trained.digest, size, plan.codec, peers.peer_id, signature)
         await self.ports.journal.announced(announcement)
         await peers.announce(announcement)
 
@@ -139,9 +147,7 @@ class Gossip:
         return await self.ports.snapshots.add(round, files)
 
 
-def complete_row(
-    round: int, cohort: tuple[int, ...], mixed: Mixed, contributions: list[Contribution]
-) -> tuple[Input, ...]:
+def complete_row(cohort: tuple[int, ...], mixed: Mixed, contributions: list[Contribution]) -> tuple[Input, ...]:
     """The row as it is recorded: the member itself and all of its cohort, absent or not, ascending by member."""
     rows = {entry.member: entry for entry in mixed.inputs}
     came = {contribution.member: contribution for contribution in contributions}
