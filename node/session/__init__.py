@@ -1,1 +1,1 @@
-"""Rounds, cohorts and membership: what the node does and when. Reaches network, ledger, IPFS and torch through ports."""
+"""Rounds, cohorts and membership: what the node does and when; reaches the other rooms through ports."""

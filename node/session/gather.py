@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 import trio
 
 from node.errors import PeerError
-from node.messages import Announcement
+from node.messages import ABSENT, Announcement
 from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
-from node.session.ports import Contribution, Directory, Learner, Peers
+from node.session.ports import Contribution, Directory, Learner, Payload, Peers
 
 log = logging.getLogger(__name__)
+TRIES = 3
+RETRY_S = 0.2  # before the second try; doubles
 GONE_S = 3.0  # a peer without a connection is given this long to come back within a round
 
 
@@ -49,20 +51,20 @@ class Gatherer:
         return held
 
     async def _obtain(self, member: int, round: int, found: dict[int, Contribution]) -> None:
-        """Waits for the member's update of `round` or newer and pulls it."""
+        """Waits for the member's update of `round` or newer and pulls it; falls back to an older one."""
         started = trio.current_time()
-        while member not in self.board.convicted():
-            announcement = self.board.newest(member)
-            if announcement and announcement.round >= round and announcement.digest not in self._refused:
-                contribution = await self._pull(member, announcement)
-                if contribution is not None:
-                    found[member] = self._held[member] = contribution
-                    self.deadline.observe(trio.current_time() - started)
-                    return
-            if not await self._more_to_come(member):
+        while (fresh := self._fresh(member, round)) is None:
+            if member in self.board.convicted() or not await self._more_to_come(member):
                 break
-        if (stale := self.board.newest(member)) and stale.round >= round - self.staleness:
+        if fresh is not None and (contribution := await self._pull(member, fresh)) is not None:
+            found[member] = self._held[member] = contribution
+            self.deadline.observe(trio.current_time() - started)
+        elif (stale := self.board.newest(member)) and stale.round >= round - self.staleness:
             await self._pull_stale(member, stale, found)
+
+    def _fresh(self, member: int, round: int) -> Announcement | None:
+        newest = self.board.newest(member)
+        return newest if newest is not None and round <= newest.round < round - ABSENT else None
 
     async def _more_to_come(self, member: int) -> bool:
         """Waits for news; False when the member has no connection and none comes within GONE_S."""
@@ -81,11 +83,11 @@ class Gatherer:
             found[member] = self._held[member] = contribution
 
     async def _pull(self, member: int, announcement: Announcement) -> Contribution | None:
-        try:
-            payload = await self.peers.fetch(announcement, [announcement.peer_id], self.deadline.bound_s)
-        except PeerError as error:
-            log.warning("update of member %d, round %d: %s", member, announcement.round, error)
-            await trio.sleep(0.2)  # a peer that answers with nonsense at once must not spin us
+        """The announced update, verified; None after a refusal, or after TRIES failures of the peer."""
+        if announcement.digest in self._refused:
+            return None
+        payload = await self._fetch(member, announcement)
+        if payload is None:
             return None
         fault = await self.learner.accepts(payload)
         if fault is not None:
@@ -93,3 +95,12 @@ class Gatherer:
             self._refused.add(announcement.digest)
             return None
         return Contribution(member, announcement.round, payload)
+
+    async def _fetch(self, member: int, announcement: Announcement) -> Payload | None:
+        for attempt in range(TRIES):
+            try:
+                return await self.peers.fetch(announcement, [announcement.peer_id], self.deadline.bound_s)
+            except PeerError as error:
+                log.warning("update of member %d, round %d: %s", member, announcement.round, error)
+            await trio.sleep(RETRY_S * 2**attempt)
+        return None

@@ -1,0 +1,122 @@
+"""Options that several commands share. Precedence: flags, environment (`FL_NODE_…`), settings file, defaults."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from node.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def load_settings(context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+    """Reads a TOML settings file into click's defaults, which flags and the environment override.
+
+    Keys are option names with `_` or `-`; a table named after a command applies to that command alone.
+    """
+    if value is None:
+        return None
+    try:
+        settings = tomllib.loads(value.read_text())
+    except FileNotFoundError as error:
+        raise click.BadParameter(f"there is no settings file at {value}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value} is not valid TOML: {error}") from error
+    context.default_map = defaults_of(settings, context.command)
+    return value
+
+
+def defaults_of(settings: dict[str, Any], command: click.Command) -> dict[str, Any]:
+    """A settings file as click's nested defaults. ConfigError names a key that no command has."""
+    known = option_names(command)
+    for key in settings:
+        if not isinstance(settings[key], dict) and key.replace("-", "_") not in known:
+            raise ConfigError(f"settings file: no command has an option {key!r}: see fl-node --help")
+    return _defaults(settings, command)
+
+
+def option_names(command: click.Command) -> set[str]:
+    """The names of all options of a command and of those below it."""
+    return _own_names(command).union(*(option_names(sub) for sub in _commands(command).values()))
+
+
+def _defaults(settings: dict[str, Any], command: click.Command) -> dict[str, Any]:
+    general = {key.replace("-", "_"): value for key, value in settings.items() if not isinstance(value, dict)}
+    defaults: dict[str, Any] = {key: value for key, value in general.items() if key in _own_names(command)}
+    for name, sub in _commands(command).items():
+        defaults[name] = _defaults({**general, **settings.get(name, {})}, sub)
+    return defaults
+
+
+def _commands(command: click.Command) -> dict[str, click.Command]:
+    return dict(command.commands) if isinstance(command, click.Group) else {}
+
+
+def _own_names(command: click.Command) -> set[str]:
+    return {parameter.name for parameter in command.params if parameter.name}
+
+
+def home_option(command: F) -> F:
+    """`--home`: the node's directory."""
+    return click.option(
+        "--home",
+        envvar="FL_NODE_HOME",
+        default="fl-home",
+        show_default=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The node's directory: keys, records, snapshots.",
+    )(command)
+
+
+def rpc_option(required: bool = False) -> Callable[[F], F]:
+    """`--rpc`: the Ethereum node."""
+    return click.option(
+        "--rpc",
+        envvar="FL_NODE_RPC",
+        required=required,
+        help="URL of an Ethereum node, as http://127.0.0.1:8545.",
+    )
+
+
+def session_option(command: F) -> F:
+    """`--session`: the session file."""
+    return click.option(
+        "--session",
+        "session_path",
+        envvar="FL_NODE_SESSION",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="The session file that the session's creator handed out.",
+    )(command)
+
+
+def passphrase_option(command: F) -> F:
+    """`--passphrase-file`: the keystore's passphrase, never on the command line itself."""
+    return click.option(
+        "--passphrase-file",
+        envvar="FL_NODE_PASSPHRASE_FILE",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="A file with the keystore's passphrase (else FL_NODE_PASSPHRASE, HOME/passphrase, or a prompt).",
+    )(command)
+
+
+def ipfs_option(command: F) -> F:
+    """`--ipfs`: a Kubo daemon instead of the embedded store."""
+    return click.option(
+        "--ipfs",
+        envvar="FL_NODE_IPFS",
+        help="URL or multiaddr of a Kubo daemon's RPC, as http://127.0.0.1:5001; without it, the embedded store.",
+    )(command)
+
+
+def data_option(command: F) -> F:
+    """`--data-dir`: one's own copy of a data set."""
+    return click.option(
+        "--data-dir",
+        envvar="FL_NODE_DATA_DIR",
+        type=click.Path(path_type=Path),
+        help="A directory with the data set's files.",
+    )(command)

@@ -1,0 +1,72 @@
+"""What a command answers, and the one place that prints it and ends the program.
+
+A command returns a value with a `json` form; people see its `text`, programs see one JSON object on the last line of
+standard output.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, NoReturn, ParamSpec
+
+import click
+from rich.console import Console, RenderableType
+
+from ledger.errors import LedgerError
+from node.errors import NodeError
+
+P = ParamSpec("P")
+FAULT = 2  # exit status for bad input and for what could not be done
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A command's answer: for programs, for people, and its exit status."""
+
+    json: Mapping[str, Any]
+    text: RenderableType
+    status: int = 0
+    extra: tuple[RenderableType, ...] = field(default=())
+
+
+def answers(command: Callable[P, Result]) -> Callable[P, None]:
+    """Gives a command `--json`, prints its result, and turns known errors into one line and exit status 2."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        as_json = bool(kwargs.pop("as_json"))
+        try:
+            result = command(*args, **kwargs)
+        except (NodeError, LedgerError) as error:
+            fail(str(error), as_json)
+        show(result, as_json)
+
+    return run
+
+
+def show(result: Result, as_json: bool) -> NoReturn:
+    """Prints a result and ends the program with its status."""
+    if as_json:
+        click.echo(json.dumps(result.json))
+    else:
+        console = Console()
+        for part in (result.text, *result.extra):
+            console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    sys.exit(result.status)
+
+
+def fail(message: str, as_json: bool = False) -> NoReturn:
+    """One line on standard error (and, for programs, an object with `error`), exit status 2."""
+    line = " ".join(message.split())
+    if as_json:
+        click.echo(json.dumps({"error": line}))
+    click.echo(f"fl-node: {line}", err=True)
+    sys.exit(FAULT)
+
+
+def note(message: str) -> None:
+    """A line of progress for people, on standard error so that results stay clean."""
+    click.echo(message, err=True)

@@ -1,0 +1,157 @@
+"""The node's disk between rounds: checkpoint, own payloads, own announcements; knows no tensors and no network.
+
+One SQLite database says which files count; a file is written and synced before the row that names it, so after kill -9
+the old or the new state is there, whole.
+"""
+
+import hashlib
+import json
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from node.errors import HomeError
+from node.home import write_atomically
+from node.messages import Announcement, Input, Mix
+
+log = logging.getLogger(__name__)
+
+SCHEMA = """
+create table if not exists checkpoint (
+  only integer primary key check (only = 1), round integer not null, file text not null, sha256 blob not null,
+  mix text not null, closed integer not null default 0);
+create table if not exists updates (round integer primary key, sha256 blob not null, size integer not null);
+create table if not exists announcements (
+  round integer primary key, session blob not null, sha256 blob not null, size integer not null, codec text not null,
+  peer_id text not null, signature blob not null);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The end of a round: the learner's state, the mix, and whether a closing record already carries the mix."""
+
+    round: int
+    state: bytes
+    mix: Mix
+    closed: bool
+
+
+class Journal:
+    """Synchronous; every method is one durable step. Safe to call from several threads."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        """Opens the journal in `directory`, keeping the payloads of the last `keep` rounds."""
+        self._directory, self._keep, self._lock = directory, keep, threading.Lock()
+        (directory / "payloads").mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = directory / "journal.sqlite"
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._db.execute("pragma journal_mode=wal")
+            self._db.execute("pragma synchronous=full")
+            self._db.executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise HomeError(f"{path} is damaged ({error}): restore it from a backup, or use another --home") from error
+
+    def close(self) -> None:
+        """Closes the database."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint, None on an empty disk. HomeError if its file is not what was written."""
+        with self._lock:
+            row = self._db.execute("select round, file, sha256, mix, closed from checkpoint").fetchone()
+        if row is None:
+            return None
+        round, name, digest, mix, closed = row
+        path = self._directory / name
+        try:
+            state = path.read_bytes()
+        except FileNotFoundError as error:
+            raise HomeError(f"the checkpoint {path} is missing: restore it, or use another --home") from error
+        if hashlib.sha256(state).digest() != digest:
+            raise HomeError(f"the checkpoint {path} is corrupt: restore it, or use another --home")
+        return Checkpoint(round, state, mix_of(json.loads(mix)), bool(closed))
+
+    def save_checkpoint(self, mix: Mix, state: bytes) -> None:
+        """Keeps the end of a round; the one before is forgotten."""
+        name = f"checkpoint-{mix.round}.safetensors"
+        write_atomically(self._directory / name, state)
+        row = (mix.round, name, hashlib.sha256(state).digest(), json.dumps(asdict(mix), default=bytes.hex))
+        with self._transaction() as db:
+            db.execute("insert or replace into checkpoint values (1, ?, ?, ?, ?, 0)", row)
+        for old in self._directory.glob("checkpoint-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+
+    def mark_closed(self) -> None:
+        """Notes that the checkpoint's mix is in a closing record."""
+        with self._transaction() as db:
+            db.execute("update checkpoint set closed = 1")
+
+    def payload_path(self, digest: bytes) -> Path:
+        """Where a payload of this hash lies, if it does."""
+        return self._directory / "payloads" / digest.hex()
+
+    def save_update(self, round: int, payload: bytes, digest: bytes) -> None:
+        """Keeps the payload of a round's update, and forgets those beyond the window."""
+        write_atomically(self.payload_path(digest), payload)
+        with self._transaction() as db:
+            db.execute("insert or replace into updates values (?, ?, ?)", (round, digest, len(payload)))
+            old = db.execute("select round, sha256 from updates where round <= ?", (round - self._keep,)).fetchall()
+            db.execute("delete from updates where round <= ?", (round - self._keep,))
+            db.execute("delete from announcements where round <= ?", (round - self._keep,))
+        for _, forgotten in old:
+            self.payload_path(forgotten).unlink(missing_ok=True)
+
+    def update(self, round: int) -> tuple[bytes, bytes] | None:
+        """(payload, SHA-256) of a round's update; None if there is none or its file was damaged."""
+        with self._lock:
+            row = self._db.execute("select sha256 from updates where round = ?", (round,)).fetchone()
+        if row is None:
+            return None
+        try:
+            payload = self.payload_path(row[0]).read_bytes()
+        except FileNotFoundError:
+            payload = b""
+        if hashlib.sha256(payload).digest() != row[0]:
+            log.warning("the update of round %d on disk is damaged: it is trained again", round)
+            return None
+        return payload, row[0]
+
+    def save_announcement(self, announcement: Announcement) -> None:
+        """Keeps a signed announcement for peers that ask later."""
+        a = announcement
+        row = (a.round, a.session_id.to_bytes(8, "big"), a.digest, a.size, a.codec, a.peer_id, a.signature)
+        with self._transaction() as db:
+            db.execute("insert or replace into announcements values (?, ?, ?, ?, ?, ?, ?)", row)
+
+    def announcements(self, since: int) -> Sequence[Announcement]:
+        """The announcements of round `since` and later, ascending."""
+        query = "select session, round, sha256, size, codec, peer_id, signature from announcements where round >= ?"
+        with self._lock:
+            rows = self._db.execute(query + " order by round", (since,)).fetchall()
+        return [Announcement(int.from_bytes(row[0], "big"), *row[1:]) for row in rows]
+
+
+def mix_of(fields: dict[str, object]) -> Mix:
+    """A mix from its JSON form."""
+    inputs = tuple(Input(**entry) for entry in fields.pop("inputs"))  # type: ignore[arg-type, attr-defined]
+    mixed_hash = bytes.fromhex(str(fields.pop("mixed_hash")))
+    return Mix(inputs=inputs, mixed_hash=mixed_hash, **fields)  # type: ignore[arg-type]

@@ -1,0 +1,142 @@
+import trio
+
+from node.messages import ABSENT, Announcement
+from tests.session.fakes import FakePeers, make_member, make_session, sha256, with_rounds
+
+NAMES = ["alice", "bob", "carol"]
+
+
+async def run_all(members):
+    async with trio.open_nursery() as nursery:
+        for member in members:
+            nursery.start_soon(member.run)
+
+
+async def test_every_member_mixes_everybody_in_every_round(autojump_clock):
+    _, members = make_session(NAMES)
+    await run_all(members)
+    for member in members:
+        assert [mix.round for mix in member.disk.mixes] == [1, 2, 3, 4]
+        for mix in member.disk.mixes:
+            assert [entry.member for entry in mix.inputs] == [0, 1, 2]
+            assert all(entry.lag == 0 for entry in mix.inputs)
+
+
+async def test_the_mix_of_a_round_rides_with_the_commit_of_the_next(autojump_clock):
+    _, members = make_session(NAMES)
+    await run_all(members)
+    rounds = [(round, mix.round if mix else None) for round, _, mix in members[0].disk.records]
+    assert rounds == [(1, None), (2, 1), (3, 2), (4, 3), (5, 4)]
+    assert members[0].disk.records[-1][1] is None  # closing
+
+
+async def test_a_member_that_is_gone_is_left_out_and_not_waited_for_long(autojump_clock):
+    bus, members = make_session(NAMES)
+    bus.offline.add("carol")
+    before = trio.current_time()
+    await run_all(members[:2])
+    lags = {entry.member: entry.lag for entry in members[0].disk.mixes[-1].inputs}
+    assert lags == {0: 0, 1: 0, 2: ABSENT}
+    assert trio.current_time() - before < 4 * (1 + 3 + 1)
+
+
+async def test_a_slow_peer_delays_nobody_beyond_the_adaptive_deadline(autojump_clock):
+    _, members = make_session([*NAMES, "dave"], with_rounds(8))
+    members[3].learner.train_s = 1000.0
+    before = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(members[3].run)
+        await run_all(members[:3])
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - before < 8 * 4 + 30  # the first deadline is the session's bound
+
+
+async def test_a_bad_payload_is_never_mixed(autojump_clock):
+    _, members = make_session(NAMES)
+
+    class Everything(set):
+        def __contains__(self, payload):
+            return payload.startswith(b"update 2 of 1")
+
+    members[0].learner.poison = Everything()
+    await run_all(members)
+    lags = {mix.round: {entry.member: entry.lag for entry in mix.inputs} for mix in members[0].disk.mixes}
+    assert lags[2][1] == 1  # the good one of round 1 was used instead
+    assert lags[1][1] == 0
+
+
+async def test_a_peer_that_cannot_serve_is_absent(autojump_clock):
+    bus, members = make_session(NAMES, with_rounds(1))
+    bus.corrupt.add("bob")
+    await run_all(members)
+    assert {entry.member: entry.lag for entry in members[0].disk.mixes[0].inputs} == {0: 0, 1: ABSENT, 2: 0}
+
+
+async def test_after_a_crash_a_promised_update_is_revealed_and_not_trained_again(autojump_clock):
+    bus, members = make_session(NAMES)
+    alice = members[0]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_all, members[1:])
+        with trio.move_on_after(2.5):  # in the middle of training or gathering some round
+            await alice.run()
+        promised = alice.disk.trained_updates.copy()
+        again = make_member(bus, NAMES, 0, disk=alice.disk)
+        again.learner.parameters = alice.learner.parameters
+        await again.run()
+    rounds = [round for round, digest, _ in alice.disk.records if digest is not None]
+    assert rounds == [1, 2, 3, 4]
+    assert all(alice.disk.trained_updates[round] == trained for round, trained in promised.items())
+
+
+async def test_an_orderly_stop_finishes_the_round_and_records_its_mix(autojump_clock):
+    _, members = make_session(NAMES, with_rounds(50))
+    async with trio.open_nursery() as nursery:
+        for member in members:
+            nursery.start_soon(member.run)
+        await trio.sleep(5)
+        for member in members:
+            member.gossip.stopping.set()
+    last_round, digest, mix = members[0].disk.records[-1]
+    assert digest is None
+    assert mix is not None
+    assert mix.round == last_round - 1 < 50
+
+
+async def test_a_stopped_member_that_starts_again_records_no_mix_twice(autojump_clock):
+    bus, members = make_session(NAMES[:1])
+    members[0].gossip.observe = lambda event, _value: event == "finished" and members[0].gossip.stopping.set()
+    assert await members[0].run() == 1
+    again = make_member(bus, NAMES[:1], 0, disk=members[0].disk)
+    assert await again.run() == 4
+    mixes = [mix.round for _, _, mix in again.disk.records if mix]
+    assert mixes == [1, 2, 3, 4]
+
+
+async def test_snapshots_are_taken_at_the_interval_and_at_the_end(autojump_clock):
+    _, members = make_session(NAMES, with_rounds(5))
+    await run_all(members)
+    assert sorted(members[0].snapshots.added) == [2, 4, 5]
+    assert [mix.snapshot for mix in members[0].disk.mixes] == [None, "cid-2", None, "cid-4", "cid-5"]
+
+
+async def test_training_goes_on_without_ipfs(autojump_clock):
+    _, members = make_session(NAMES)
+    members[0].snapshots.broken = True
+    await run_all(members)
+    assert [mix.snapshot for mix in members[0].disk.mixes] == [None] * 4
+
+
+async def test_a_member_with_two_faces_is_convicted_and_left_out(autojump_clock):
+    bus, members = make_session(NAMES)
+    mallory = FakePeers(bus, "carol")
+    first = Announcement(7, 1, sha256(b"one"), 3, "float32", "carol", mallory.sign(b"one"))
+    second = Announcement(7, 1, sha256(b"two"), 3, "float32", "carol", mallory.sign(b"two"))
+    board = members[0].board
+    assert board.post(first) is None
+    assert board.post(first) is None
+    proof = board.post(second)
+    assert proof is not None
+    assert (proof.member, proof.first, proof.second) == (2, first, second)
+    assert board.newest(2) is None
+    await run_all(members[:2])
+    assert all(entry.lag == ABSENT for mix in members[0].disk.mixes for entry in mix.inputs if entry.member == 2)
