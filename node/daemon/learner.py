@@ -1,0 +1,154 @@
+"""The learner behind the session's port: torch in one worker thread, so that the event loop never waits for it.
+
+Knows no network and no chain. What it does in a round is a pure function of (checkpoint, session seed, member, round).
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import safetensors.torch
+import torch
+import trio
+import trio.from_thread
+from safetensors import SafetensorError
+from torch import Tensor
+
+from node.errors import HomeError, NodeError, UpdateError
+from node.learning import parameters, trainer, trust
+from node.learning.codecs import Codec
+from node.learning.mixing import mix, quantise
+from node.learning.task import Learner, LocalSplit
+from node.messages import Input
+from node.session.ports import Contribution, Mixed, Payload, Trained
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Who learns: enough to make every random choice repeatable."""
+
+    session_id: int
+    seed: int
+    member: int
+
+    def generator(self, purpose: str, round: int) -> torch.Generator:
+        """Randomness of its own for each purpose and round."""
+        text = f"{self.session_id}/{self.seed}/{self.member}/{purpose}/{round}"
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        return torch.Generator().manual_seed(seed)
+
+
+@dataclass
+class TorchLearner:
+    """Owns the parameters; implements `node.session.ports.Learner`."""
+
+    learner: Learner
+    data: LocalSplit
+    codec: Codec
+    seat: Seat
+    settings: trust.TrustSettings
+    flat: Tensor
+    state: trust.TrustState = field(default_factory=trust.TrustState.fresh)
+    residual: Tensor | None = None
+    _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
+
+    async def train(self, round: int) -> Trained:
+        """The encoded update of a round."""
+        return await self._run(self._train, round)
+
+    async def accepts(self, payload: Payload) -> str | None:
+        """What is wrong with a payload, None if nothing is."""
+        return await self._run(self._fault, payload)
+
+    async def mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
+        """Weighs and mixes; the mixture becomes this learner's parameters."""
+        return await self._run(self._mix, round, own, others)
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
+        return await trio.to_thread.run_sync(work, *arguments, limiter=self._thread)
+
+    def _train(self, round: int) -> Trained:
+        steps = self.learner.task.steps_per_round(len(self.data.train))
+        plan = trainer.Plan(steps, self.seat.generator("train", round))
+        result = trainer.train(self.learner, self.flat, self.data.train, plan, trio.from_thread.check_cancelled)
+        if not bool(torch.isfinite(result.flat).all()):
+            raise NodeError(
+                f"training diverged in round {round} (a parameter is not finite): lower the task's learning_rate "
+                f"({self.learner.task.learning_rate})"
+            )
+        encoded = self.codec.encode(self.learner.spec, result.flat, self.residual)
+        self.residual = encoded.residual
+        digest = hashlib.sha256(encoded.payload).digest()
+        return Trained(encoded.payload, digest, {"train_loss": result.loss})
+
+    def _fault(self, payload: Payload) -> str | None:
+        try:
+            self._decode(payload)
+        except UpdateError as error:
+            return str(error)
+        return None
+
+    def _decode(self, payload: Payload) -> Tensor:
+        content = payload.read_bytes() if isinstance(payload, Path) else payload
+        return self.codec.decode(self.learner.spec, content)
+
+    def _mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
+        rounds = {other.member: other.round for other in others} | {self.seat.member: round}
+        payloads: dict[int, Payload] = {other.member: other.payload for other in others} | {self.seat.member: own}
+        members = tuple(sorted(payloads))
+        stacked = torch.stack([self._decode(payloads[member]) for member in members])
+        inputs = trust.Inputs(members, members.index(self.seat.member), stacked)
+        judge = trust.Judge(self.learner, self.data.validation)
+        self.state, row = trust.learn_row(
+            self.state, inputs, judge, self.settings, self.seat.generator("trust", round)
+        )
+        weights = quantise(row)
+        self.flat = mix(stacked, weights)
+        payload = parameters.encode(self.learner.spec, self.flat)
+        entries = zip(members, weights.tolist(), strict=True)
+        return Mixed(
+            tuple(Input(member, weight, round - rounds[member]) for member, weight in entries),
+            payload,
+            hashlib.sha256(payload).digest(),
+            self._measure(),
+        )
+
+    def _measure(self) -> Mapping[str, float]:
+        """Metrics of the mixture on own validation data and, where there is one, on the held-out test set."""
+        metrics: dict[str, float] = {}
+        for name, part in (("validation", self.data.validation), ("test", self.data.test)):
+            if len(part):
+                seen = trainer.evaluate(self.learner, self.flat, part)
+                metrics |= {f"{name}_{metric}": value for metric, value in seen.items()}
+        return metrics
+
+    def checkpoint(self) -> bytes:
+        """Everything that the next round depends on, as a safetensors file."""
+        tensors = {
+            "parameters": self.flat,
+            "trust_members": torch.from_numpy(self.state.members),
+            "trust_logits": torch.from_numpy(self.state.logits),
+        }
+        if self.residual is not None:
+            tensors["residual"] = self.residual
+        return safetensors.torch.save(tensors)
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Goes back to a checkpoint. HomeError if it is of another model."""
+        try:
+            tensors = safetensors.torch.load(checkpoint)
+            flat, members, logits = (tensors[n] for n in ("parameters", "trust_members", "trust_logits"))
+        except (SafetensorError, KeyError) as error:
+            raise HomeError(f"the checkpoint cannot be read ({error}): use another --home") from error
+        if flat.shape != self.flat.shape:
+            raise HomeError(
+                f"the checkpoint has {flat.numel()} numbers, the task's model {self.flat.numel()}: "
+                "start with the task that this home began with"
+            )
+        self.flat, self.residual = flat, tensors.get("residual")
+        self.state = trust.TrustState(members.numpy().astype(np.int64), logits.numpy().astype(np.float32))

@@ -1,0 +1,116 @@
+"""Nodes' statuses as tables for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+FULL = 65_535
+SHADES = " ▁▂▃▄▅▆▇█"
+
+
+def live_table(statuses: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """One row per node: where it is, what it learned, what it sent, whom it trusts."""
+    table = Table(title=title, title_justify="left", header_style="bold", expand=False)
+    for column in ("member", "state", "round", "loss", "test acc.", "in", "out", "peers", "recorded", "trust row (%)"):
+        justify = "left" if column in ("state", "trust row (%)") else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
+    for status in statuses:
+        table.add_row(*live_row(status))
+    return table
+
+
+def live_row(status: Mapping[str, Any]) -> list[str]:
+    """The cells of one node's row."""
+    rounds = status.get("finished_rounds") or []
+    last = rounds[-1] if rounds else {}
+    metrics = last.get("metrics", {})
+    records = status.get("records", {})
+    connected = sum(bool(peer.get("connected")) for peer in status.get("peers", []))
+    return [
+        str(status.get("member", "–")),
+        str(status.get("state", "starting")),
+        f"{last.get('round', 0)}/{status.get('rounds', '–')}",
+        number(metrics.get("train_loss"), 3),
+        percent(metrics.get("test_accuracy")),
+        size(status.get("bytes_in", 0)),
+        size(status.get("bytes_out", 0)),
+        str(connected),
+        f"{records.get('confirmed', 0)}/{records.get('total', 0)}",
+        trust_row(last.get("inputs", [])),
+    ]
+
+
+def trust_row(inputs: Sequence[Mapping[str, int]]) -> str:
+    """A row as percentages by member, absent peers as a dot."""
+    cells = ("·" if entry["lag"] == -128 else f"{100 * entry['weight'] / FULL:.0f}" for entry in inputs)
+    return " ".join(f"{cell:>3}" for cell in cells)
+
+
+def status_view(status: Mapping[str, Any]) -> Group:
+    """One node's status in full."""
+    about = Table.grid(padding=(0, 2))
+    for label, value in _about(status):
+        about.add_row(Text(label, style="bold"), value)
+    return Group(about, live_table([status], ""), _peer_table(status))
+
+
+def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    session = status.get("session", {})
+    records = status.get("records", {})
+    rows = [
+        ("session", f"{session.get('name', '–')} ({session.get('id', '–')})"),
+        ("node", "running" if status.get("running") else "not running"),
+        ("peer id", str(status.get("peer_id", "–"))),
+        ("account", str(status.get("account", "–"))),
+        ("listening", ", ".join(status.get("addresses", [])) or "–"),
+        ("records", f"{records.get('confirmed', 0)} on the chain, {records.get('pending', 0)} waiting"),
+    ]
+    if records.get("last_error"):
+        rows.append(("ledger", str(records["last_error"])))
+    if status.get("warning"):
+        rows.append(("warning", str(status["warning"])))
+    return rows
+
+
+def _peer_table(status: Mapping[str, Any]) -> Table:
+    table = Table(header_style="bold")
+    for column in ("peer", "member", "connected", "in", "out"):
+        table.add_column(column, justify="left" if column == "peer" else "right")
+    for peer in status.get("peers", []):
+        cells = (peer["peer_id"], str(peer.get("member", "–")), "yes" if peer.get("connected") else "no")
+        table.add_row(*cells, size(peer.get("bytes_in", 0)), size(peer.get("bytes_out", 0)))
+    return table
+
+
+def matrix_table(rows: Mapping[int, Mapping[int, int]], members: Sequence[int]) -> Table:
+    """A trust matrix in percent: who (row) mixed whom (column) with what weight."""
+    table = Table(title="trust matrix, last round (%)", title_justify="left", header_style="bold")
+    table.add_column("member", justify="right")
+    for member in members:
+        table.add_column(str(member), justify="right")
+    for member in members:
+        row = rows.get(member, {})
+        table.add_row(str(member), *(percent(row[j] / FULL) if j in row else "·" for j in members))
+    return table
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction in percent with two decimals; a dash for none."""
+    return "–" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number, a dash for none."""
+    return "–" if value is None else f"{value:.{digits}f}"
