@@ -1,0 +1,62 @@
+"""Canonical mixing (docs/protocol.md, section 6): the same inputs give the same bits on any machine.
+
+Knows nothing of how weights came about. No fused and no reordered arithmetic: each product is rounded, then added.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+WEIGHT_SUM = 65_535
+CHUNK = 1 << 20  # numbers mixed at a time: 4 MiB of scratch memory, whatever the model's size
+
+Weights = npt.NDArray[np.uint16]
+
+
+def quantise(row: npt.ArrayLike) -> Weights:
+    """Unsigned 16-bit weights (k,) in proportion to `row`, adding up to exactly 65535.
+
+    Largest remainder (Hamilton) in double precision; ties go to the smaller position. Raises ValueError when a weight
+    is negative, NaN or infinite, or all are zero.
+    """
+    weights = np.asarray(row, dtype=np.float64)
+    total = float(weights.sum())
+    if weights.ndim != 1 or not np.isfinite(total) or bool((weights < 0).any()) or total <= 0:
+        raise ValueError(f"trust row {weights.tolist()}: weights must be finite, not negative and not all zero")
+    exact = weights / total * WEIGHT_SUM
+    whole = np.floor(exact).astype(np.int64)
+    left = WEIGHT_SUM - int(whole.sum())
+    order = np.argsort(-(exact - whole), kind="stable")
+    whole[order[:left]] += 1
+    return whole.astype(np.uint16)
+
+
+def dequantise(weights: Weights) -> npt.NDArray[np.float32]:
+    """float32(weight) / float32(65535), rounded once: the factors that mixing uses."""
+    return weights.astype(np.float32) / np.float32(WEIGHT_SUM)
+
+
+def mix(inputs: Tensor | Sequence[Tensor], weights: Weights) -> Tensor:
+    """The mixed vector (d,) of float32 inputs (k, d), or k of (d,), in ascending order of member index.
+
+    Inputs of weight 0 are not read, so they may be anything. Raises ValueError when the weights are not one per input,
+    or do not add up to 65535.
+    """
+    if weights.dtype != np.uint16 or len(weights) != len(inputs) or int(weights.sum(dtype=np.int64)) != WEIGHT_SUM:
+        raise ValueError(
+            f"weights {weights.tolist()} for {len(inputs)} inputs: must be uint16 and add up to {WEIGHT_SUM}"
+        )
+    used = [(inputs[j], float(w)) for j, w in enumerate(dequantise(weights)) if w > 0]
+    mixed = torch.empty_like(used[0][0], dtype=torch.float32)
+    scratch = torch.empty(min(CHUNK, mixed.numel()), dtype=torch.float32)
+    for start in range(0, mixed.numel(), CHUNK):
+        part = mixed[start : start + CHUNK]
+        product = scratch[: part.numel()]
+        torch.mul(used[0][0][start : start + CHUNK], used[0][1], out=part)
+        for vector, weight in used[1:]:
+            torch.mul(vector[start : start + CHUNK], weight, out=product)
+            part.add_(product)
+    return mixed

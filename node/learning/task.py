@@ -1,0 +1,113 @@
+"""A task: all that a user writes, and all that learning knows of the world. Knows no data set and no model.
+
+A task is found by a built-in name (`mnist-softmax`) or in a Python file of the user's (`my_task.py:task`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from node.errors import TaskError
+from node.learning.parameters import ParameterSpec, flatten, parameter_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which part of a shared data set is this member's. Members with data of their own need none of it."""
+
+    data_dir: Path | None = None
+    index: int = 0
+    shares: int = 1
+    split: str = "iid"  # iid, unbalanced, dirichlet:ALPHA, shards:K
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Inputs (n, …) and targets (n, …), row by row."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def rows(self, indices: Tensor) -> "Examples":
+        """The examples at these positions."""
+        return Examples(self.inputs[indices], self.targets[indices])
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSplit:
+    """A member's own data: trained on, used to judge peers, and held out."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its local data and its loss; `loss(outputs, targets)` is a mean over the batch.
+
+    `metrics` are shown beside the loss: mean over a batch, `(outputs, targets) -> scalar`. With `classes` set, targets
+    are class numbers (n,) and outputs (n, classes): then accuracy is reported and trust is balanced over classes.
+    """
+
+    name: str
+    model: Callable[[], nn.Module]
+    data: Callable[[Share], LocalSplit]
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy
+    metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    classes: int | None = None
+    learning_rate: float = 0.05
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    local_epochs: float = 1.0  # per round, if local_steps is not given
+    local_steps: int | None = None
+
+    def steps_per_round(self, examples: int) -> int:
+        """Training steps that a member with so many examples takes in a round; at least 1."""
+        if self.local_steps is not None:
+            return self.local_steps
+        return max(1, round(self.local_epochs * examples / self.batch_size))
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A task made ready to compute: its module (whose own numbers are not used) and the spec of its parameters."""
+
+    task: Task
+    module: nn.Module
+    spec: ParameterSpec
+
+    def initial(self) -> Tensor:
+        """Flat parameters (size,) as the task's model starts them, a copy."""
+        return flatten(self.spec, self.module)
+
+
+def prepare(task: Task, seed: int = 0) -> Learner:
+    """A learner whose initial parameters depend on the seed only.
+
+    Raises TaskError when the model cannot be made, is no module, or has batch statistics, which break under mixing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module = task.model()
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise TaskError(f"task {task.name!r}: model() failed with {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise TaskError(f"task {task.name!r}: model() returned {type(module).__name__}: return a torch.nn.Module")
+    for name, part in module.named_modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):  # the one parent of all its kinds
+            kind = type(part).__name__
+            raise TaskError(
+                f"task {task.name!r}: layer {name!r} is {kind}, whose statistics break mixing: use GroupNorm"
+            )
+    module = module.float()
+    return Learner(task, module, parameter_spec(module))

@@ -1,0 +1,153 @@
+"""Local training and evaluation as pure functions of (parameters, batch). Knows no peers and no event loop.
+
+The node calls a step for one member; the simulation maps the same step over many with torch.func.vmap.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain, repeat
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value
+
+from node.errors import TaskError
+from node.learning.parameters import unflatten
+from node.learning.task import Examples, Learner
+
+EVALUATION_CHUNK = 2048  # examples at a time, so that memory stays bounded
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (flat parameters, inputs, targets) -> mean over the batch
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much to train, and the randomness (order of the examples, dropout) to do it with."""
+
+    steps: int
+    generator: torch.Generator
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The parameters (size,) after training, and the mean training loss on the way."""
+
+    flat: Tensor
+    loss: float
+    steps: int
+    examples: int
+
+
+def outputs(learner: Learner, flat: Tensor, inputs: Tensor) -> Tensor:
+    """The model's outputs (n, …) with these flat parameters; pure and differentiable."""
+    result = functional_call(learner.module, unflatten(learner.spec, flat), (inputs,))
+    assert isinstance(result, Tensor)
+    return result
+
+
+def batch_loss(learner: Learner) -> Loss:
+    """The task's loss as a pure function of flat parameters and a batch."""
+
+    def loss(flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        return learner.task.loss(outputs(learner, flat, inputs), targets)
+
+    return loss
+
+
+def training_step(learner: Learner, loss: Loss) -> Step:
+    """One step of SGD with momentum and weight decay (as torch.optim.SGD computes it), as a pure function.
+
+    `(flat, velocity, inputs, targets) -> (flat, velocity, loss)`; the velocity starts at zero.
+    """
+    task = learner.task
+    gradient_and_loss = grad_and_value(loss)
+
+    def step(flat: Tensor, velocity: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gradient, value = gradient_and_loss(flat, inputs, targets)
+        if task.weight_decay:
+            gradient = gradient + task.weight_decay * flat
+        if task.momentum:
+            velocity = task.momentum * velocity + gradient
+            gradient = velocity
+        return flat - task.learning_rate * gradient, velocity, value
+
+    return step
+
+
+def batch_rows(examples: int, batch_size: int, plan: Plan) -> Iterator[Tensor]:
+    """Positions (batch,) for each step: one random order after another, cut into batches of equal size."""
+    size = min(batch_size, examples)
+    left = torch.empty(0, dtype=torch.long)
+    for _ in range(plan.steps):
+        while len(left) < size:
+            left = torch.cat([left, torch.randperm(examples, generator=plan.generator)])
+        yield left[:size]
+        left = left[size:]
+
+
+def train(
+    learner: Learner, flat: Tensor, data: Examples, plan: Plan, check: Callable[[], None] = lambda: None
+) -> Trained:
+    """Parameters after `plan.steps` steps from `flat` (which is left alone); deterministic given the generator.
+
+    `check` is called before each step and stops training by raising. Raises TaskError when the model and the data do
+    not fit each other.
+    """
+    if len(data) == 0:
+        raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
+    step = training_step(learner, batch_loss(learner))
+    velocity, total = torch.zeros_like(flat), 0.0
+    rows = batch_rows(len(data), learner.task.batch_size, plan)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=plan.generator)))
+        for first, row in zip(chain([True], repeat(False)), rows, strict=False):
+            check()
+            batch = data.rows(row)
+            if first:
+                require_fit(learner, batch)
+            flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets)
+            total += float(loss)
+    seen = plan.steps * min(learner.task.batch_size, len(data))
+    return Trained(flat, total / max(1, plan.steps), plan.steps, seen)
+
+
+def require_fit(learner: Learner, batch: Examples) -> None:
+    """Raises TaskError when the model or the loss can't take a batch, with torch's reason."""
+    name = learner.task.name
+    try:
+        loss = batch_loss(learner)(learner.initial(), batch.inputs, batch.targets)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        shapes = f"inputs {tuple(batch.inputs.shape)}, targets {tuple(batch.targets.shape)} {batch.targets.dtype}"
+        raise TaskError(f"task {name!r}: model and data do not fit ({shapes}): {reason}") from error
+    if loss.shape != ():
+        raise TaskError(f"task {name!r}: loss has shape {tuple(loss.shape)}: return the mean over the batch, a scalar")
+
+
+@torch.no_grad()
+def evaluate(learner: Learner, flat: Tensor, data: Examples) -> dict[str, float]:
+    """Means over the examples: `loss`, `accuracy` if the task has classes, and each of the task's metrics."""
+    task = learner.task
+    measures = {"loss": task.loss, **task.metrics}
+    if task.classes is not None:
+        measures = {"loss": task.loss, "accuracy": accuracy, **task.metrics}
+    totals = dict.fromkeys(measures, 0.0)
+    for start in range(0, len(data), EVALUATION_CHUNK):
+        targets = data.targets[start : start + EVALUATION_CHUNK]
+        predicted = outputs(learner, flat, data.inputs[start : start + EVALUATION_CHUNK])
+        for name, measure in measures.items():
+            totals[name] += float(measure(predicted, targets)) * len(targets)
+    return {name: total / max(1, len(data)) for name, total in totals.items()}
+
+
+@torch.no_grad()
+def predict(learner: Learner, flat: Tensor, inputs: Tensor) -> Tensor:
+    """Predicted classes (n,)."""
+    starts = range(0, len(inputs), EVALUATION_CHUNK)
+    return torch.cat([outputs(learner, flat, inputs[s : s + EVALUATION_CHUNK]).argmax(dim=-1) for s in starts])
+
+
+def accuracy(predicted: Tensor, targets: Tensor) -> Tensor:
+    """The fraction of rows whose largest output is the target class."""
+    return (predicted.argmax(dim=-1) == targets).float().mean()
