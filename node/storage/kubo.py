@@ -1,0 +1,187 @@
+"""Snapshots in the user's own Kubo daemon. Knows the daemon's commands only through `kubo_rpc`, and no peers.
+
+The daemon holds other things of the user too: only what this node pinned is listed or released (the list of pins is on
+our disk), and `gc` runs only when it is asked for. What the daemon says is checked: the CID of an add is computed here
+as well, a directory block is verified by its hash, a file by importing it again, which holds for whatever was added as
+docs/protocol.md, section 8, says.
+"""
+
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from node.errors import StorageError
+from node.storage.blocks import sync_directory, write_durably, writing_to
+from node.storage.catalogue import Catalogue, new_pin
+from node.storage.cid import format_cid, is_block_of, parse_cid
+from node.storage.dagpb import MAX_BLOCK, encode_node
+from node.storage.deadlines import deadline, in_thread
+from node.storage.kubo_rpc import KuboRpc
+from node.storage.names import check_files
+from node.storage.ports import Bounds, Collected, Entry, Label, Pin
+from node.storage.unixfs import Imported, import_directory, import_file, open_regular
+from node.storage.walker import directory_links, entry, file_size
+
+
+class KuboSnapshots:
+    """`Snapshots` in a Kubo daemon, with the list of our pins in `root`."""
+
+    def __init__(self, root: Path, rpc: KuboRpc, bounds: Bounds) -> None:
+        with writing_to(root):
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._root = root
+        self._rpc = rpc
+        self._bounds = bounds
+        self._catalogue = Catalogue(root / "pins.sqlite")
+
+    async def add(self, files: Mapping[str, bytes | Path], label: Label | None = None) -> str:
+        """See `Snapshots.add`."""
+        check_files(files)
+        with deadline(self._bounds.seconds, f"adding {', '.join(files)[:80]} to Kubo"):
+            root = await in_thread(lambda: self._add(files), abandon=True)
+            cid = format_cid(root.cid)
+            await in_thread(lambda: self._catalogue.record(new_pin(cid, label, root.dag_size), ()))
+            return cid
+
+    async def entries(self, cid: str) -> list[Entry]:
+        """See `Snapshots.entries`."""
+        with deadline(self._bounds.seconds, f"listing {cid}"):
+            return await in_thread(lambda: self._entries(cid), abandon=True)
+
+    async def read(self, cid: str, name: str, limit: int) -> bytes:
+        """See `Snapshots.read`."""
+        with deadline(self._bounds.seconds, f"reading {cid}/{name}"):
+            return await in_thread(lambda: self._read(cid, name, limit), abandon=True)
+
+    async def fetch_to(self, cid: str, name: str, path: Path, limit: int) -> int:
+        """See `Snapshots.fetch_to`."""
+        with deadline(self._bounds.seconds, f"fetching {cid}/{name}"):
+            return await in_thread(lambda: self._fetch_to(cid, name, path, limit), abandon=True)
+
+    async def pin(self, cid: str, label: Label | None = None) -> None:
+        """See `Snapshots.pin`."""
+        root = parse_cid(cid)
+        with deadline(self._bounds.seconds, f"pinning {cid}"):
+            await in_thread(lambda: self._rpc.pin(format_cid(root)), abandon=True)
+            links = await in_thread(lambda: directory_links(root, self._block), abandon=True)
+            pin = new_pin(format_cid(root), label, sum(link.size for link in links) + len(encode_node(links, b"")))
+            await in_thread(lambda: self._catalogue.record(pin, ()))
+
+    async def unpin(self, cid: str) -> None:
+        """See `Snapshots.unpin`."""
+        text = format_cid(parse_cid(cid))
+        with deadline(self._bounds.seconds, f"unpinning {cid}"):
+            if all(pin.cid != text for pin in await in_thread(self._catalogue.pins)):
+                raise StorageError(f"{cid} was not pinned by this node: use `ipfs pin rm` for the daemon's other pins")
+            await in_thread(lambda: self._rpc.unpin(text), abandon=True)
+            await in_thread(lambda: self._catalogue.forget(text))
+
+    async def pins(self) -> list[Pin]:
+        """See `Snapshots.pins`. What the user unpinned with Kubo's own command is not in it."""
+        with deadline(self._bounds.seconds, "listing the pins"):
+            held = {parse_cid(cid) for cid in await in_thread(self._pinned, abandon=True)}
+            return [pin for pin in await in_thread(self._catalogue.pins) if parse_cid(pin.cid) in held]
+
+    async def gc(self) -> Collected:
+        """See `Snapshots.gc`. The daemon removes all that nothing in it pins, whoever added it."""
+        with deadline(self._bounds.seconds, "collecting garbage in Kubo"):
+            before = await in_thread(self._rpc.size, abandon=True)
+            blocks = await in_thread(self._rpc.collect, abandon=True)
+            after = await in_thread(self._rpc.size, abandon=True)
+            return Collected(blocks, max(0, before - after))
+
+    async def size(self) -> int:
+        """See `Snapshots.size`. Of the daemon's whole repository."""
+        with deadline(self._bounds.seconds, "measuring Kubo's repository"):
+            return await in_thread(self._rpc.size, abandon=True)
+
+    async def connect(self, address: str) -> None:
+        """Connects the daemon to a peer's multiaddr, so that it can fetch from that peer."""
+        with deadline(self._bounds.seconds, f"connecting Kubo to {address}"):
+            await in_thread(lambda: self._rpc.connect(address), abandon=True)
+
+    async def addresses(self) -> list[str]:
+        """Multiaddrs at which peers can fetch from the daemon."""
+        with deadline(self._bounds.seconds, "asking Kubo for its addresses"):
+            return await in_thread(self._rpc.addresses, abandon=True)
+
+    def _add(self, files: Mapping[str, bytes | Path]) -> Imported:
+        with writing_to(self._root), tempfile.TemporaryDirectory(prefix="add-", dir=self._root) as staging:
+            directory = Path(staging) / "snapshot"
+            directory.mkdir()
+            staged = {name: _stage(content, directory / name) for name, content in files.items()}
+            expected = import_directory(staged, _discard)
+            told = self._rpc.add_directory(directory)
+        if parse_cid(told) != expected.cid:
+            cure = "update Kubo, or leave --ipfs out to use the embedded store"
+            raise StorageError(f"Kubo computed {told} where {format_cid(expected.cid)} was due: {cure}")
+        return expected
+
+    def _read(self, cid: str, name: str, limit: int) -> bytes:
+        file = entry(parse_cid(cid), name, self._block).cid
+        content = b"".join(self._rpc.cat(format_cid(file), limit))
+        _check(file, import_file(io.BytesIO(content), _discard))
+        return content
+
+    def _fetch_to(self, cid: str, name: str, path: Path, limit: int) -> int:
+        file = entry(parse_cid(cid), name, self._block).cid
+        unverified = path.with_name(f"{path.name}.unverified")
+        with writing_to(path):
+            try:
+                written = write_durably(unverified, self._rpc.cat(format_cid(file), limit))
+                with open_regular(unverified) as source:
+                    _check(file, import_file(source, _discard))
+                unverified.replace(path)
+            finally:
+                unverified.unlink(missing_ok=True)
+            sync_directory(path.parent)
+        return written
+
+    def _entries(self, cid: str) -> list[Entry]:
+        links = sorted(directory_links(parse_cid(cid), self._block), key=lambda link: link.name)
+        return [Entry(link.name, format_cid(link.cid), file_size(link.cid, self._block)) for link in links]
+
+    def _block(self, cid: bytes) -> bytes:
+        block = self._rpc.block(format_cid(cid), MAX_BLOCK)
+        if not is_block_of(cid, block):
+            raise StorageError(f"Kubo gave wrong bytes for {format_cid(cid)}: run `ipfs repo verify`")
+        return block
+
+    def _pinned(self) -> list[str]:
+        return [cid for cid in self._rpc.pinned() if _is_ours(cid)]
+
+
+def _is_ours(cid: str) -> bool:
+    """The daemon's other pins may have codecs and hashes that this node does not read."""
+    try:
+        parse_cid(cid)
+    except StorageError:
+        return False
+    return True
+
+
+def _stage(content: bytes | Path, place: Path) -> Path:
+    """A copy that nobody changes between our CID and the daemon's; a hard link where the disk allows one."""
+    if isinstance(content, bytes):
+        place.write_bytes(content)
+        return place
+    try:
+        os.link(content, place)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(content, place)
+    return place
+
+
+def _discard(_cid: bytes, _block: bytes) -> None:
+    """Takes blocks of which only the CID is wanted."""
+
+
+def _check(cid: bytes, imported: Imported) -> None:
+    if imported.cid != cid:
+        profile = (
+            "it was not added as `ipfs add --cid-version=1 --raw-leaves --chunker=size-262144` does, or is corrupt"
+        )
+        raise StorageError(f"content of {format_cid(cid)} cannot be verified: {profile}")
