@@ -2,6 +2,9 @@
 
 A row is written only after the blocks are durable, so a pin without its blocks cannot exist. The digests of all blocks
 stand in the row: a collection needs to read no block, and a damaged one cannot hide the blocks below it.
+
+A rollback journal, not a write-ahead log: on a full disk a log cannot even be opened for reading, so the collection
+that would free the disk could not know what to keep (see tests/storage/test_faults.py). Writes are rare and small.
 """
 
 import sqlite3
@@ -26,7 +29,6 @@ class Catalogue:
     def __init__(self, path: Path) -> None:
         self._path = path
         with self._open() as database:
-            database.execute("pragma journal_mode=wal")
             database.execute(_SCHEMA)
 
     def record(self, pin: Pin, digests: Sequence[bytes]) -> None:
@@ -62,7 +64,7 @@ class Catalogue:
     def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             with closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)) as database:
-                database.execute("pragma synchronous=full")
+                database.execute("pragma synchronous=extra")  # full, and the directory after each commit
                 yield database
         except sqlite3.Error as error:
             cure = "free the disk, or move the file away and pin the ledger's snapshots again"

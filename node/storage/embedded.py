@@ -30,6 +30,7 @@ class EmbeddedSnapshots:
     """`Snapshots` in a directory: blocks, list of pins, lock. `fetch` asks peers for blocks that are not here."""
 
     def __init__(self, root: Path, fetch: FetchBlocks | None = None, bounds: Bounds = _DEFAULT) -> None:
+        self._root = root
         self.blocks = BlockStore(root / "blocks")
         self._catalogue = Catalogue(root / "pins.sqlite")
         self._lock = root / "lock"
@@ -40,7 +41,11 @@ class EmbeddedSnapshots:
         """See `Snapshots.add`."""
         with deadline(self._bounds.seconds, f"adding {', '.join(files)[:80]}"):
             await self._make_room(check_files(files))
-            return await in_thread(lambda: self._add(files, label))
+            try:
+                return await in_thread(lambda: self._add(files, label))
+            except StorageError:
+                await in_thread(self._collect)  # what was written before the disk was full must not keep it full
+                raise
 
     async def entries(self, cid: str) -> list[Entry]:
         """See `Snapshots.entries`."""
@@ -141,7 +146,7 @@ class EmbeddedSnapshots:
 
     def _collect(self) -> Collected:
         count = freed = 0
-        with exclusive(self._lock, check_deadline):
+        with writing_to(self._root), exclusive(self._lock, check_deadline):
             needed = self._catalogue.digests()
             for digest, path in self.blocks.files():
                 check_deadline()

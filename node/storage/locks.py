@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from node.storage.blocks import writing_to
+
 _POLL_SECONDS = 0.02
 
 Check = Callable[[], None]
@@ -32,7 +34,8 @@ def exclusive(path: Path, check: Check) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path, kind: int, check: Check) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    with writing_to(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while not _try(descriptor, kind):
             check()

@@ -258,7 +258,7 @@ async def test_a_second_process_can_look_beside_the_running_node(tmp_path, store
 async def test_a_list_of_pins_that_is_no_database_is_one_clear_error(tmp_path):
     (tmp_path / "alice" / "ipfs").mkdir(parents=True)
     (tmp_path / "alice" / "ipfs" / "pins.sqlite").write_bytes(b"garbage" * 1000)
-    with pytest.raises(StorageError, match="list of pins .* move the file away"):
+    with pytest.raises(StorageError, match=r"list of pins .* move the file away"):
         async with open_snapshots(tmp_path / "alice"):
             pass
 
