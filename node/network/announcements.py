@@ -1,0 +1,89 @@
+"""Which announcements are believed and handed on: each once, in bounds, by a member, for this session.
+
+Knows no network. Two announcements of one member for one round with different hashes are evidence that convicts it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from node.messages import Announcement
+
+MAX_ROUNDS_REMEMBERED = 512  # per member
+MAX_EVIDENCE = 4096
+
+
+class Verdict(Enum):
+    """What becomes of an announcement."""
+
+    NEW = "new"
+    KNOWN = "known"
+    EQUIVOCATION = "equivocation"
+    FOREIGN_SESSION = "foreign-session"
+    NOT_A_MEMBER = "not-a-member"
+    TOO_LARGE = "too-large"
+    TOO_OLD = "too-old"
+
+
+@dataclass(frozen=True)
+class Equivocation:
+    """Two signed announcements of one member for one round: each on its own is valid, together they convict it."""
+
+    first: Announcement
+    second: Announcement
+
+
+class AnnouncementBook:
+    """Remembers what was announced; `judge` says what to do with one more."""
+
+    def __init__(self, session_id: int, payload_limit: int, gate: Callable[[str], bool]) -> None:
+        self._session_id = session_id
+        self._payload_limit = payload_limit
+        self._gate = gate
+        self._rounds: dict[str, OrderedDict[int, Announcement]] = {}
+        self._forgotten: dict[str, int] = {}  # newest round of which nothing is known any more
+        self._convicted: set[tuple[str, int]] = set()
+        self.evidence: list[Equivocation] = []
+
+    def judge(self, announcement: Announcement) -> Verdict:
+        """The verdict on an announcement whose signature is verified; a NEW one is remembered."""
+        if announcement.session_id != self._session_id:
+            return Verdict.FOREIGN_SESSION
+        if announcement.size > self._payload_limit:
+            return Verdict.TOO_LARGE
+        if not self._gate(announcement.peer_id):
+            return Verdict.NOT_A_MEMBER
+        if announcement.round <= self._forgotten.get(announcement.peer_id, -1):
+            return Verdict.TOO_OLD
+        rounds = self._rounds.setdefault(announcement.peer_id, OrderedDict())
+        known = rounds.get(announcement.round)
+        if known is None:
+            self._remember(rounds, announcement)
+            return Verdict.NEW
+        if known.digest == announcement.digest:
+            return Verdict.KNOWN
+        return self._convict(known, announcement)
+
+    def since(self, round: int) -> list[Announcement]:
+        """Everything believed from `round` on, oldest first."""
+        found = [each for rounds in self._rounds.values() for each in rounds.values() if each.round >= round]
+        return sorted(found, key=lambda each: (each.round, each.peer_id))
+
+    def _remember(self, rounds: OrderedDict[int, Announcement], announcement: Announcement) -> None:
+        rounds[announcement.round] = announcement
+        if len(rounds) > MAX_ROUNDS_REMEMBERED:
+            oldest = min(rounds)
+            del rounds[oldest]
+            self._convicted.discard((announcement.peer_id, oldest))
+            self._forgotten[announcement.peer_id] = oldest
+
+    def _convict(self, first: Announcement, second: Announcement) -> Verdict:
+        """The first conflict of a member's round is kept as evidence; further ones add nothing."""
+        key = (first.peer_id, first.round)
+        if key in self._convicted:
+            return Verdict.KNOWN
+        self._convicted.add(key)
+        if len(self.evidence) < MAX_EVIDENCE:
+            self.evidence.append(Equivocation(first, second))
+        return Verdict.EQUIVOCATION

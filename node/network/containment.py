@@ -1,0 +1,57 @@
+"""The one place where any exception is caught: around code that a peer's bytes drive and that is not ours.
+
+py-libp2p runs peers' work in the nurseries that keep the host alive, and lets through whatever its dependencies
+raise (decryption, Protocol Buffers, text decoding), so a list of exceptions would never be complete. What fails in
+the caller's own functions must not drown there: `OwnFaults` carries it out, and it ends the network loudly.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+
+logger = logging.getLogger("node.network")
+
+
+@dataclass
+class Contained:
+    """What happened inside the block: `error` is None if it went well."""
+
+    error: Exception | None = None
+
+
+@contextmanager
+def containing(what: str, peer: object = "") -> Iterator[Contained]:
+    """Ends the block instead of the program when an exception leaves it; cancellation passes through."""
+    outcome = Contained()
+    try:
+        yield outcome
+    except Exception as error:  # noqa: BLE001  (see the module's docstring)
+        outcome.error = error
+        logger.debug("%s failed for peer %s: %r", what, peer, error)
+
+
+class OwnFaults:
+    """Carries an exception of our own side from a peer's task to the task that runs the network."""
+
+    def __init__(self) -> None:
+        self._happened = trio.Event()
+        self._error: Exception | None = None
+
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        """Inside, an exception is our fault, and not that of the peer whose request led there."""
+        try:
+            yield
+        except Exception as error:
+            self._error = self._error or error
+            self._happened.set()
+            raise
+
+    async def wait(self) -> None:
+        """Raises the first fault when it happens."""
+        await self._happened.wait()
+        if self._error is not None:
+            raise self._error

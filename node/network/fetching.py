@@ -1,0 +1,131 @@
+"""The asking side of the exchange protocol (docs/protocol.md, section 4): one open stream per peer, reused.
+
+Knows no tensors. A payload's size and SHA-256 are verified before it is returned.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+from libp2p.abc import INetStream
+
+from node.errors import IdentityError, PeerError
+from node.messages import Announcement
+from node.network.addresses import known_addresses
+from node.network.identity import peer_id_of
+from node.network.peer_book import MAX_ADDRESSES
+from node.network.sink import Sink
+from node.network.standing import Standings
+from node.network.wire import MAX_REPLY, Frames, patience, read_announcement
+from node.network.wire_pb2 import AnnouncementsRequest, PayloadRequest, PeersRequest, Reply, Request
+
+MAX_IDLE_STREAMS = 2  # kept open per peer
+
+
+@dataclass(frozen=True)
+class FetchTimes:
+    """Seconds that a peer may take before another is asked."""
+
+    reply: float = 10.0
+    stall: float = 10.0  # without a byte of a payload
+
+
+class ExchangeClient:
+    """Asks peers. `open_stream` opens an exchange stream to a connected peer, or raises PeerError."""
+
+    def __init__(
+        self,
+        session_id: int,
+        open_stream: Callable[[str], Awaitable[INetStream]],
+        standings: Standings,
+        times: FetchTimes,
+    ) -> None:
+        self._session_id = session_id
+        self._open_stream = open_stream
+        self._standings = standings
+        self._times = times
+        self._idle: defaultdict[str, list[Frames]] = defaultdict(list)
+
+    async def announcements(self, peer_id: str, since: int) -> list[Announcement]:
+        """What the peer knows to be announced from round `since` on. Raises PeerError."""
+        request = Request(announcements=AnnouncementsRequest(session_id=self._session_id, since_round=since))
+        async with self._conversation(peer_id) as frames:
+            reply = await self._ask(frames, request, "announcements")
+        return [read_announcement(each) for each in reply.announcements.announcements]
+
+    async def peers(self, peer_id: str, own_addresses: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """Other members and their addresses as far as the peer knows; tells it ours. Raises PeerError."""
+        request = Request(peers=PeersRequest(session_id=self._session_id, own_addresses=own_addresses))
+        async with self._conversation(peer_id) as frames:
+            reply = await self._ask(frames, request, "peers")
+        try:
+            return [
+                (peer_id_of(each.public_key), known_addresses(each.addresses, MAX_ADDRESSES))
+                for each in reply.peers.peers
+            ]
+        except IdentityError as error:
+            raise PeerError(f"peer {peer_id} names a peer that cannot be: {error}") from error
+
+    async def fetch_into(self, sink: Sink, peer_id: str) -> None:
+        """Continues `sink` with the peer's copy, up to its end. Raises PeerError; the sink keeps what arrived."""
+        request = Request(payload=PayloadRequest(digest=sink.digest, offset=sink.received))
+        async with self._conversation(peer_id) as frames:
+            reply = await self._ask(frames, request, "header")
+            if reply.header.size != sink.size:
+                self._standings.penalize(peer_id, 20.0, "wrong-size")
+                raise PeerError(f"peer {peer_id} has {reply.header.size} bytes, not the {sink.size} announced")
+            while sink.received < sink.size:
+                await self._receive_chunk(frames, sink)
+
+    async def _receive_chunk(self, frames: Frames, sink: Sink) -> None:
+        with patience(frames.peer_id, self._times.stall):
+            left = await frames.chunk_size()
+        if left > sink.size - sink.received:
+            self._standings.penalize(frames.peer_id, 20.0, "wrong-size")
+            raise PeerError(f"peer {frames.peer_id} sent more than the {sink.size} bytes announced; dropped")
+        while left:
+            with patience(frames.peer_id, self._times.stall):
+                piece = await frames.some(left)
+            left -= len(piece)
+            await sink.write(piece)
+
+    def forget(self, peer_id: str) -> None:
+        """Drops the idle streams of a peer that has left."""
+        self._idle.pop(peer_id, None)
+
+    @asynccontextmanager
+    async def _conversation(self, peer_id: str) -> AsyncIterator[Frames]:
+        """A stream for one request; it is kept if the block ends well, and reset otherwise."""
+        idle = self._idle[peer_id]
+        while idle and idle[-1].is_over:
+            idle.pop()
+        frames = idle.pop() if idle else await self._connect(peer_id)
+        finished = False
+        try:
+            yield frames
+            finished = True
+        finally:
+            if finished and len(idle) < MAX_IDLE_STREAMS:
+                idle.append(frames)
+            else:
+                with trio.CancelScope(shield=True), trio.move_on_after(1):
+                    await frames.stream.reset()
+
+    async def _connect(self, peer_id: str) -> Frames:
+        with patience(peer_id, self._times.reply):
+            stream = await self._open_stream(peer_id)
+        return Frames(stream, peer_id)
+
+    async def _ask(self, frames: Frames, request: Request, expected: str) -> Reply:
+        with patience(frames.peer_id, self._times.reply):
+            await frames.send(request)
+            reply = await frames.receive(Reply, MAX_REPLY)
+        kind = reply.WhichOneof("kind")
+        if kind == "refusal":
+            raise PeerError(f"peer {frames.peer_id} refuses: {reply.refusal.reason[:200]}")
+        if kind != expected:
+            self._standings.penalize(frames.peer_id, 20.0, "wrong-reply")
+            raise PeerError(f"peer {frames.peer_id} answered with {kind}, not {expected}; dropped")
+        return reply

@@ -1,0 +1,126 @@
+"""Whom we know and where they can be dialed, from every way of finding peers; and when to try again.
+
+Knows no network: it is told what was learned and what became of dials. Addresses that a peer gave for itself over an
+authenticated connection come before what others say, so nobody can crowd out a member's real address.
+"""
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+MAX_ADDRESSES = 8  # per peer and kind of source
+MAX_PEERS = 8192
+
+
+@dataclass(frozen=True)
+class RedialRules:
+    """Seconds: the first retry comes after about `first`, each further one doubles up to `longest`."""
+
+    first: float = 0.5
+    longest: float = 30.0
+
+
+@dataclass
+class _Entry:
+    own: list[str] = field(default_factory=list)  # what the peer said of itself, newest first
+    hints: list[str] = field(default_factory=list)  # what anybody else said, newest first
+    pinned: bool = False  # the user named it
+    failures: int = 0
+    not_before: float = 0.0
+
+    def addresses(self) -> list[str]:
+        return self.own + [each for each in self.hints if each not in self.own]
+
+
+class PeerBook:
+    """Peers by id. `clock` is seconds, `chance` draws the jitter."""
+
+    def __init__(
+        self, own_id: str, clock: Callable[[], float], chance: random.Random, rules: RedialRules | None = None
+    ) -> None:
+        self._own_id = own_id
+        self._clock = clock
+        self._chance = chance
+        self._rules = rules or RedialRules()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+
+    def pin(self, peer_id: str, address: str) -> None:
+        """Notes a peer that the user named: it is dialed whoever it is, and never forgotten."""
+        entry = self._entry(peer_id)
+        if entry is not None:
+            entry.pinned = True
+            self._merge(entry, entry.hints, [address])
+
+    def hint(self, peer_id: str, addresses: Iterable[str]) -> None:
+        """Notes what somebody else said of a peer."""
+        entry = self._entry(peer_id)
+        if entry is not None:
+            self._merge(entry, entry.hints, addresses)
+
+    def said_by_itself(self, peer_id: str, addresses: Iterable[str]) -> None:
+        """Notes what a peer said of itself over an authenticated connection."""
+        entry = self._entry(peer_id)
+        if entry is not None:
+            self._merge(entry, entry.own, addresses)
+
+    def addresses(self, peer_id: str) -> list[str]:
+        """Where to dial a peer, best first."""
+        entry = self._entries.get(peer_id)
+        return entry.addresses() if entry else []
+
+    def reachable(self, limit: int) -> list[tuple[str, list[str]]]:
+        """Peers that gave their own addresses, the most recently heard of first."""
+        known = [(peer_id, list(entry.own)) for peer_id, entry in reversed(self._entries.items()) if entry.own]
+        return known[:limit]
+
+    def due(self) -> list[str]:
+        """Peers that may be dialed now."""
+        now = self._clock()
+        return [peer_id for peer_id, each in self._entries.items() if each.not_before <= now and each.addresses()]
+
+    def is_pinned(self, peer_id: str) -> bool:
+        """Whether the user named the peer."""
+        entry = self._entries.get(peer_id)
+        return entry is not None and entry.pinned
+
+    def succeeded(self, peer_id: str, address: str) -> None:
+        """Notes that a dial worked; the address is tried first next time."""
+        entry = self._entry(peer_id)
+        if entry is not None:
+            entry.failures = 0
+            entry.not_before = 0.0
+            kind = entry.own if address in entry.own else entry.hints
+            self._merge(entry, kind, [address])
+
+    def failed(self, peer_id: str) -> None:
+        """Notes that every address of a peer failed; the next try waits, with jitter."""
+        entry = self._entries.get(peer_id)
+        if entry is None:
+            return
+        entry.failures += 1
+        wait = min(self._rules.longest, self._rules.first * 2 ** min(entry.failures - 1, 16))
+        entry.not_before = self._clock() + wait * self._chance.uniform(0.5, 1.0)
+
+    def _entry(self, peer_id: str) -> _Entry | None:
+        if peer_id == self._own_id:
+            return None
+        entry = self._entries.get(peer_id)
+        if entry is None:
+            self._make_room()
+            entry = self._entries[peer_id] = _Entry()
+        self._entries.move_to_end(peer_id)
+        return entry
+
+    def _make_room(self) -> None:
+        if len(self._entries) >= MAX_PEERS:
+            oldest = next((peer_id for peer_id, each in self._entries.items() if not each.pinned), None)
+            if oldest is not None:
+                del self._entries[oldest]
+
+    def _merge(self, entry: _Entry, into: list[str], addresses: Iterable[str]) -> None:
+        """Puts `addresses` in front; one that is new makes the peer due at once."""
+        fresh = list(dict.fromkeys(addresses))[:MAX_ADDRESSES]
+        if any(address not in into for address in fresh):
+            entry.not_before = 0.0
+        into[:] = (fresh + [each for each in into if each not in fresh])[:MAX_ADDRESSES]

@@ -1,0 +1,95 @@
+"""What peers did wrong, and who is banned for it; and counts of what was refused, by cause.
+
+Knows no network: callers report, and ask before they serve. The clock is an argument.
+"""
+
+import logging
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
+
+MAX_PEERS = 4096
+
+
+@dataclass(frozen=True)
+class StandingRules:
+    """A peer starts at 0 and is banned at or below `ban_at`; half of what it lost comes back per `half_life`."""
+
+    ban_at: float = -100.0
+    ban_seconds: float = 600.0
+    half_life: float = 300.0
+
+
+@dataclass
+class _Record:
+    score: float
+    at: float
+    banned_until: float
+
+
+class Standings:
+    """Scores by peer id; the least recently touched are forgotten beyond MAX_PEERS."""
+
+    def __init__(self, clock: Callable[[], float], rules: StandingRules | None = None) -> None:
+        self._clock = clock
+        self._rules = rules or StandingRules()
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self.refused: Counter[str] = Counter()  # cause -> how often
+
+    def penalize(self, peer_id: str, points: float, cause: str) -> None:
+        """Takes points from a peer. `cause` is a short constant word for counters, such as "bad-signature"."""
+        self.refused[cause] += 1
+        now = self._clock()
+        record = self._current(peer_id, now)
+        record.score -= points
+        logger.info("peer %s: %s (score %.0f)", peer_id, cause, record.score)
+        if record.score <= self._rules.ban_at and record.banned_until <= now:
+            record.banned_until = now + self._rules.ban_seconds
+            logger.warning("peer %s is banned for %.0f s: %s", peer_id, self._rules.ban_seconds, cause)
+
+    def is_banned(self, peer_id: str) -> bool:
+        """Whether the peer is to be turned away for now."""
+        record = self._records.get(peer_id)
+        return record is not None and record.banned_until > self._clock()
+
+    def score(self, peer_id: str) -> float:
+        """0 for a peer without fault, less otherwise."""
+        return self._current(peer_id, self._clock()).score if peer_id in self._records else 0.0
+
+    def scores(self) -> dict[str, float]:
+        """Scores of the peers that did something wrong."""
+        now = self._clock()
+        return {peer_id: self._current(peer_id, now).score for peer_id in list(self._records)}
+
+    def _current(self, peer_id: str, now: float) -> _Record:
+        record = self._records.pop(peer_id, None) or _Record(0.0, now, -math.inf)
+        record.score *= 0.5 ** ((now - record.at) / self._rules.half_life)
+        record.at = now
+        self._records[peer_id] = record
+        while len(self._records) > MAX_PEERS:
+            self._records.popitem(last=False)
+        return record
+
+
+class TokenBucket:
+    """`rate` permits a second, `burst` at once."""
+
+    def __init__(self, clock: Callable[[], float], rate: float, burst: float) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._at = clock()
+
+    def take(self, count: float = 1.0) -> bool:
+        """Whether `count` permits were left, and takes them."""
+        now = self._clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < count:
+            return False
+        self._tokens -= count
+        return True

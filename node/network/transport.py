@@ -1,0 +1,131 @@
+"""TCP for libp2p: metered streams, and listeners on sockets that were bound beforehand.
+
+Replaces two things of py-libp2p 0.8.1's TCP: listeners use SO_REUSEPORT, so a second node of the same user silently
+shares a port in use, and they run as trio system tasks, where an error ends the program.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+from libp2p.abc import IListener, IRawConnection
+from libp2p.custom_types import THandler
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.transport.exceptions import OpenConnectionError
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.utils.multiaddr_utils import multiaddr_from_socket
+from multiaddr import Multiaddr
+
+from node.errors import NetworkError
+from node.network.addresses import host_and_port, parse_address
+from node.network.metering import MeteredStream, TrafficLedger
+
+BACKLOG = 128
+
+
+@dataclass(frozen=True)
+class BoundAddress:
+    """An address of ours with the socket that listens on it."""
+
+    address: str  # with the port that was bound
+    port: int
+    listener: trio.SocketListener
+
+
+async def bind(addresses: Sequence[str]) -> list[BoundAddress]:
+    """Listening sockets for TCP multiaddrs; port 0 chooses a free port.
+
+    Raises NetworkError naming the address that is malformed, in use or not this machine's.
+    """
+    async with AsyncExitStack() as until_all_are_bound:
+        bound = []
+        for address in map(parse_address, addresses):
+            each = await _bind_one(address)
+            until_all_are_bound.push_async_callback(each.listener.aclose)
+            bound.append(each)
+        until_all_are_bound.pop_all()
+    return bound
+
+
+async def _bind_one(address: str) -> BoundAddress:
+    host, port = host_and_port(address)
+    family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
+    sock = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        if family == trio.socket.AF_INET6:
+            sock.setsockopt(trio.socket.IPPROTO_IPV6, trio.socket.IPV6_V6ONLY, 1)
+        await sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise NetworkError(
+            f"cannot listen on {address}: {error.strerror}; choose another --listen address or stop what uses it"
+        ) from error
+    bound_port = sock.getsockname()[1]
+    return BoundAddress(address.rpartition("/")[0] + f"/{bound_port}", bound_port, trio.SocketListener(sock))
+
+
+class MeteredTCP(TCP):
+    """Dials and accepts metered streams; listens only on sockets that were bound with `bind`."""
+
+    def __init__(self, ledger: TrafficLedger, bound: Sequence[BoundAddress]) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._bound: Mapping[str, trio.SocketListener] = {each.address: each.listener for each in bound}
+
+    async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
+        dialed = await super()._dial_resolved(maddr, source)
+        return RawConnection(MeteredStream(dialed.stream.stream, self._ledger), True)
+
+    def create_listener(self, handler_function: THandler) -> IListener:
+        """A listener that hands metered streams to `handler_function`."""
+        return BoundListener(self._bound, self._ledger, handler_function)
+
+
+class BoundListener(IListener):
+    """Serves one bound socket inside the swarm's own nursery."""
+
+    background_nursery: trio.Nursery  # set by the swarm before it calls listen
+
+    def __init__(self, bound: Mapping[str, trio.SocketListener], ledger: TrafficLedger, handler: THandler) -> None:
+        self._bound = bound
+        self._ledger = ledger
+        self._handler = handler
+        self._scope = trio.CancelScope()
+        self._serving: trio.SocketListener | None = None
+
+    async def listen(self, maddr: Multiaddr) -> None:
+        """Starts to accept connections; raises OpenConnectionError for an address that was not bound."""
+        listener = self._bound.get(str(maddr))
+        if listener is None:
+            raise OpenConnectionError(f"{maddr} was not bound")
+        self._serving = listener
+        await self.background_nursery.start(self._serve, listener)
+
+    async def _serve(self, listener: trio.SocketListener, task_status: Any) -> None:
+        with self._scope:
+            await trio.serve_listeners(self._accept, [listener], task_status=task_status)
+
+    async def _accept(self, stream: trio.SocketStream) -> None:
+        metered: TrioTCPStream = MeteredStream(stream, self._ledger)
+        try:
+            await self._handler(metered)
+        finally:
+            with trio.CancelScope(shield=True):
+                await metered.close()
+
+    def get_addrs(self) -> tuple[Multiaddr, ...]:
+        """The address served, or nothing."""
+        return () if self._serving is None else (multiaddr_from_socket(self._serving.socket),)
+
+    async def close(self) -> None:
+        """Stops accepting; connections that were accepted are the swarm's."""
+        self._scope.cancel()
+        if self._serving is not None:
+            serving, self._serving = self._serving, None
+            with suppress(OSError):
+                await serving.aclose()
