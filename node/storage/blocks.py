@@ -10,7 +10,9 @@ import binascii
 import errno
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from node.storage.dagpb import MAX_BLOCK
 
 _SHARDING = "/repo/flatfs/shard/v1/next-to-last/2\n"
 _MULTIHASH_BYTES = 34
+_WRITERS = 4
+_IN_FLIGHT = 16  # blocks, 4 MiB of Kubo's chunks
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 log = logging.getLogger(__name__)
@@ -41,8 +45,8 @@ class BlockStore:
         """The block, verified; None if it is missing, damaged, or the CID is none that we keep. Never raises."""
         try:
             path = self._path(cid_from_bytes(cid))
-            with path.open("rb") as file:
-                block = file.read(MAX_BLOCK + 1)
+            with path.open("rb", buffering=0) as file:
+                block = file.read(min(os.fstat(file.fileno()).st_size, MAX_BLOCK + 1))
         except FileNotFoundError:
             return None
         except (OSError, StorageError) as error:  # a failing disk, or a peer's nonsense: both are "not here"
@@ -55,16 +59,23 @@ class BlockStore:
 
     @contextmanager
     def writing(self) -> Iterator[Put]:
-        """A function that stores blocks; on leaving without an error all of them are durable. Raises StorageError."""
+        """A function that stores blocks; on leaving without an error all of them are durable. Raises StorageError.
+
+        A few threads write beside each other, since the disk takes several syncs for the price of one; so an error of
+        a block may come at a later one, or on leaving.
+        """
         touched = {self._root}
+        pending: deque[Future[Path]] = deque()
+        with writing_to(self._root), ThreadPoolExecutor(_WRITERS, "blocks") as pool:
 
-        def put(cid: bytes, block: bytes) -> None:
-            touched.add(self._put(cid, block))
+            def put(cid: bytes, block: bytes) -> None:
+                if len(pending) == _IN_FLIGHT:
+                    touched.add(pending.popleft().result())
+                pending.append(pool.submit(self._put, cid, block))
 
-        with writing_to(self._root):
             yield put
-            for directory in touched:
-                sync_directory(directory)
+            touched.update(future.result() for future in pending)
+            deque(pool.map(sync_directory, touched), maxlen=0)  # raises the first error
 
     def files(self) -> Iterator[tuple[bytes | None, Path]]:
         """Every file of the store with its block's digest, or None for a leftover of an interrupted write."""

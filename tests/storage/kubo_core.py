@@ -1,8 +1,8 @@
 """A real Kubo core (0.22, the C library in the wheel kubo-python) behind the part of Kubo's HTTP RPC that we use.
 
 `python -m tests.storage.kubo_core REPOSITORY` prints {"rpc": port} when it answers. Pins, bitswap and reading are
-Kubo's own. `add` puts blocks into its repository and answers with the CID that aleph-cid (Rust), not our importer, computes;
-`repo/gc` stands in for Kubo's, which the library does not export.
+Kubo's own. `add` puts blocks into its repository and answers with the CID that aleph-cid (Rust) computes, not our
+importer; `repo/gc` stands in for Kubo's, which the library does not export.
 """
 
 import ctypes
