@@ -3,22 +3,41 @@
 from node.storage.blocks import BlockStore
 from node.storage.cid import digest_of, directory_cid
 from node.storage.embedded import EmbeddedSnapshots
+from node.storage.grants import grant_key, open_grant
+from node.storage.inventory import Description, Held, Inventory, describe, export, take_inventory
 from node.storage.kubo import KuboSnapshots
 from node.storage.opening import open_snapshots
 from node.storage.ports import Bounds, Collected, Entry, FetchBlocks, Label, Pin, Snapshots
+from node.storage.retention import Retained, Retention, expired, retain
+from node.storage.sealed import SealedSnapshots
+from node.storage.sealing import new_session_key
 
 __all__ = [
     "BlockStore",
     "Bounds",
     "Collected",
+    "Description",
     "EmbeddedSnapshots",
     "Entry",
     "FetchBlocks",
+    "Held",
+    "Inventory",
     "KuboSnapshots",
     "Label",
     "Pin",
+    "Retained",
+    "Retention",
+    "SealedSnapshots",
     "Snapshots",
+    "describe",
     "digest_of",
     "directory_cid",
+    "expired",
+    "export",
+    "grant_key",
+    "new_session_key",
+    "open_grant",
     "open_snapshots",
+    "retain",
+    "take_inventory",
 ]

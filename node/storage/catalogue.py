@@ -55,7 +55,13 @@ class Catalogue:
         """Digests of all blocks that any pin needs."""
         with self._open() as database:
             blobs = [blob for (blob,) in database.execute("select digests from pins")]
-        return {blob[at : at + DIGEST_BYTES] for blob in blobs for at in range(0, len(blob), DIGEST_BYTES)}
+        return {digest for blob in blobs for digest in _split(blob)}
+
+    def digests_of(self, cid: str) -> list[bytes]:
+        """Digests of the blocks that one pin needs; none if there is no such pin."""
+        with self._open() as database:
+            row = database.execute("select digests from pins where cid = ?", (parse_cid(cid),)).fetchone()
+        return [] if row is None else _split(row[0])
 
     def _label_of(self, cid: str) -> Label | None:
         return next((pin.label for pin in self.pins() if pin.cid == cid), None)
@@ -74,6 +80,10 @@ class Catalogue:
 def new_pin(cid: str, label: Label | None, size: int) -> Pin:
     """A pin made now."""
     return Pin(cid, label, size, time.time())
+
+
+def _split(digests: bytes) -> list[bytes]:
+    return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]
 
 
 def _label(session: str | None, member: int | None, round: int | None) -> Label | None:

@@ -81,9 +81,14 @@ class KuboSnapshots:
 
     async def pins(self) -> list[Pin]:
         """See `Snapshots.pins`. What the user unpinned with Kubo's own command is not in it."""
+        lost = await self.damaged()
+        return [pin for pin in await in_thread(self._catalogue.pins) if pin not in lost]
+
+    async def damaged(self) -> list[Pin]:
+        """See `Snapshots.damaged`. What the user unpinned with Kubo's own command; blocks: `ipfs repo verify`."""
         with deadline(self._bounds.seconds, "listing the pins"):
             held = {parse_cid(cid) for cid in await in_thread(self._pinned, abandon=True)}
-            return [pin for pin in await in_thread(self._catalogue.pins) if parse_cid(pin.cid) in held]
+            return [pin for pin in await in_thread(self._catalogue.pins) if parse_cid(pin.cid) not in held]
 
     async def gc(self) -> Collected:
         """See `Snapshots.gc`. The daemon removes all that nothing in it pins, whoever added it."""

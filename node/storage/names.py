@@ -15,9 +15,14 @@ def check_files(files: Mapping[str, bytes | Path]) -> int:
     if not 0 < len(files) <= MAX_FILES:
         raise StorageError(f"snapshot of {len(files)} files: put 1 to {MAX_FILES} files into it")
     for name in files:
-        if not _NAME.fullmatch(name):
+        if not is_file_name(name):
             raise StorageError(f"file name {name[:140]!r}: use letters, digits, '.', '_' and '-', 128 at most")
     return sum(len(content) if isinstance(content, bytes) else _size(content) for content in files.values())
+
+
+def is_file_name(name: str) -> bool:
+    """True if a file of this name can be in a snapshot, and can be written to any directory."""
+    return _NAME.fullmatch(name) is not None
 
 
 def _size(path: Path) -> int:

@@ -78,6 +78,9 @@ class Snapshots(Protocol):
     async def pins(self) -> list[Pin]:
         """What this node keeps, oldest first."""
 
+    async def damaged(self) -> list[Pin]:
+        """Pins whose content is not all here: blocks torn or lost, or unpinned behind our back. `pin` mends them."""
+
     async def gc(self) -> Collected:
         """Removes every block that no pin needs."""
 
