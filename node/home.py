@@ -132,20 +132,22 @@ def bind_home(home: Home, session_id: int, name: str) -> None:
         )
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """The whole content or the old one, whatever happens; on disk when it returns."""
+def write_atomically(path: Path, content: bytes, mode: int = 0o600, durable: bool = True) -> None:
+    """The whole content or the old one, whatever happens; if `durable`, on disk when it returns."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    if durable:
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
 
 
 def read_status(home: Home) -> dict[str, Any]:

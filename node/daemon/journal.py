@@ -142,6 +142,11 @@ class Journal:
         with self._transaction() as db:
             db.execute("insert or replace into announcements values (?, ?, ?, ?, ?, ?, ?)", row)
 
+    def is_announced(self, digest: bytes) -> bool:
+        """Whether a payload of this hash was announced, and is still kept."""
+        with self._lock:
+            return self._db.execute("select 1 from announcements where sha256 = ?", (digest,)).fetchone() is not None
+
     def announcements(self, since: int) -> Sequence[Announcement]:
         """The announcements of round `since` and later, ascending."""
         query = "select session, round, sha256, size, codec, peer_id, signature from announcements where round >= ?"

@@ -5,11 +5,10 @@ Knows no network and no chain. What it does in a round is a pure function of (ch
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import safetensors.torch
 import torch
 import trio
@@ -26,6 +25,7 @@ from node.messages import Input
 from node.session.ports import Contribution, Mixed, Payload, Trained
 
 T = TypeVar("T")
+TRUST = "trust_"  # prefix of the trust state's arrays in a checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,7 @@ class TorchLearner:
         stacked = torch.stack([self._decode(payloads[member]) for member in members])
         inputs = trust.Inputs(members, members.index(self.seat.member), stacked)
         judge = trust.Judge(self.learner, self.data.validation)
-        self.state, row = trust.learn_row(
-            self.state, inputs, judge, self.settings, self.seat.generator("trust", round)
-        )
+        self.state, row = trust.learn_row(self.state, inputs, judge, self.settings, self.seat.generator("trust", round))
         weights = quantise(row)
         self.flat = mix(stacked, weights)
         payload = parameters.encode(self.learner.spec, self.flat)
@@ -129,21 +127,21 @@ class TorchLearner:
 
     def checkpoint(self) -> bytes:
         """Everything that the next round depends on, as a safetensors file."""
-        tensors = {
-            "parameters": self.flat,
-            "trust_members": torch.from_numpy(self.state.members),
-            "trust_logits": torch.from_numpy(self.state.logits),
-        }
+        tensors = {"parameters": self.flat}
+        tensors |= {f"{TRUST}{name}": torch.from_numpy(array) for name, array in asdict(self.state).items()}
         if self.residual is not None:
             tensors["residual"] = self.residual
-        return safetensors.torch.save(tensors)
+        content: bytes = safetensors.torch.save(tensors)
+        return content
 
     def restore(self, checkpoint: bytes) -> None:
         """Goes back to a checkpoint. HomeError if it is of another model."""
         try:
             tensors = safetensors.torch.load(checkpoint)
-            flat, members, logits = (tensors[n] for n in ("parameters", "trust_members", "trust_logits"))
-        except (SafetensorError, KeyError) as error:
+            flat = tensors["parameters"]
+            state = {name.removeprefix(TRUST): t.numpy() for name, t in tensors.items() if name.startswith(TRUST)}
+            self.state = trust.TrustState(**state)
+        except (SafetensorError, KeyError, TypeError) as error:
             raise HomeError(f"the checkpoint cannot be read ({error}): use another --home") from error
         if flat.shape != self.flat.shape:
             raise HomeError(
@@ -151,4 +149,3 @@ class TorchLearner:
                 "start with the task that this home began with"
             )
         self.flat, self.residual = flat, tensors.get("residual")
-        self.state = trust.TrustState(members.numpy().astype(np.int64), logits.numpy().astype(np.float32))

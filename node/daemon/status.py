@@ -3,59 +3,94 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
+import trio
+
+from node.daemon.prepare import Prepared
+from node.daemon.recording import Recorder
 from node.home import Home, read_status, write_atomically
 from node.messages import Traffic
+from node.network.service import Network
 from node.session.gossip import RoundReport
 
 KEEP_ROUNDS = 1000
+WRITE_S = 0.5
 
 
-@dataclass
 class Status:
     """The node's state as one JSON object; `write` puts it on disk."""
 
-    home: Home
-    fixed: Mapping[str, Any]  # identity, session, member
-    state: str = "starting"
-    round: int = 0
-    peers: list[dict[str, Any]] = field(default_factory=list)
-    traffic: Mapping[str, Traffic] = field(default_factory=dict)
-    records: dict[str, Any] = field(default_factory=dict)
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    warning: str | None = None
+    def __init__(self, home: Home, prepared: Prepared, network: Network, recorder: Recorder) -> None:
+        self.home, self._prepared, self._network, self._recorder = home, prepared, network, recorder
+        self.state, self.round = "starting", 0
+        self.rounds: list[dict[str, Any]] = []
 
     def resume(self) -> None:
         """Takes over the finished rounds that an earlier run of the same session wrote."""
         before = read_status(self.home)
-        if before.get("session") == self.fixed.get("session"):
+        if before.get("session", {}).get("id") == self._session()["id"]:
             self.rounds = list(before.get("finished_rounds", []))[-KEEP_ROUNDS:]
 
     def observe(self, event: str, value: RoundReport | int) -> None:
         """Takes in what the session tells."""
         if isinstance(value, RoundReport):
-            self.rounds = [entry for entry in self.rounds if entry["round"] != value.round][1 - KEEP_ROUNDS :]
-            self.rounds.append(asdict(value))
+            others = [entry for entry in self.rounds if entry["round"] != value.round]
+            self.rounds = [*others, asdict(value)][-KEEP_ROUNDS:]
         else:
             self.state, self.round = event, value
 
     def as_json(self) -> dict[str, Any]:
         """The whole state."""
+        traffic = self._network.traffic()
+        records = self._recorder.state
         return {
-            **self.fixed,
+            "session": self._session(),
+            "member": self._prepared.directory.own_index,
+            "peer_id": self._network.peer_id,
+            "account": self._prepared.account.address,
+            "addresses": self._network.addresses(),
             "state": self.state,
             "round": self.round,
-            "bytes_in": sum(traffic.bytes_in for traffic in self.traffic.values()),
-            "bytes_out": sum(traffic.bytes_out for traffic in self.traffic.values()),
-            "peers": self.peers,
-            "records": self.records,
+            "rounds": self._prepared.opened.session.rounds,
+            "bytes_in": sum(one.bytes_in for one in traffic.values()),
+            "bytes_out": sum(one.bytes_out for one in traffic.values()),
+            "peers": self._peers(traffic),
+            "records": asdict(records),
             "finished_rounds": self.rounds,
-            "warning": self.warning,
             "updated": time.time(),
         }
 
+    def _session(self) -> dict[str, Any]:
+        session = self._prepared.opened.session
+        return {"id": f"{self._prepared.opened.session_id:016x}", "name": session.name, "task": session.task}
+
+    def _peers(self, traffic: Mapping[str, Traffic]) -> list[dict[str, Any]]:
+        connected, directory = self._network.connected(), self._prepared.directory
+        zero = Traffic(0, 0)
+        return [
+            {
+                "peer_id": peer,
+                "member": directory.index_of(peer),
+                "connected": peer in connected,
+                "latency_ms": _milliseconds(self._network.latency(peer)) if peer in connected else None,
+                **asdict(traffic.get(peer, zero)),
+            }
+            for peer in sorted(connected | set(traffic) - {""})
+        ]
+
     def write(self) -> None:
         """Replaces `status.json`."""
-        write_atomically(self.home.status, json.dumps(self.as_json()).encode())
+        write_atomically(self.home.status, json.dumps(self.as_json()).encode(), durable=False)
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1000 * seconds, 2)
+
+
+async def keep_writing(status: Status) -> None:
+    """Writes the status twice a second, for ever."""
+    while True:
+        status.write()
+        await trio.sleep(WRITE_S)

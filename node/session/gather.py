@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
@@ -29,7 +30,7 @@ class Gatherer:
     staleness: int  # rounds
     deadline: AdaptiveDeadline
     _held: dict[int, Contribution] = field(default_factory=dict)
-    _refused: set[bytes] = field(default_factory=set)
+    _refused: dict[int, bytes] = field(default_factory=dict)  # newest bad digest per member
 
     async def gather(self, round: int, cohort: Iterable[int]) -> list[Contribution]:
         """Verified contributions of the cohort, ascending by member; late, bad and absent peers are left out."""
@@ -57,7 +58,7 @@ class Gatherer:
             if member in self.board.convicted() or not await self._more_to_come(member):
                 break
         if fresh is not None and (contribution := await self._pull(member, fresh)) is not None:
-            found[member] = self._held[member] = contribution
+            found[member] = self._keep(contribution)
             self.deadline.observe(trio.current_time() - started)
         elif (stale := self.board.newest(member)) and stale.round >= round - self.staleness:
             await self._pull_stale(member, stale, found)
@@ -80,11 +81,19 @@ class Gatherer:
         if held is not None and held.round >= stale.round:
             found[member] = held
         elif (contribution := await self._pull(member, stale)) is not None:
-            found[member] = self._held[member] = contribution
+            found[member] = self._keep(contribution)
+
+    def _keep(self, contribution: Contribution) -> Contribution:
+        """Remembers a contribution instead of the one before, whose file, if it has one, goes."""
+        before = self._held.get(contribution.member)
+        if before is not None and isinstance(before.payload, Path):
+            before.payload.unlink(missing_ok=True)
+        self._held[contribution.member] = contribution
+        return contribution
 
     async def _pull(self, member: int, announcement: Announcement) -> Contribution | None:
         """The announced update, verified; None after a refusal, or after TRIES failures of the peer."""
-        if announcement.digest in self._refused:
+        if self._refused.get(member) == announcement.digest:
             return None
         payload = await self._fetch(member, announcement)
         if payload is None:
@@ -92,7 +101,7 @@ class Gatherer:
         fault = await self.learner.accepts(payload)
         if fault is not None:
             log.warning("update of member %d, round %d is left out: %s", member, announcement.round, fault)
-            self._refused.add(announcement.digest)
+            self._refused[member] = announcement.digest
             return None
         return Contribution(member, announcement.round, payload)
 

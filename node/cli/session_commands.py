@@ -1,0 +1,118 @@
+"""`fl-node session create|show|verify`: session files."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from node.cli.options import home_option, passphrase_option, rpc_option
+from node.cli.passphrase import read_passphrase
+from node.cli.result import Result, answers
+from node.config import Session, config_hash
+from node.daemon.sessions import Wishes, create_session, open_session, read_session_file
+from node.errors import SessionFileError
+from node.home import open_home
+
+
+@click.group()
+def session() -> None:
+    """Make, read and check session files."""
+
+
+@session.command("create")
+@home_option
+@passphrase_option
+@rpc_option(required=True)
+@click.option("--task", required=True, help="A built-in task (mnist-softmax, …) or FILE.py:NAME.")
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1, 1_000_000))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The session file to write."
+)
+@click.option("--contract", help="The ledger contract to use; without it a new one is deployed.")
+@click.option("--name", default="", help="A name for people.")
+@click.option(
+    "--members",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Shares to cut a common data set into.",
+)
+@click.option("--split", default="iid", show_default=True, help="iid, unbalanced, dirichlet:ALPHA or shards:K.")
+@click.option("--cohort", default=5, show_default=True, type=click.IntRange(1, 1024), help="Peers asked in a round.")
+@click.option(
+    "--quorum", default=2, show_default=True, type=click.IntRange(1, 65535), help="Members present before round 1."
+)
+@click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
+@click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="For everything that is random; drawn if not given.")
+@click.option(
+    "--snapshot-every", default=5, show_default=True, type=click.IntRange(1), help="Rounds between snapshots."
+)
+@click.option(
+    "--staleness", default=2, show_default=True, type=click.IntRange(0, 100), help="Oldest update, in rounds."
+)
+@click.option(
+    "--round-deadline", "round_deadline_s", default=60.0, show_default=True, help="Longest wait for peers, seconds."
+)
+@click.option("--admitted", is_flag=True, help="Only accounts that you admit may join.")
+@click.option("--experiment", is_flag=True, help="Members may misbehave on purpose (fl-node start --misbehave).")
+@click.option("--peers", "bootstrap", multiple=True, help="Addresses where members meet, for the file.")
+@answers
+def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) -> Result:
+    """Create a session on the ledger and write its file, to be handed out to the members.
+
+    \b
+    Example: fl-node session create --task mnist-softmax --rounds 10 \\
+                 --rpc http://127.0.0.1:8545 --home a --out session.toml
+    """
+    if out.exists():
+        raise SessionFileError(f"{out} exists: choose another --out, a session file is never overwritten")
+    if not os.access(out.resolve().parent, os.W_OK):
+        raise SessionFileError(f"{out.resolve().parent} cannot be written to: choose another --out")
+    place = open_home(home)
+    content, opened = trio.run(create_session, place, read_passphrase(place, passphrase_file), Wishes(**choices))
+    out.write_bytes(content)
+    fields = {**summary(opened.session, content), "session": f"{opened.session_id:016x}", "file": str(out)}
+    text = (
+        f"session   {opened.session_id:016x} ({opened.session.name})\n"
+        f"contract  {opened.ledger.address} on chain {opened.session.ledger.chain_id}\n"
+        f"file      {out}: hand it out; members start with `fl-node start --session {out}`"
+    )
+    return Result(fields, text)
+
+
+@session.command("show")
+@click.argument("file", type=click.Path(path_type=Path))
+@answers
+def show(file: Path) -> Result:
+    """Show a session file without asking anybody.
+
+    \b
+    Example: fl-node session show session.toml
+    """
+    content, parsed = read_session_file(file)
+    return Result(summary(parsed, content), content.decode())
+
+
+@session.command("verify")
+@click.argument("file", type=click.Path(path_type=Path))
+@rpc_option()
+@answers
+def verify(file: Path, rpc: str | None) -> Result:
+    """Check a session file against the ledger.
+
+    \b
+    Example: fl-node session verify session.toml --rpc http://127.0.0.1:8545
+    """
+    opened = open_session(file, rpc)
+    fields = {**summary(opened.session, opened.content), "session": f"{opened.session_id:016x}"}
+    fields |= {"state": opened.entry.state, "members": opened.entry.member_count, "valid": True}
+    text = f"{file} is session {opened.session_id:016x}, {opened.entry.state}, {opened.entry.member_count} members"
+    return Result(fields, text)
+
+
+def summary(session: Session, content: bytes) -> dict[str, Any]:
+    """A session file as JSON, with its hash."""
+    return {"config_hash": config_hash(content).hex(), **session.model_dump(mode="json")}

@@ -1,0 +1,79 @@
+"""`fl-node start`: one node, from its first check to its last record."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from node.cli.options import data_option, home_option, ipfs_option, passphrase_option, rpc_option, session_option
+from node.cli.passphrase import read_passphrase
+from node.cli.result import Result, answers, note
+from node.daemon.run import run_node
+from node.daemon.settings import StartSettings
+from node.errors import ConfigError
+from node.home import Home, open_home
+from node.network.addresses import parse_address, parse_peer_address
+
+
+@click.command()
+@session_option
+@home_option
+@passphrase_option
+@rpc_option()
+@ipfs_option
+@data_option
+@click.option(
+    "--listen",
+    envvar="FL_NODE_LISTEN",
+    multiple=True,
+    default=("/ip4/0.0.0.0/tcp/0",),
+    show_default=True,
+    help="Multiaddr to listen on; port 0 chooses a free one.",
+)
+@click.option(
+    "--peers", envvar="FL_NODE_PEERS", multiple=True, help="Multiaddr of a peer, with /p2p/; may be repeated."
+)
+@click.option("--mdns/--no-mdns", envvar="FL_NODE_MDNS", default=True, show_default=True, help="Find peers nearby.")
+@click.option("--task", envvar="FL_NODE_TASK", help="The session's task, if it is your own: FILE.py:NAME.")
+@click.option("--share", type=click.IntRange(0), help="Which share of a common data set is mine (default: my index).")
+@click.option("--threads", envvar="FL_NODE_THREADS", default=0, help="Threads for training; 0: all cores but one.")
+@click.option("--quorum-timeout", "quorum_s", default=600.0, show_default=True, help="Seconds to wait for the quorum.")
+@click.option(
+    "--linger", "linger_s", default=120.0, show_default=True, help="Seconds to serve slower members at the end."
+)
+@click.option(
+    "--stop-timeout", "stop_s", default=20.0, show_default=True, help="Seconds for the round in flight at a stop."
+)
+@click.option("--flush-timeout", "flush_s", default=60.0, show_default=True, help="Seconds for the last records.")
+@answers
+def start(home: Path, session_path: Path, passphrase_file: Path | None, **choices: Any) -> Result:
+    """Join a session and take part in it: train, exchange, mix, record.
+
+    \b
+    Example: fl-node start --session session.toml --home a --listen /ip4/0.0.0.0/tcp/4001
+             fl-node start --session session.toml --home b --peers /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…
+    """
+    place: Home = open_home(home)
+    choices["listen"] = tuple(parse_address(text) for text in split(choices["listen"]))
+    choices["peers"] = tuple(str(parse_peer_address(text)) for text in split(choices["peers"]))
+    if not choices["listen"]:
+        raise ConfigError("nothing to listen on: pass --listen /ip4/0.0.0.0/tcp/0")
+    settings = StartSettings(place, session_path, read_passphrase(place, passphrase_file), **choices)
+    outcome = trio.run(run_node, settings, note)
+    fields = {
+        "finished_round": outcome.finished_round,
+        "rounds": outcome.rounds,
+        "records": outcome.records_confirmed,
+        "records_pending": outcome.records_pending,
+        "stopped": outcome.stopped,
+    }
+    text = f"round {outcome.finished_round} of {outcome.rounds}, {outcome.records_confirmed} records on the chain" + (
+        f", {outcome.records_pending} waiting" if outcome.records_pending else ""
+    )
+    return Result(fields, text)
+
+
+def split(values: tuple[str, ...]) -> list[str]:
+    """Options that may be repeated or hold several values separated by commas or blanks (in the environment)."""
+    return [part for value in values for part in value.replace(",", " ").split()]

@@ -1,0 +1,106 @@
+"""The session's member list behind the session's port: from the ledger, kept on disk for times without a chain."""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from ledger import Ledger, LedgerError, MemberEntry
+from node.home import write_atomically
+from node.network.identity import peer_id_of
+
+log = logging.getLogger(__name__)
+REFRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One member, as the rounds need it: left members keep their index and lose their peer id's rights."""
+
+    peer_id: str
+    account: str
+    active: bool
+    addresses: tuple[str, ...]
+
+
+@dataclass
+class LedgerDirectory:
+    """Implements `node.session.ports.Directory`; `refresh` asks the chain, everything else answers at once."""
+
+    own_index: int
+    seats: tuple[Seat, ...]
+    _index: dict[str, int] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._index = {seat.peer_id: index for index, seat in enumerate(self.seats) if seat.active}
+
+    def count(self) -> int:
+        """Members that ever joined."""
+        return len(self.seats)
+
+    def peer_of(self, index: int) -> str | None:
+        """The peer id of an active member."""
+        if not 0 <= index < len(self.seats) or not self.seats[index].active:
+            return None
+        return self.seats[index].peer_id
+
+    def index_of(self, peer_id: str) -> int | None:
+        """The index of an active member."""
+        return self._index.get(peer_id)
+
+    def replace(self, seats: tuple[Seat, ...]) -> bool:
+        """Takes in a newer list; whether anything changed."""
+        if seats == self.seats:
+            return False
+        self.seats = seats
+        self.__post_init__()
+        return True
+
+
+def seats_of(members: list[MemberEntry]) -> tuple[Seat, ...]:
+    """The ledger's members by index. One whose key never signed the binding, or is doubled, has no rights."""
+    seen: set[bytes] = set()
+    seats = []
+    for member in members:
+        entitled = member.active and member.bound and member.peer_key not in seen
+        seen.add(member.peer_key)
+        seats.append(Seat(peer_id_of(member.peer_key), member.account, entitled, tuple(member.addresses)))
+    return tuple(seats)
+
+
+def save_seats(path: Path, seats: tuple[Seat, ...]) -> None:
+    """Keeps the list for a start without a chain."""
+    rows = [[seat.peer_id, seat.account, seat.active, list(seat.addresses)] for seat in seats]
+    write_atomically(path, json.dumps(rows).encode())
+
+
+async def ask_chain(ledger: Ledger, session_id: int) -> list[MemberEntry]:
+    """The members now. The request may outlive a cancellation: it changes nothing."""
+    return await trio.to_thread.run_sync(  # trio-typing's stubs, which py-libp2p brings, know an older trio
+        ledger.members,
+        session_id,
+        abandon_on_cancel=True,  # type: ignore[call-arg]
+    )
+
+
+async def keep_fresh(
+    directory: LedgerDirectory, ledger: Ledger, session_id: int, path: Path, changed: Callable[[], None]
+) -> None:
+    """Follows the ledger's member list for ever; an unreachable chain is logged once and tried again."""
+    silent = False
+    while True:
+        try:
+            members = await ask_chain(ledger, session_id)
+            silent = False
+        except LedgerError as error:
+            if not silent:
+                log.warning("the member list cannot be refreshed, the last one is used: %s", error)
+            silent = True
+        else:
+            if directory.replace(seats_of(members)):
+                save_seats(path, directory.seats)
+                changed()
+        await trio.sleep(REFRESH_S)

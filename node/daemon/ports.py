@@ -1,0 +1,148 @@
+"""The real parts behind the session's ports: network, outbox, disk, IPFS. Thin: each method is one call and a thread."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ledger
+import trio
+
+from node.daemon.journal import Journal
+from node.daemon.learner import TorchLearner
+from node.daemon.recording import Recorder
+from node.errors import StorageError
+from node.messages import Announcement, Mix, Traffic
+from node.network.identity import Identity
+from node.network.service import Network
+from node.session.ports import Payload, Progress, Trained
+from node.storage import Label, Snapshots, digest_of
+
+log = logging.getLogger(__name__)
+SNAPSHOT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPeers:
+    """Implements `node.session.ports.Peers`."""
+
+    network: Network
+    identity: Identity
+
+    @property
+    def peer_id(self) -> str:
+        """This node's own id."""
+        return self.identity.peer_id
+
+    def connected(self) -> frozenset[str]:
+        """Peers that are connected now."""
+        return self.network.connected()
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Tells everybody."""
+        await self.network.announce(announcement)
+
+    async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> Payload:
+        """The announced bytes, verified."""
+        return await self.network.fetch(announcement, holders, trio.current_time() + deadline)
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """Wire bytes per peer since the start."""
+        return self.network.traffic()
+
+    def sign(self, message: bytes) -> bytes:
+        """The node's Ed25519 signature."""
+        return self.identity.sign(message)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRecords:
+    """Implements `node.session.ports.Records` with the durable outbox."""
+
+    recorder: Recorder
+    session_id: int
+
+    async def commit(self, round: int, digest: bytes, mix: Mix | None) -> None:
+        """Puts the record of a round on disk."""
+        await self.recorder.add(ledger.Record(self.session_id, round, digest, ledger_mix(mix)))
+
+    async def close(self, round: int, mix: Mix) -> None:
+        """Puts the closing record on disk."""
+        await self.recorder.add(ledger.Record(self.session_id, round, None, ledger_mix(mix)))
+
+
+def ledger_mix(mix: Mix | None) -> ledger.Mix | None:
+    """A mix in the ledger's own words."""
+    if mix is None:
+        return None
+    inputs = tuple(ledger.Input(entry.member, entry.weight, entry.lag) for entry in mix.inputs)
+    snapshot = digest_of(mix.snapshot) if mix.snapshot else None
+    return ledger.Mix(mix.members, inputs, mix.mixed_hash, snapshot, mix.epsilon)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskJournal:
+    """Implements `node.session.ports.Journal`."""
+
+    journal: Journal
+    learner: TorchLearner
+
+    async def load(self) -> Progress:
+        """Where to go on; the learner goes back to its checkpoint."""
+        return await trio.to_thread.run_sync(self._load)
+
+    def _load(self) -> Progress:
+        checkpoint = self.journal.checkpoint()
+        round = 1
+        if checkpoint is not None:
+            self.learner.restore(checkpoint.state)
+            round = checkpoint.round + 1
+        kept = self.journal.update(round)
+        committed = Trained(*kept) if kept else None
+        return Progress(round, None if checkpoint is None or checkpoint.closed else checkpoint.mix, committed)
+
+    async def trained(self, round: int, trained: Trained) -> None:
+        """Keeps an update's payload."""
+        await trio.to_thread.run_sync(self.journal.save_update, round, trained.payload, trained.digest)
+
+    async def announced(self, announcement: Announcement) -> None:
+        """Keeps a signed announcement."""
+        await trio.to_thread.run_sync(self.journal.save_announcement, announcement)
+
+    async def mixed(self, mix: Mix) -> None:
+        """Keeps the learner's state and the mix."""
+        await trio.to_thread.run_sync(lambda: self.journal.save_checkpoint(mix, self.learner.checkpoint()))
+
+    async def closed(self) -> None:
+        """Notes that the last mix is in a closing record."""
+        await trio.to_thread.run_sync(self.journal.mark_closed)
+
+
+@dataclass(frozen=True, slots=True)
+class IpfsSnapshots:
+    """Implements `node.session.ports.Snapshots`."""
+
+    snapshots: Snapshots
+    session_id: int
+    member: int
+
+    async def add(self, round: int, files: Mapping[str, bytes]) -> str | None:
+        """The CID of the pinned directory; None, and a warning, where IPFS did not take it in time."""
+        try:
+            with trio.fail_after(SNAPSHOT_S):
+                return await self.snapshots.add(files, Label(self.session_id, self.member, round))
+        except (StorageError, trio.TooSlowError) as error:
+            log.warning("round %d has no snapshot: %s", round, error or f"IPFS took over {SNAPSHOT_S:g} s")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """Payloads that peers may have: those that were announced, which is after they were committed."""
+
+    journal: Journal
+
+    def open(self, digest: bytes) -> Path | None:
+        """The payload's file; None before its announcement, and for anything else."""
+        path = self.journal.payload_path(digest)
+        return path if self.journal.is_announced(digest) and path.is_file() else None

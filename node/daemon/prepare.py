@@ -1,0 +1,133 @@
+"""Everything that can be wrong is found here, before a socket is opened: files, keys, chain, session, task, data."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eth_account.signers.local import LocalAccount
+
+from ledger import Membership, binding_message, load_keystore
+from node.daemon.directory import LedgerDirectory, save_seats, seats_of
+from node.daemon.learner import Seat, TorchLearner
+from node.daemon.sessions import INITIAL_FILE, OpenSession, model_hash, open_session
+from node.daemon.settings import StartSettings
+from node.errors import HomeError, SessionFileError, StorageError, TaskError
+from node.home import bind_home, open_home
+from node.learning import parameters
+from node.learning.builtin_tasks import BUILTIN_TASKS
+from node.learning.codecs import codec
+from node.learning.task import Learner, LocalSplit, Share, prepare
+from node.learning.task_files import load_task
+from node.learning.trust import TrustSettings
+from node.network.identity import Identity, load_identity
+from node.storage import Snapshots
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """A node that could start: its session, keys, place among the members, model and data."""
+
+    opened: OpenSession
+    identity: Identity
+    account: LocalAccount
+    directory: LedgerDirectory
+    learner: TorchLearner
+    initial_matches: bool  # our own initialisation gave the session's initial parameters
+
+
+def prepare_node(settings: StartSettings) -> Prepared:
+    """Reads, checks and joins; synchronous. Raises NodeError or LedgerError naming the first thing that is wrong."""
+    home = open_home(settings.home.path)
+    identity = load_identity(home.identity)
+    opened = open_session(settings.session_path, settings.rpc)
+    learner = session_learner(opened, settings.task)
+    account = load_keystore(home.keystore, settings.passphrase)
+    data_of = share_reader(opened, learner, settings)
+    expected = opened.entry.member_count if settings.share is None else settings.share
+    data = data_of(expected)  # before joining: a missing data set must not cost a membership
+    bind_home(home, opened.session_id, opened.session.name)
+    directory = take_seat(settings, opened, identity, account)
+    if settings.share is None and directory.own_index != expected:
+        data = data_of(directory.own_index)
+    seat = Seat(opened.session_id, opened.session.seed, directory.own_index)
+    flat = learner.initial()
+    digest = hashlib.sha256(parameters.encode(learner.spec, flat)).hexdigest()
+    trust = TrustSettings(objective=opened.session.objective)
+    torch_learner = TorchLearner(learner, data, codec(opened.session.codec), seat, trust, flat)
+    matches = digest == opened.session.initial.sha256
+    return Prepared(opened, identity, account, directory, torch_learner, matches)
+
+
+def session_learner(opened: OpenSession, task: str | None) -> Learner:
+    """The task made ready. TaskError if it is not the session's."""
+    session = opened.session
+    if task is None and session.task not in BUILTIN_TASKS:
+        raise TaskError(
+            f"session {session.name} trains the task {session.task!r} of a Python file: pass --task FILE.py:NAME"
+        )
+    learner = prepare(load_task(task or session.task), session.seed)
+    if learner.task.name != session.task:
+        raise TaskError(f"session {session.name} trains {session.task!r}, --task gives {learner.task.name!r}")
+    if model_hash(learner) != session.model_sha256:
+        raise TaskError(
+            f"the model of task {learner.task.name!r} ({learner.spec.size} numbers) has other parameters than the "
+            f"session's: use the file that the creator of {session.name} used"
+        )
+    return learner
+
+
+def share_reader(opened: OpenSession, learner: Learner, settings: StartSettings) -> Callable[[int], LocalSplit]:
+    """Reads the data of the member with an index."""
+    session = opened.session
+
+    def read(index: int) -> LocalSplit:
+        count = session.data.count
+        share = Share(settings.data_dir, index % count, count, session.data.split, session.seed)
+        data = learner.task.data(share)
+        if not len(data.train) or not len(data.validation):
+            raise TaskError(
+                f"task {learner.task.name!r}: data() gave {len(data.train)} training and {len(data.validation)} "
+                "validation examples: both are needed"
+            )
+        return data
+
+    return read
+
+
+def take_seat(
+    settings: StartSettings, opened: OpenSession, identity: Identity, account: LocalAccount
+) -> LedgerDirectory:
+    """The member list with this node in it: joins the session if it has not joined before."""
+    ledger, session_id = opened.ledger, opened.session_id
+    members = ledger.members(session_id)
+    mine = next((m for m in members if m.account == account.address), None)
+    if mine is None:
+        message = binding_message(opened.session.ledger.chain_id, ledger.address, session_id, account.address)
+        ledger.join(account, session_id, Membership(identity.public_key, identity.sign(message)))
+        members = ledger.members(session_id)
+        mine = next(m for m in members if m.account == account.address)
+    if mine.peer_key != identity.public_key:
+        raise HomeError(
+            f"account {account.address} joined session {session_id:016x} with another libp2p key: "
+            f"restore its {settings.home.identity.name}, or join with another account (fl-node init)"
+        )
+    if not mine.active:
+        raise SessionFileError(f"account {account.address} {mine.standing} session {session_id:016x}: ask its creator")
+    seats = seats_of(members)
+    save_seats(settings.home.path / "members.json", seats)
+    return LedgerDirectory(mine.index, seats)
+
+
+async def initial_parameters(prepared: Prepared, snapshots: Snapshots) -> None:
+    """Sees to it that the learner starts from the session's initial parameters, by CID where ours differ."""
+    if prepared.initial_matches:
+        return
+    learner, initial = prepared.learner, prepared.opened.session.initial
+    limit = learner.learner.spec.payload_size
+    payload = await snapshots.read(initial.cid, INITIAL_FILE, limit)
+    if hashlib.sha256(payload).hexdigest() != initial.sha256:
+        raise StorageError(f"the initial parameters {initial.cid} are not the session's: ask its creator")
+    learner.flat = parameters.decode(learner.learner.spec, payload)

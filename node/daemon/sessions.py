@@ -1,0 +1,161 @@
+"""Making a session, and checking a session file against the ledger."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from ledger import Chain, Ledger, SessionEntry, SessionUnknown, connect, deploy, load_keystore, session_id_of
+from node.config import (
+    FILE_LIMIT,
+    Contract,
+    Initial,
+    Limits,
+    Meeting,
+    Session,
+    Shares,
+    config_hash,
+    format_session,
+    parse_session,
+)
+from node.errors import SessionFileError
+from node.home import Home
+from node.learning import parameters
+from node.learning.codecs import codec
+from node.learning.task import Learner, prepare
+from node.learning.task_files import load_task
+from node.storage import open_snapshots
+
+INITIAL_FILE = "initial.safetensors"
+RPC_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the creator of a session chooses."""
+
+    task: str
+    rounds: int
+    rpc: str
+    contract: str | None = None  # None: deploy one
+    name: str = ""
+    members: int = 4
+    split: str = "iid"
+    cohort: int = 5
+    quorum: int = 2
+    codec: str = "float32"
+    objective: str = "common"
+    seed: int | None = None
+    snapshot_every: int = 5
+    staleness: int = 2
+    round_deadline_s: float = 60.0
+    admitted: bool = False
+    experiment: bool = False
+    bootstrap: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session file together with what the ledger says of it."""
+
+    session: Session
+    session_id: int
+    content: bytes
+    entry: SessionEntry
+    ledger: Ledger
+
+
+async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[bytes, OpenSession]:
+    """Creates a session on the ledger and pins its initial parameters in the home; returns the file's bytes.
+
+    Raises NodeError or LedgerError; nothing is written to the chain before everything else is known to work.
+    """
+    account = load_keystore(home.keystore, passphrase)
+    chain = connect(wishes.rpc, timeout=RPC_TIMEOUT_S)
+    seed = wishes.seed if wishes.seed is not None else secrets.randbelow(2**32)
+    learner = prepare(load_task(wishes.task), seed)
+    payload = parameters.encode(learner.spec, learner.initial())
+    async with open_snapshots(home.path) as snapshots:
+        cid = await snapshots.add({INITIAL_FILE: payload})
+    initial = Initial(cid=cid, sha256=hashlib.sha256(payload).hexdigest())
+    address = wishes.contract or deploy(chain, account)
+    ledger = Ledger(chain, address)
+    session = describe(wishes, learner, seed, initial, ledger, str(account.address))
+    content = format_session(session)
+    session_id = ledger.create_session(account, config_hash(content), wishes.admitted, cid)
+    if wishes.admitted:
+        ledger.admit(account, session_id, [account.address])
+    return content, OpenSession(session, session_id, content, ledger.session(session_id), ledger)
+
+
+def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledger: Ledger, creator: str) -> Session:
+    """The agreement that these wishes make."""
+    size = codec(wishes.codec).size_limit(learner.spec)
+    return Session(
+        name=wishes.name or f"{learner.task.name}-{secrets.token_hex(2)}",
+        creator=creator,
+        task=learner.task.name,
+        model_sha256=model_hash(learner),
+        objective=wishes.objective,  # type: ignore[arg-type]  # pydantic checks it
+        rounds=wishes.rounds,
+        cohort=wishes.cohort,
+        quorum=min(wishes.quorum, wishes.members),
+        codec=wishes.codec,
+        seed=seed,
+        snapshot_every=wishes.snapshot_every,
+        access="admitted" if wishes.admitted else "open",
+        experiment=wishes.experiment,
+        initial=initial,
+        data=Shares(split=wishes.split, count=wishes.members),
+        limits=Limits(
+            payload_bytes=max(size, learner.spec.payload_size),
+            staleness=wishes.staleness,
+            round_deadline_s=wishes.round_deadline_s,
+        ),
+        ledger=Contract(chain_id=ledger.chain.chain_id(), address=ledger.address, rpc=wishes.rpc),
+        peers=Meeting(bootstrap=wishes.bootstrap),
+    )
+
+
+def model_hash(learner: Learner) -> str:
+    """SHA-256 of the names and shapes of a model's parameters: whoever has another one cannot take part."""
+    return hashlib.sha256(learner.spec.header).hexdigest()
+
+
+def read_session_file(path: Path) -> tuple[bytes, Session]:
+    """The bytes and the content of a session file. SessionFileError names what is wrong with it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_LIMIT + 1)
+    except OSError as error:
+        raise SessionFileError(
+            f"the session file {path} cannot be read ({error.strerror}): ask the session's creator for it"
+        ) from error
+    return content, parse_session(content, str(path))
+
+
+def open_session(path: Path, rpc: str | None, chain: Chain | None = None) -> OpenSession:
+    """The session of a file, checked against the ledger.
+
+    Raises SessionFileError if the ledger does not know exactly these bytes, LedgerError if it cannot be asked.
+    """
+    content, session = read_session_file(path)
+    url = rpc or session.ledger.rpc
+    if not url:
+        raise SessionFileError(f"{path} names no Ethereum node: pass --rpc URL")
+    chain = chain or connect(url, session.ledger.chain_id, RPC_TIMEOUT_S)
+    ledger = Ledger(chain, session.ledger.address)
+    digest = config_hash(content)
+    session_id = session_id_of(session.creator, digest)
+    try:
+        entry = ledger.session(session_id)
+    except SessionUnknown as error:
+        raise SessionFileError(
+            f"{path} (SHA-256 {digest.hex()[:16]}…) is not a session of the ledger {ledger.address}: "
+            "the file was altered, or its session was never created there; ask its creator for the file"
+        ) from error
+    if entry.config_hash != digest:
+        raise SessionFileError(
+            f"{path} has SHA-256 {digest.hex()}, the ledger has {entry.config_hash.hex()}: ask its creator for the file"
+        )
+    return OpenSession(session, session_id, content, entry, ledger)

@@ -1,0 +1,28 @@
+"""What an operator chooses when a node starts; frozen, already checked for form."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.home import Home
+
+
+@dataclass(frozen=True, slots=True)
+class StartSettings:
+    """Settings of one run of a node. Times in seconds."""
+
+    home: Home
+    session_path: Path
+    passphrase: str
+    rpc: str | None = None  # None: the session file's hint
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    peers: tuple[str, ...] = ()
+    mdns: bool = True
+    task: str | None = None  # None: the session's
+    data_dir: Path | None = None
+    share: int | None = None  # None: the member's index
+    ipfs: str | None = None
+    threads: int = 0  # torch threads; 0: all cores but one
+    quorum_s: float = 600.0  # to wait for the session's quorum
+    linger_s: float = 120.0  # to serve on for the others after the last round
+    stop_s: float = 20.0  # for the round in flight after a signal
+    flush_s: float = 60.0  # for the outbox at the end

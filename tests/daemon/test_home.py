@@ -1,0 +1,48 @@
+import os
+import stat
+
+import pytest
+
+from node.errors import HomeError
+from node.home import Home, bind_home, lock_home, open_home, read_status, running_pid, write_atomically
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home(tmp_path)
+
+
+def test_a_directory_without_keys_is_no_home(home):
+    with pytest.raises(HomeError, match="fl-node init"):
+        open_home(home.path)
+
+
+def test_a_home_belongs_to_one_session(home):
+    bind_home(home, 7, "first")
+    bind_home(home, 7, "first")
+    with pytest.raises(HomeError, match=r"0000000000000007 \(first\).*use another --home"):
+        bind_home(home, 8, "second")
+
+
+def test_a_home_is_used_by_one_node_at_a_time(home):
+    with lock_home(home):
+        assert running_pid(home) == os.getpid()
+        with pytest.raises(HomeError, match=f"process {os.getpid()}"), lock_home(home):
+            pass
+    assert running_pid(home) is None
+
+
+def test_files_are_written_whole_and_private(home):
+    path = home.path / "file"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [entry.name for entry in home.path.iterdir()] == ["file"]
+
+
+def test_a_damaged_status_is_a_clear_error(home):
+    assert read_status(home) == {}
+    home.status.write_text("{")
+    with pytest.raises(HomeError, match="damaged"):
+        read_status(home)

@@ -1,0 +1,97 @@
+import hashlib
+
+import pytest
+
+from node.daemon.journal import Journal
+from node.errors import HomeError
+from node.messages import ABSENT, Announcement, Input, Mix
+
+MIX = Mix(3, 4, (Input(0, 65000, 0), Input(2, 535, -1), Input(3, 0, ABSENT)), b"\x07" * 32, "bafy-some-cid", None)
+
+
+def sha256(content):
+    return hashlib.sha256(content).digest()
+
+
+def announcement(round, payload=b"payload"):
+    return Announcement(2**63, round, sha256(payload), len(payload), "float32", "12D3KooW", b"s" * 64)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    opened = Journal(tmp_path, keep=3)
+    yield opened
+    opened.close()
+
+
+def reopened(journal, tmp_path):
+    journal.close()
+    return Journal(tmp_path, keep=3)
+
+
+def test_an_empty_disk_has_no_checkpoint(journal):
+    assert journal.checkpoint() is None
+
+
+def test_a_checkpoint_survives_the_process(journal, tmp_path):
+    journal.save_checkpoint(MIX, b"state")
+    again = reopened(journal, tmp_path)
+    found = again.checkpoint()
+    assert (found.round, found.state, found.mix, found.closed) == (3, b"state", MIX, False)
+    again.close()
+
+
+def test_only_the_newest_checkpoint_is_kept(journal, tmp_path):
+    journal.save_checkpoint(MIX, b"old")
+    journal.save_checkpoint(Mix(4, 4, MIX.inputs, MIX.mixed_hash, None), b"new")
+    assert journal.checkpoint().state == b"new"
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 1
+
+
+def test_a_closing_record_is_remembered_until_the_next_round(journal):
+    journal.save_checkpoint(MIX, b"state")
+    journal.mark_closed()
+    assert journal.checkpoint().closed
+    journal.save_checkpoint(Mix(4, 4, MIX.inputs, MIX.mixed_hash, None), b"next")
+    assert not journal.checkpoint().closed
+
+
+def test_a_corrupt_checkpoint_is_never_used(journal, tmp_path):
+    journal.save_checkpoint(MIX, b"state")
+    next(tmp_path.glob("checkpoint-*")).write_bytes(b"other")
+    with pytest.raises(HomeError, match="corrupt"):
+        journal.checkpoint()
+
+
+def test_a_damaged_update_reads_as_missing(journal):
+    payload = b"an update"
+    journal.save_update(1, payload, sha256(payload))
+    assert journal.update(1) == (payload, sha256(payload))
+    journal.payload_path(sha256(payload)).write_bytes(b"torn")
+    assert journal.update(1) is None
+
+
+def test_payloads_beyond_the_window_are_forgotten(journal):
+    for round in range(1, 6):
+        payload = b"update %d" % round
+        journal.save_update(round, payload, sha256(payload))
+        journal.save_announcement(announcement(round, payload))
+    assert journal.update(2) is None
+    assert not journal.payload_path(sha256(b"update 2")).exists()
+    assert journal.update(3) is not None
+    assert [a.round for a in journal.announcements(0)] == [3, 4, 5]
+
+
+def test_a_payload_counts_as_announced_only_after_its_announcement(journal):
+    payload = b"payload"
+    journal.save_update(1, payload, sha256(payload))
+    assert not journal.is_announced(sha256(payload))
+    journal.save_announcement(announcement(1))
+    assert journal.is_announced(sha256(payload))
+    assert journal.announcements(1) == [announcement(1)]
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
+    (tmp_path / "journal.sqlite").write_bytes(b"rubbish" * 1000)
+    with pytest.raises(HomeError, match="damaged"):
+        Journal(tmp_path, keep=3)
