@@ -56,7 +56,7 @@ def parse_address(text: str) -> str:
         parsed = Multiaddr(text)
         names = [protocol.name for protocol in parsed.protocols()]
     except (MultiaddrError, ValueError, TypeError, KeyError, UnicodeError) as error:
-        raise NetworkError(f"{_shown(text)} is no multiaddr ({error}); write it as {EXAMPLE}") from error
+        raise NetworkError(f"{_shown(text)} is no multiaddr; write it as {EXAMPLE}") from error
     if len(names) != 2 or names[0] not in HOSTS or names[1] != "tcp":
         raise NetworkError(f"{_shown(text)} is no TCP address; write it as {EXAMPLE}")
     return str(parsed)

@@ -28,6 +28,11 @@ def containing(what: str, peer: object = "") -> Iterator[Contained]:
     outcome = Contained()
     try:
         yield outcome
+    except BaseExceptionGroup as group:
+        outcome.error, rest = group.split(Exception)  # errors while being cancelled come together with Cancelled
+        logger.debug("%s failed for peer %s: %r", what, peer, outcome.error)
+        if rest is not None:
+            raise rest from None
     except Exception as error:  # noqa: BLE001  (see the module's docstring)
         outcome.error = error
         logger.debug("%s failed for peer %s: %r", what, peer, error)

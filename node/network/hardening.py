@@ -7,6 +7,7 @@ replaced instead: yamux.py (receive window, streams, writes), noise_session.py (
 import logging
 from collections.abc import Callable
 
+import trio
 from libp2p.abc import IHost, IMuxedConn, INetConn, INetStream, IRawConnection, ISecureConn
 from libp2p.custom_types import TProtocol
 from libp2p.identity.identify_push.identify_push import ID_PUSH
@@ -66,6 +67,7 @@ def gate_connections(swarm: Swarm, admission: Admission) -> None:
     Asked as soon as the handshake has proven the peer id, and again before the connection is registered.
     """
     upgrade, add = swarm.upgrader.upgrade_security, swarm.add_conn
+    turn = trio.Lock()  # so that those who arrive together are counted one after the other
 
     async def upgrade_security(raw: IRawConnection, is_initiator: bool, peer_id: ID | None = None) -> ISecureConn:
         secured = await upgrade(raw, is_initiator, peer_id)
@@ -76,10 +78,11 @@ def gate_connections(swarm: Swarm, admission: Admission) -> None:
         return secured
 
     async def add_conn(muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
-        if not admission(str(muxed_conn.peer_id)):
-            await muxed_conn.close()
-            raise SwarmException(f"no room for peer {muxed_conn.peer_id}")
-        return await add(muxed_conn, direction)
+        async with turn:
+            if admission(str(muxed_conn.peer_id)):
+                return await add(muxed_conn, direction)
+        await muxed_conn.close()
+        raise SwarmException(f"no room for peer {muxed_conn.peer_id}")
 
     swarm.upgrader.upgrade_security = upgrade_security
     swarm.add_conn = add_conn

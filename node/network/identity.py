@@ -1,6 +1,6 @@
 """A node's libp2p identity: an Ed25519 key in a file, the peer id that follows from it, signatures.
 
-Knows no network. The file is libp2p's own private-key format, so other libp2p tools can read it.
+Knows no network. The file is in the private-key format of the libp2p specification, as go- and js-libp2p write it.
 """
 
 import contextlib

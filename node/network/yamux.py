@@ -130,11 +130,13 @@ class Yamux(IMuxedConn):
                 nursery.start_soon(self._send_control)
                 nursery.start_soon(self._keep_alive)
                 self.event_started.set()
-                await self._receive()
-                nursery.cancel_scope.cancel()
+                try:
+                    await self._receive()
+                finally:
+                    await self.close()  # first the socket, since a write that is under way holds out until it closes
+                    nursery.cancel_scope.cancel()
         self.event_started.set()
-        with trio.CancelScope(shield=True):
-            await self.close()
+        await self.close()
 
     async def close(self) -> None:
         """Says goodbye if the peer listens, closes the socket and wakes everyone who waits for a stream."""

@@ -1,0 +1,49 @@
+from node.network.announcements import MAX_ROUNDS_REMEMBERED, AnnouncementBook, Verdict
+from tests.network.members import SESSION, announce, identity
+
+ALICE, BOB = identity("alice"), identity("bob")
+
+
+def book(members=(ALICE, BOB)):
+    ids = {each.peer_id for each in members}
+    return AnnouncementBook(SESSION, 100, lambda peer_id: peer_id in ids)
+
+
+def test_an_announcement_is_new_once():
+    judged = book()
+    assert judged.judge(announce(ALICE, 1, b"one")) is Verdict.NEW
+    assert judged.judge(announce(ALICE, 1, b"one")) is Verdict.KNOWN
+    assert judged.judge(announce(BOB, 1, b"one")) is Verdict.NEW
+
+
+def test_two_updates_for_one_round_convict_a_member():
+    judged = book()
+    first, second, third = (announce(ALICE, 1, payload) for payload in (b"one", b"two", b"three"))
+    judged.judge(first)
+    assert judged.judge(second) is Verdict.EQUIVOCATION
+    assert judged.judge(third) is Verdict.KNOWN
+    assert [(each.first, each.second) for each in judged.evidence] == [(first, second)]
+    assert judged.since(0) == [first]
+
+
+def test_strangers_other_sessions_and_oversized_payloads_are_refused():
+    judged = book(members=[ALICE])
+    assert judged.judge(announce(BOB, 1, b"one")) is Verdict.NOT_A_MEMBER
+    assert judged.judge(announce(ALICE, 1, b"one", session_id=7)) is Verdict.FOREIGN_SESSION
+    assert judged.judge(announce(ALICE, 1, b"x" * 101)) is Verdict.TOO_LARGE
+    assert judged.since(0) == []
+
+
+def test_what_was_forgotten_is_not_new_again():
+    judged = book()
+    for round in range(MAX_ROUNDS_REMEMBERED + 1):
+        assert judged.judge(announce(ALICE, round, b"payload")) is Verdict.NEW
+    assert judged.judge(announce(ALICE, 0, b"payload")) is Verdict.TOO_OLD
+    assert len(judged.since(0)) == MAX_ROUNDS_REMEMBERED
+
+
+def test_since_answers_from_a_round_on():
+    judged = book()
+    for round in (3, 1, 2):
+        judged.judge(announce(ALICE, round, b"payload"))
+    assert [each.round for each in judged.since(2)] == [2, 3]

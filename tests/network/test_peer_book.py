@@ -1,0 +1,85 @@
+import random
+
+from node.network.peer_book import MAX_ADDRESSES, PeerBook, RedialRules
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def book(clock=None, own="me"):
+    return PeerBook(own, clock or Clock(), random.Random(1), RedialRules(first=1, longest=8))
+
+
+def test_a_peer_with_an_address_is_due():
+    peers = book()
+    peers.hint("alice", ["a"])
+    peers.hint("bob", [])
+    assert peers.due() == ["alice"]
+
+
+def test_we_are_never_due_ourselves():
+    peers = book()
+    peers.hint("me", ["a"])
+    assert peers.due() == []
+
+
+def test_a_peer_that_fails_waits_longer_each_time():
+    clock = Clock()
+    peers = book(clock)
+    peers.hint("alice", ["a"])
+    waits = []
+    for _ in range(6):
+        peers.failed("alice")
+        start = clock.now
+        while not peers.due():
+            clock.now += 0.1
+        waits.append(clock.now - start)
+    assert all(0.4 <= wait <= 8.1 for wait in waits)
+    assert waits[-1] >= 4 > waits[0]
+
+
+def test_a_new_address_makes_a_peer_due_at_once():
+    peers = book()
+    peers.hint("alice", ["a"])
+    peers.failed("alice")
+    assert peers.due() == []
+    peers.hint("alice", ["a"])
+    assert peers.due() == []
+    peers.hint("alice", ["b"])
+    assert peers.due() == ["alice"]
+    assert peers.addresses("alice") == ["b", "a"]
+
+
+def test_what_a_peer_says_of_itself_is_not_crowded_out_by_others():
+    peers = book()
+    peers.said_by_itself("alice", ["home"])
+    for n in range(100):
+        peers.hint("alice", [f"lie {n}"])
+    assert peers.addresses("alice")[0] == "home"
+    assert len(peers.addresses("alice")) == 1 + MAX_ADDRESSES
+
+
+def test_only_peers_that_spoke_for_themselves_are_passed_on():
+    peers = book()
+    peers.hint("alice", ["a"])
+    peers.said_by_itself("bob", ["b"])
+    assert peers.reachable(10) == [("bob", ["b"])]
+
+
+def test_the_address_that_worked_comes_first():
+    peers = book()
+    peers.hint("alice", ["a", "b", "c"])
+    peers.succeeded("alice", "b")
+    assert peers.addresses("alice") == ["b", "a", "c"]
+
+
+def test_pinned_peers_are_kept():
+    peers = book()
+    peers.pin("alice", "a")
+    assert peers.is_pinned("alice")
+    assert not peers.is_pinned("bob")
+    assert peers.due() == ["alice"]

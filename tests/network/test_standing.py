@@ -1,0 +1,45 @@
+from node.network.standing import MAX_PEERS, StandingRules, Standings, TokenBucket
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_peer_that_misbehaves_is_banned_for_a_while():
+    clock = Clock()
+    standings = Standings(clock, StandingRules(ban_at=-100, ban_seconds=600, half_life=300))
+    standings.penalize("mallory", 60, "corrupt-payload")
+    assert not standings.is_banned("mallory")
+    standings.penalize("mallory", 60, "corrupt-payload")
+    assert standings.is_banned("mallory")
+    assert not standings.is_banned("alice")
+    clock.now = 601
+    assert not standings.is_banned("mallory")
+    assert standings.refused == {"corrupt-payload": 2}
+
+
+def test_faults_are_forgiven_with_time():
+    clock = Clock()
+    standings = Standings(clock, StandingRules(half_life=300))
+    standings.penalize("alice", 80, "slow")
+    clock.now = 300
+    assert standings.score("alice") == -40
+    assert standings.score("bob") == 0
+
+
+def test_the_number_of_peers_remembered_is_bounded():
+    standings = Standings(Clock())
+    for n in range(MAX_PEERS + 100):
+        standings.penalize(f"peer {n}", 1, "noise")
+    assert len(standings.scores()) == MAX_PEERS
+
+
+def test_a_token_bucket_allows_a_burst_and_then_a_rate():
+    clock = Clock()
+    bucket = TokenBucket(clock, rate=2, burst=3)
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+    clock.now = 1
+    assert [bucket.take() for _ in range(3)] == [True, True, False]
