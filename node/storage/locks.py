@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from node.errors import StorageError
 from node.storage.blocks import writing_to
 
 _POLL_SECONDS = 0.02
@@ -37,7 +38,7 @@ def _locked(path: Path, kind: int, check: Check) -> Iterator[None]:
     with writing_to(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        while not _try(descriptor, kind):
+        while not _try(path, descriptor, kind):
             check()
             time.sleep(_POLL_SECONDS)  # a blocking flock could not be cancelled
         yield
@@ -45,9 +46,11 @@ def _locked(path: Path, kind: int, check: Check) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _try(descriptor: int, kind: int) -> bool:
+def _try(path: Path, descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:  # a network file system without locks
+        raise StorageError(f"{path} cannot be locked ({error.strerror}): put the home on a local disk") from error
     return True

@@ -7,6 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fl-node", deadline=None)  # the machine is shared: an example may take long for no fault
+settings.load_profile("fl-node")
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import io
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from node.errors import StorageError
@@ -40,6 +40,7 @@ def test_an_empty_directory_has_its_known_cid(tmp_path):
     assert format_cid(root.cid) == "bafybeiczsscdsbs7ffqz55asqdf3smv6klcw3gofszvwlyarci47bgf354"
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_has_the_cid_that_an_independent_importer_computes(size):
     aleph_cid = pytest.importorskip("aleph_cid", reason="pip install aleph-cid==0.1.0 for an independent importer")
@@ -62,7 +63,6 @@ def test_a_directory_has_the_cid_that_an_independent_importer_computes(tmp_path)
     assert format_cid(nested.cid) == aleph_cid.hash_folder(str(tmp_path), cid_version=1)
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=3000), chunk=st.integers(1, 7), width=st.integers(2, 5))
 def test_whatever_was_imported_is_read_back(content, chunk, width):
     blocks = {}
@@ -74,6 +74,7 @@ def test_whatever_was_imported_is_read_back(content, chunk, width):
     assert b"".join(read_file(root.cid, blocks.get, 1 << 24)) == content
 
 
+@pytest.mark.real
 def test_a_lone_chunk_after_full_nodes_hangs_at_the_right_depth(monkeypatch):
     monkeypatch.setattr(unixfs, "CHUNK", 1)
     blocks = {}
