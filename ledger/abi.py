@@ -11,7 +11,6 @@ from eth_utils.abi import collapse_if_tuple
 from eth_utils.crypto import keccak
 
 
-
 @cache
 def artifact() -> dict[str, Any]:
     """What the compiler made of the contract: `abi`, `bytecode`, `runtime`, `compiler`, `input_sha256`."""
@@ -39,12 +38,13 @@ def decode_answer(name: str, answer: bytes) -> tuple[Any, ...]:
 
     Raises:
         DecodingError: `answer` is not what the function returns (empty where there is no contract).
+
     """
     return tuple(decode(_entry("function", name)[2], answer))
 
 
 def topic_of(event: str) -> str:
-    """The first topic of an event's logs, 0x…"""
+    """The first topic of an event's logs, in hexadecimal."""
     return "0x" + _entry("event", event)[0].hex()
 
 
@@ -74,5 +74,3 @@ def sentence(name: str, values: dict[str, Any]) -> str:
     words = "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
     named = ", ".join(f"{''.join(f' {c.lower()}' if c.isupper() else c for c in k)} {v}" for k, v in values.items())
     return f"{words} ({named})"
-
-

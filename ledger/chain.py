@@ -1,4 +1,4 @@
-"""An Ethereum chain behind an RPC URL: the questions the ledger asks, as numbers and bytes. Knows no contract of ours."""
+"""An Ethereum chain behind an RPC URL: what the ledger asks it, as numbers and bytes. Knows no contract of ours."""
 
 import threading
 from dataclasses import dataclass
@@ -48,6 +48,7 @@ class Chain:
         Raises:
             ChainUnreachable: no answer in time, or what answers is no Ethereum RPC.
             WrongChain: it is not the expected one.
+
         """
         found = self.number("eth_chainId")
         if self.expected_id is not None and found != self.expected_id:
@@ -97,6 +98,8 @@ class Chain:
         if latest is None or "baseFeePerGas" not in latest:
             return Fees(most=self.number("eth_gasPrice"), tip=None)
         base = self._as_number("eth_getBlockByNumber", latest["baseFeePerGas"])
+        if not base:  # only a chain on which gas is free has that, though Hardhat and others still suggest a price
+            return Fees(most=0, tip=0)
         try:
             tip = self.number("eth_maxPriorityFeePerGas")
         except RpcRefused:  # not every node has it
@@ -127,7 +130,9 @@ class Chain:
             raise self._garbage(method, found) from error
 
     def _garbage(self, method: str, found: Any) -> ChainUnreachable:
-        return ChainUnreachable(f"{self.url} answers {method} with {str(found)[:60]!r}: it is no Ethereum RPC, check the URL")
+        return ChainUnreachable(
+            f"{self.url} answers {method} with {str(found)[:60]!r}: it is no Ethereum RPC, check the URL"
+        )
 
 
 def connect(rpc_url: str, chain_id: int | None = None, timeout: float = 10.0) -> Chain:
@@ -141,6 +146,7 @@ def connect(rpc_url: str, chain_id: int | None = None, timeout: float = 10.0) ->
     Raises:
         ChainUnreachable: no answer in time, or what answers is no Ethereum RPC.
         WrongChain: the id is another one.
+
     """
     chain = Chain(rpc_url, chain_id, timeout)
     chain.expected_id = chain.chain_id()
@@ -152,5 +158,6 @@ def checksummed(address: str) -> str:
 
     Raises:
         ValueError: it is no address.
+
     """
     return str(to_checksum_address(address))

@@ -36,6 +36,7 @@ class Ledger:
     Raises:
         NoContract: there is no code at the address.
         NotOurContract: there is other code.
+
     """
 
     def __init__(self, chain: Chain, address: str, check: bool = True) -> None:
@@ -64,6 +65,7 @@ class Ledger:
 
         Raises:
             SessionUnknown: there is none with this id.
+
         """
         ((creator, state, admission, count, held, block, config),) = self._view("session", session_id)
         if not state:
@@ -92,7 +94,9 @@ class Ledger:
             return decode_answer(name, answer)
         except DecodingError as error:
             self.check()
-            raise NotOurContract(f"{self.address} answers {name} with {answer.hex()[:40]!r}: check the address") from error
+            raise NotOurContract(
+                f"{self.address} answers {name} with {answer.hex()[:40]!r}: check the address"
+            ) from error
 
     # ---- sessions ----
 
@@ -106,6 +110,7 @@ class Ledger:
             config_hash: SHA-256 of the session file.
             admission: whether only accounts that the creator admits may join.
             config_cid: where the session file can be had, or empty.
+
         """
         session_id = session_id_of(account.address, config_hash)
         self._send(account, "createSession", config_hash, admission, config_cid)
@@ -166,6 +171,7 @@ class Ledger:
 
         Raises:
             RecordRefused: the contract refuses it; `reason` names its custom error.
+
         """
         try:
             return self._send(account, "record", *record_arguments(record))

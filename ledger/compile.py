@@ -1,4 +1,4 @@
-"""Compiles the contract with npm's solc, for the artifact that the package ships. Needs the repository, nothing else does.
+"""Compiles the contract with npm's solc, for the artifact that the package ships. Only this needs the repository.
 
 Run `python -m ledger.compile` in the repository's root to write the artifact anew.
 """
@@ -22,6 +22,7 @@ def standard_input(project: Path, sources: tuple[str, ...]) -> dict[str, Any]:
 
     Raises:
         CompileError: `project` does not hold the sources.
+
     """
     try:
         settings = json.loads((project / "contracts" / "compiler.json").read_text())["settings"]
@@ -46,6 +47,7 @@ def compile_sources(project: Path, standard: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         CompileError: the compiler is missing, fails, or warns.
+
     """
     compiler = project / "scripts" / "solc.js"
     try:
@@ -59,7 +61,7 @@ def compile_sources(project: Path, standard: dict[str, Any]) -> dict[str, Any]:
 
 
 def compiler_version(project: Path) -> str:
-    """The compiler's version, such as 0.8.37+commit.…"""
+    """The compiler's version, such as 0.8.37."""
     package = project / "node_modules" / "solc" / "package.json"
     try:
         return str(json.loads(package.read_text())["version"])
@@ -69,9 +71,7 @@ def compiler_version(project: Path) -> str:
 
 def build_artifact(project: Path) -> dict[str, Any]:
     """The artifact as the package ships it: ABI, bytecode, runtime bytecode, input hash and compiler version."""
-    standard = standard_input(
-        project, (f"contracts/{CONTRACT}.sol", f"contracts/interfaces/I{CONTRACT}.sol")
-    )
+    standard = standard_input(project, (f"contracts/{CONTRACT}.sol", f"contracts/interfaces/I{CONTRACT}.sol"))
     compiled = compile_sources(project, standard)[f"contracts/{CONTRACT}.sol"][CONTRACT]
     return {
         "contract": CONTRACT,

@@ -4,18 +4,12 @@ The chain dies with its parent, is capped in memory, and only its own process is
 """
 
 import contextlib
-import ctypes
+import gzip
 import os
 import re
-import resource
-import shutil
-import signal
-import socket
 import subprocess
-import sys
 import threading
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,27 +18,16 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
 from ledger.chain import Chain, connect
-from ledger.errors import ChainUnreachable, DevnetError
+from ledger.engines import DevnetOptions, command_for, limits_for
+from ledger.errors import DevnetError
+
+__all__ = ["MNEMONIC", "Devnet", "DevnetOptions"]
 
 MNEMONIC = "test test test test test test test test test test test junk"
 """The one that Anvil and Hardhat use by default: its keys are public, so never send real ether to them."""
 
-_MEMORY = 8 << 30
-_READY = re.compile(r"(?:Listening on|JSON-RPC server at) (?:http://)?([\d.]+:\d+)")
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
-_HARDHAT_CONFIG = "module.exports = {{solidity: '0.8.37', networks: {{hardhat: {{{settings}}}}}}};\n"
-
-
-@dataclass(frozen=True, slots=True)
-class DevnetOptions:
-    """How the chain is to be. Block time in seconds, 0 mines each transaction at once (Hardhat always does)."""
-
-    engine: str = "anvil"
-    port: int = 0
-    chain_id: int = 31337
-    block_time: float = 1.0
-    accounts: int = 10
-    extra: tuple[str, ...] = field(default=())  # further arguments for Anvil
+_READY = re.compile(r"(?:Listening on|JSON-RPC server at) (?:http://)?([\d.]+):(\d+)")
+_WILD = "0.0.0.0"  # noqa: S104 - compared with, not listened on
 
 
 class Devnet:
@@ -52,21 +35,23 @@ class Devnet:
 
     Raises:
         DevnetError: the engine is unknown or not installed, the port is in use, or it does not come up.
+
     """
 
-    def __init__(self, options: DevnetOptions = DevnetOptions(), patience: float = 30.0) -> None:
+    def __init__(self, options: DevnetOptions = DevnetOptions(), patience: float = 30.0) -> None:  # noqa: B008 - frozen
         self.options = options
         self.url = ""
         self.chain_id = options.chain_id
         self._patience = patience
-        self._tail: deque[str] = deque(maxlen=50)
+        self._tail: deque[str] = deque(maxlen=80)
         self._up = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._runner: threading.Thread | None = None
+        self._failure: DevnetError | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs."""
+        """The process id, None before the start."""
         return self._process.pid if self._process else None
 
     @property
@@ -86,15 +71,19 @@ class Devnet:
 
     def start(self) -> Self:
         """The devnet, up and answering."""
-        command = _command(self.options)
         # Linux ends the child when the *thread* that forked it ends: so one thread forks, and drains to the end
-        self._runner = threading.Thread(target=self._run, args=(command,), name="devnet", daemon=True)
+        self._runner = threading.Thread(target=self._run, name="devnet", daemon=True)
         self._runner.start()
         came_up = self._up.wait(self._patience)
+        if self._failure:
+            raise self._failure
         if not came_up or not self.url:
             self.stop()
-            said = " ".join("".join(self._tail).split())[-200:] or "nothing"
-            raise DevnetError(f"{command[0]} did not start on port {self.options.port or 'any'}: it said {said!r}")
+            said = next((line for line in self._tail if "error" in line.lower()), "".join(self._tail) or "nothing")
+            where = f"{self.options.host}, port {self.options.port or 'any'}"
+            raise DevnetError(
+                f"{self.options.engine} did not start on {where}: it said {said.strip()[-200:]!r}; try another port"
+            )
         return self
 
     def stop(self, patience: float = 10.0) -> None:
@@ -115,16 +104,26 @@ class Devnet:
 
     def fund(self, address: str, ether: float = 100.0) -> None:
         """Sets an account's balance."""
-        method = "hardhat_setBalance" if self.options.engine == "hardhat" else "anvil_setBalance"
-        self.connect().rpc.call(method, address, hex(int(ether * 10**18)))
+        self.connect().rpc.call(f"{self.options.engine}_setBalance", address, hex(int(ether * 10**18)))
 
     def mine(self, blocks: int = 1) -> None:
         """Mines blocks at once."""
-        self.connect().rpc.call("hardhat_mine" if self.options.engine == "hardhat" else "anvil_mine", hex(blocks))
+        self.connect().rpc.call(f"{self.options.engine}_mine", hex(blocks))
 
-    def _run(self, command: list[str]) -> None:
+    def save(self, path: Path, timeout: float = 120.0) -> None:
+        """Writes the state, logs included, for `DevnetOptions.load`; all of it or nothing (Anvil only).
+
+        Anvil's own `--state` loses everything since its last dump with a kill, and a kill in mid-dump leaves an
+        empty file.
+        """
+        state = gzip.decompress(self.connect(timeout).raw("anvil_dumpState"))
+        unfinished = path.with_name(f"{path.name}.new")
+        unfinished.write_bytes(state)
+        os.replace(unfinished, path)
+
+    def _run(self) -> None:
         try:
-            with _working_folder(self.options) as folder:
+            with command_for(self.options) as (command, folder, environment):
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -133,38 +132,25 @@ class Devnet:
                     text=True,
                     errors="replace",
                     cwd=folder,
-                    preexec_fn=_in_child(self.options.engine),  # noqa: PLW1509
+                    env=os.environ | environment,
+                    preexec_fn=limits_for(self.options.engine),
                 )
                 self._drain(self._process)
+        except DevnetError as error:
+            self._failure = error
         except OSError as error:
             self._tail.append(str(error))
         self._up.set()
 
     def _drain(self, process: "subprocess.Popen[str]") -> None:
+        """Reads to the end, or the pipe fills up and the chain stands still."""
         assert process.stdout is not None
-        with process.stdout as lines:
+        with process.stdout as lines, contextlib.suppress(ValueError):
             for line in lines:
                 self._tail.append(line)
                 found = _READY.search(line)
                 if found and not self.url:
-                    self.url = f"http://{found[1]}"
+                    host = "127.0.0.1" if found[1] == _WILD else found[1]
+                    self.url = f"http://{host}:{found[2]}"
                     self._up.set()
         process.wait()
-
-
-def _command(options: DevnetOptions) -> list[str]:
-    return [
-        "node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil", "--host", "127.0.0.1", "--port", str(options.port),
-        "--chain-id", str(options.chain_id), "--gas-limit", "1000000000", "--order", "fifo", "--prune-history",
-        "--accounts", str(options.accounts),
-        *(["--block-time", str(options.block_time)] if options.block_time else []), *options.extra,
-    ]
-
-
-@contextlib.contextmanager
-def _working_folder(options):
-    yield None
-
-
-def _in_child(engine):
-    return None

@@ -1,24 +1,24 @@
 """The tree of errors that a caller of the ledger can meet; knows nothing of how they are shown.
 
-    LedgerError              what was wrong, the value, and the cure, in one line
-    ├── ChainUnreachable     the RPC does not answer in time, or what answers is no Ethereum RPC
-    ├── RpcRefused           the RPC answered with an error of its own
-    ├── WrongChain           the RPC serves another chain than the session's
-    ├── NoContract           no code at the contract's address
-    ├── NotOurContract       other code than ours at the contract's address
-    ├── SessionUnknown       the contract has no such session
-    ├── CallRefused          the contract refused a call; `reason` is its custom error
-    │   └── RecordRefused    the contract refused a record
-    ├── AccountUnfunded      the account can't pay for its transactions
-    ├── TransactionLost      a transaction was not mined in time
-    ├── KeystoreError        a keystore file that can't be written or used
-    │   └── WrongPassphrase  the passphrase does not open the keystore
-    ├── PayloadError         bytes that are no mix, or numbers that no record can hold
-    ├── OutboxError          the outbox's file, or a record that contradicts it
-    ├── HistoryError         a range, a round or events that can't be
-    │   └── BrokenChain      events that do not add up to the slot on the ledger
-    ├── CompileError         the compiler is missing or refuses the contract
-    └── DevnetError          a development chain that can't be started or reached
+LedgerError              what was wrong, the value, and the cure, in one line
+├── ChainUnreachable     the RPC does not answer in time, or what answers is no Ethereum RPC
+├── RpcRefused           the RPC answered with an error of its own
+├── WrongChain           the RPC serves another chain than the session's
+├── NoContract           no code at the contract's address
+├── NotOurContract       other code than ours at the contract's address
+├── SessionUnknown       the contract has no such session
+├── CallRefused          the contract refused a call; `reason` is its custom error
+│   └── RecordRefused    the contract refused a record
+├── AccountUnfunded      the account can't pay for its transactions
+├── TransactionLost      a transaction was not mined in time
+├── KeystoreError        a keystore file that can't be written or used
+│   └── WrongPassphrase  the passphrase does not open the keystore
+├── PayloadError         bytes that are no mix, or numbers that no record can hold
+├── OutboxError          the outbox's file, or a record that contradicts it
+├── HistoryError         a range, a round or events that can't be
+│   └── BrokenChain      events that do not add up to the slot on the ledger
+├── CompileError         the compiler is missing or refuses the contract
+└── DevnetError          a development chain that can't be started or reached
 """
 
 

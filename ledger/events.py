@@ -1,4 +1,4 @@
-"""The contract's logs in bulk: paged by block range, without web3's formatters (some 20 times faster). Decodes nothing."""
+"""The contract's logs in bulk: paged by block range, without web3's formatters (20 times faster). Decodes nothing."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +30,7 @@ def fetch_logs(
 
     Raises:
         HistoryError: the range is no range, or one block has more logs than the node hands out.
+
     """
     if not 0 <= first <= last:
         raise HistoryError(f"blocks {first} to {last} are no range: the first must not be after the last")

@@ -1,4 +1,4 @@
-"""Ethereum accounts in encrypted keystore files (Web3 Secret Storage v3); knows no chain and asks nobody for passphrases."""
+"""Ethereum accounts in encrypted keystore files (Web3 Secret Storage v3); knows no chain, asks nobody for passphrases."""
 
 import json
 import os
@@ -22,6 +22,7 @@ def create_keystore(path: Path, passphrase: str, cost: int = SCRYPT_COST) -> str
 
     Raises:
         KeystoreError: `path` exists (a key is never overwritten) or can't be written, or the passphrase is empty.
+
     """
     account = Account.create()
     save_keystore(path, account, passphrase, cost)
@@ -33,6 +34,7 @@ def save_keystore(path: Path, account: LocalAccount, passphrase: str, cost: int 
 
     Raises:
         KeystoreError: `path` exists or can't be written, or the passphrase is empty.
+
     """
     if not passphrase:
         raise KeystoreError("the passphrase is empty: choose one, it is all that protects the key on disk")
@@ -53,6 +55,7 @@ def load_keystore(path: Path, passphrase: str) -> LocalAccount:
     Raises:
         WrongPassphrase: the passphrase does not open it.
         KeystoreError: there is no such file, or it is no keystore.
+
     """
     secret = _read(path)
     try:

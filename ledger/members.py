@@ -22,6 +22,7 @@ def fetch_members(chain: Chain, address: str, session: SessionEntry, last: int |
 
     Raises:
         HistoryError: the node withholds events, or serves malformed ones.
+
     """
     last = chain.block_number() if last is None else last
     topics = [[topic_of(name) for name in _EVENTS], session_topic(session.session_id)]

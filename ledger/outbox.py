@@ -1,6 +1,5 @@
 """Stop-gap outbox."""
 
-import json
 import sqlite3
 import threading
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from pathlib import Path
 
 from eth_account.signers.local import LocalAccount
 
-from ledger.client import Ledger, record_arguments
-from ledger.errors import LedgerError, OutboxError
+from ledger.client import Ledger
+from ledger.errors import LedgerError
 from ledger.payload import decode_mix, encode_mix
 from ledger.values import Record
 
@@ -43,7 +42,9 @@ class Outbox:
 
     def pump(self) -> OutboxStatus:
         error = None
-        row = self._db.execute("select id, session, round, hash, mix from r where done=0 order by id limit 1").fetchone()
+        row = self._db.execute(
+            "select id, session, round, hash, mix from r where done=0 order by id limit 1"
+        ).fetchone()
         if row:
             try:
                 sid = int(row[1], 16)
@@ -55,5 +56,7 @@ class Outbox:
                 self._db.execute("update r set done=1, gas=? where id=?", (gas, row[0]))
             except LedgerError as e:
                 error = str(e)
-        c, p, g = self._db.execute("select coalesce(sum(done),0), coalesce(sum(1-done),0), coalesce(sum(gas),0) from r").fetchone()
+        c, p, g = self._db.execute(
+            "select coalesce(sum(done),0), coalesce(sum(1-done),0), coalesce(sum(gas),0) from r"
+        ).fetchone()
         return OutboxStatus(c, p, g, error)

@@ -1,4 +1,4 @@
-"""The bytes that members, the contract and an auditor agree on (docs/protocol.md, sections 1, 2 and 7). No chain here."""
+"""The bytes that members, contract and auditor agree on (docs/protocol.md, sections 1, 2 and 7). No chain here."""
 
 import math
 
@@ -26,6 +26,7 @@ def encode_mix(mix: Mix | None) -> bytes:
 
     Raises:
         PayloadError: hashes of the wrong length, weights that do not add up, inputs out of order or range.
+
     """
     if mix is None:
         return b""
@@ -45,6 +46,7 @@ def decode_mix(payload: bytes) -> Mix | None:
 
     Raises:
         PayloadError: on anything that `encode_mix` would not have written.
+
     """
     if not payload:
         return None
@@ -96,7 +98,9 @@ def _check_mix(mix: Mix) -> None:
 
 def _check_input(one: Input, last: int) -> None:
     if not last < one.member <= LARGEST_INDEX:
-        raise PayloadError(f"input {one.member} comes after {last}: inputs go in ascending order, up to {LARGEST_INDEX}")
+        raise PayloadError(
+            f"input {one.member} comes after {last}: inputs go in ascending order, up to {LARGEST_INDEX}"
+        )
     if not 0 <= one.weight <= WEIGHT_SUM or not ABSENT <= one.lag <= 127:
         raise PayloadError(f"weight {one.weight} or lag {one.lag} of input {one.member} is out of range")
     if one.lag == ABSENT and one.weight:
@@ -113,6 +117,7 @@ def check_record(record: Record) -> None:
 
     Raises:
         PayloadError: on a session id, round or hash out of range, or a closing record without a mix.
+
     """
     if not 0 <= record.session_id < 2**64 or not 0 <= record.round <= LARGEST_ROUND:
         raise PayloadError(f"session {record.session_id} or round {record.round} is out of range")

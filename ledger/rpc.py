@@ -1,4 +1,4 @@
-"""The narrow door to an Ethereum node: JSON-RPC over HTTP, bounded in time and size. Knows no contract and no account."""
+"""The narrow door to an Ethereum node: JSON-RPC over HTTP, bounded in time and size. Knows no contract, no account."""
 
 import time
 from collections.abc import Sequence
@@ -35,6 +35,7 @@ class Rpc:
         Raises:
             ChainUnreachable: no answer in time, or one that is not JSON-RPC.
             RpcRefused: the node answered with an error.
+
         """
         answer = self._post({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}, method)
         return self._result(answer, method)
@@ -66,9 +67,13 @@ class Rpc:
             ) as answer:
                 content = self._read(answer, deadline)
         except requests.Timeout as error:
-            raise ChainUnreachable(f"{self.url} did not answer {method} within {self.timeout:g} s: is it up?") from error
+            raise ChainUnreachable(
+                f"{self.url} did not answer {method} within {self.timeout:g} s: is it up?"
+            ) from error
         except (requests.RequestException, UnicodeError, ValueError) as error:
-            raise ChainUnreachable(f"{self.url} can't be reached ({_cause(error)}): is the URL right, is it up?") from error
+            raise ChainUnreachable(
+                f"{self.url} can't be reached ({_cause(error)}): is the URL right, is it up?"
+            ) from error
         try:
             return orjson.loads(content)
         except orjson.JSONDecodeError as error:
@@ -84,7 +89,9 @@ class Rpc:
             if time.monotonic() > deadline:
                 raise requests.Timeout
             if size > LARGEST_ANSWER:
-                raise ChainUnreachable(f"{self.url} sent over {LARGEST_ANSWER} bytes for one call: ask for fewer blocks")
+                raise ChainUnreachable(
+                    f"{self.url} sent over {LARGEST_ANSWER} bytes for one call: ask for fewer blocks"
+                )
         return b"".join(parts)
 
 

@@ -22,6 +22,7 @@ def estimate(chain: Chain, account: str, to: str | None, data: bytes) -> int:
 
     Raises:
         CallRefused: the contract would refuse the call; `reason` names its custom error.
+
     """
     call = {"from": account, "data": "0x" + data.hex()} | ({"to": to} if to else {})
     try:
@@ -57,11 +58,14 @@ def require_funds(chain: Chain, account: str, gas: int, fees: Fees) -> None:
 
     Raises:
         AccountUnfunded: its balance is below gas limit × fee.
+
     """
     balance, needed = chain.balance(account), gas * fees.most
     if balance < needed:
         cure = f"send it at least {(needed - balance) / 1e18:.6f} ether on chain {chain.expected_id}"
-        raise AccountUnfunded(f"{account} has {balance / 1e18:.6f} ether, the transaction may cost {needed / 1e18:.6f}: {cure}")
+        raise AccountUnfunded(
+            f"{account} has {balance / 1e18:.6f} ether, the transaction may cost {needed / 1e18:.6f}: {cure}"
+        )
 
 
 def broadcast(chain: Chain, raw: bytes) -> None:
@@ -70,6 +74,7 @@ def broadcast(chain: Chain, raw: bytes) -> None:
     Raises:
         AccountUnfunded: the account can't pay.
         RpcRefused: the node does not take it.
+
     """
     try:
         chain.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
@@ -92,6 +97,7 @@ def transact(chain: Chain, account: LocalAccount, to: str | None, data: bytes, t
         CallRefused: the contract refuses the call.
         AccountUnfunded: the account can't pay.
         TransactionLost: it was not mined in time.
+
     """
     chain_id = chain.chain_id()
     with chain.sending:
@@ -112,6 +118,7 @@ def wait_for(chain: Chain, tx_hash: str, timeout: float) -> tuple[Receipt, bool]
 
     Raises:
         TransactionLost: it was not mined in time.
+
     """
     deadline = time.monotonic() + timeout
     while (found := chain.receipt(tx_hash)) is None:
