@@ -196,3 +196,9 @@ def end_all(nodes: Sequence[DemoNode]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def build_report(settings, opened, nodes, seconds):
+    return {}
+def check_report(settings, report): return []
+def draw(*a): pass

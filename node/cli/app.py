@@ -1,5 +1,6 @@
 """The command `fl-node` and its subcommands."""
 
+import importlib
 import logging
 import os
 import sys
@@ -7,13 +8,60 @@ from pathlib import Path
 
 import click
 
-from node.cli import demo, devnet, homes, ledger_commands, session_commands, simulate, start
 from node.cli.options import load_settings
 from node.cli.result import fail
 from node.errors import NodeError
 
+COMMANDS = {  # in the order of use: name -> module of node.cli, imported when it is needed
+    "demo": "demo",
+    "devnet": "devnet",
+    "init": "homes",
+    "session": "session_commands",
+    "start": "start",
+    "status": "homes",
+    "stop": "homes",
+    "history": "ledger_commands",
+    "audit": "ledger_commands",
+    "simulate": "simulate",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when the command is asked for: torch alone takes seconds."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"node.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the first lines that stand here, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, SUMMARIES[name]) for name in COMMANDS])
+
+
+SUMMARIES = {
+    "demo": "Run real nodes on this machine: a chain, a session, a process per member, real MNIST.",
+    "devnet": "Run a local Ethereum chain until Ctrl-C; gas is free on it.",
+    "init": "Make a node's home: a libp2p identity and an Ethereum account.",
+    "session": "Make, read and check session files.",
+    "start": "Join a session and take part in it: train, exchange, mix, record.",
+    "status": "Show what a node is doing: round, accuracy, peers, bytes, records.",
+    "stop": "Stop a running node in an orderly way.",
+    "history": "Show a session's records, members and trust from the ledger.",
+    "audit": "Check a session's log and replay its mixing steps, without a node or a key.",
+    "simulate": "Run many virtual members in one process, from the node's own functions.",
+}
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
     envvar="FL_NODE_CONFIG",
@@ -33,21 +81,6 @@ def cli(verbose: int) -> None:
     fl-node COMMAND --help       each command with an example
     """
     set_up_logging(verbose)
-
-
-for command in (
-    homes.init,
-    devnet.devnet,
-    session_commands.session,
-    start.start,
-    homes.stop,
-    homes.status,
-    ledger_commands.history,
-    ledger_commands.audit,
-    simulate.simulate,
-    demo.demo,
-):
-    cli.add_command(command)
 
 
 def set_up_logging(verbose: int) -> None:

@@ -25,7 +25,10 @@ def load_settings(context: click.Context, _parameter: click.Parameter, value: Pa
         raise click.BadParameter(f"there is no settings file at {value}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{value} is not valid TOML: {error}") from error
-    context.default_map = defaults_of(settings, context.command)
+    try:
+        context.default_map = defaults_of(settings, context.command)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
     return value
 
 
@@ -52,7 +55,11 @@ def _defaults(settings: dict[str, Any], command: click.Command) -> dict[str, Any
 
 
 def _commands(command: click.Command) -> dict[str, click.Command]:
-    return dict(command.commands) if isinstance(command, click.Group) else {}
+    if not isinstance(command, click.Group):
+        return {}
+    context = click.Context(command)
+    found = {name: command.get_command(context, name) for name in command.list_commands(context)}
+    return {name: sub for name, sub in found.items() if sub is not None}
 
 
 def _own_names(command: click.Command) -> set[str]:

@@ -14,7 +14,6 @@ from typing import Any, NoReturn, ParamSpec
 import click
 from rich.console import Console, RenderableType
 
-from ledger.errors import LedgerError
 from node.errors import NodeError
 
 P = ParamSpec("P")
@@ -37,6 +36,8 @@ def answers(command: Callable[P, Result]) -> Callable[P, None]:
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        from ledger.errors import LedgerError  # web3 behind it takes a second: not for --help
+
         as_json = bool(kwargs.pop("as_json"))
         try:
             result = command(*args, **kwargs)
@@ -52,7 +53,7 @@ def show(result: Result, as_json: bool) -> NoReturn:
     if as_json:
         click.echo(json.dumps(result.json))
     else:
-        console = Console()
+        console = Console() if sys.stdout.isatty() else Console(width=160)
         for part in (result.text, *result.extra):
             console.print(part, highlight=False, soft_wrap=isinstance(part, str))
     sys.exit(result.status)

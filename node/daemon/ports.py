@@ -1,17 +1,17 @@
-"""The real parts behind the session's ports: network, outbox, disk, IPFS. Thin: each method is one call and a thread."""
+"""The real parts behind the session's ports: network, outbox, disk, IPFS. Each method is one call and a thread."""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ledger
 import trio
 
+import ledger
 from node.daemon.journal import Journal
 from node.daemon.learner import TorchLearner
 from node.daemon.recording import Recorder
-from node.errors import StorageError
+from node.errors import PeerError, StorageError
 from node.messages import Announcement, Mix, Traffic
 from node.network.identity import Identity
 from node.network.service import Network
@@ -20,6 +20,7 @@ from node.storage import Label, Snapshots, digest_of
 
 log = logging.getLogger(__name__)
 SNAPSHOT_S = 30.0
+ASK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,14 @@ class NetworkPeers:
     async def announce(self, announcement: Announcement) -> None:
         """Tells everybody."""
         await self.network.announce(announcement)
+
+    async def ask(self, peer_id: str) -> None:
+        """Asks a peer what it announced."""
+        with trio.move_on_after(ASK_S):
+            try:
+                await self.network.refresh(peer_id)
+            except PeerError as error:
+                log.info("%s", error)
 
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> Payload:
         """The announced bytes, verified."""

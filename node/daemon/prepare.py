@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from eth_account.signers.local import LocalAccount
 
 from ledger import Membership, binding_message, load_keystore
@@ -14,7 +15,7 @@ from node.daemon.sessions import INITIAL_FILE, OpenSession, model_hash, open_ses
 from node.daemon.settings import StartSettings
 from node.errors import HomeError, SessionFileError, StorageError, TaskError
 from node.home import bind_home, open_home
-from node.learning import parameters
+from node.learning import parameters, trainer
 from node.learning.builtin_tasks import BUILTIN_TASKS
 from node.learning.codecs import codec
 from node.learning.task import Learner, LocalSplit, Share, prepare
@@ -52,6 +53,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     directory = take_seat(settings, opened, identity, account)
     if settings.share is None and directory.own_index != expected:
         data = data_of(directory.own_index)
+    try_one_step(learner, data)
     seat = Seat(opened.session_id, opened.session.seed, directory.own_index)
     flat = learner.initial()
     digest = hashlib.sha256(parameters.encode(learner.spec, flat)).hexdigest()
@@ -77,6 +79,12 @@ def session_learner(opened: OpenSession, task: str | None) -> Learner:
             f"session's: use the file that the creator of {session.name} used"
         )
     return learner
+
+
+def try_one_step(learner: Learner, data: LocalSplit) -> None:
+    """Raises TaskError if model, data and loss do not fit; also spares the first round torch's first-use imports."""
+    few = data.train.rows(torch.arange(min(2, len(data.train))))
+    trainer.train(learner, learner.initial(), few, trainer.Plan(1, torch.Generator()))
 
 
 def share_reader(opened: OpenSession, learner: Learner, settings: StartSettings) -> Callable[[int], LocalSplit]:

@@ -21,11 +21,6 @@ class RecordState:
     gas: int = 0
     last_error: str | None = None
 
-    @property
-    def total(self) -> int:
-        """Records that were ever put into the outbox."""
-        return self.confirmed + self.pending
-
 
 @dataclass
 class Recorder:
@@ -47,10 +42,7 @@ class Recorder:
         pause = STEP_S
         while True:
             await self._step()
-            if self.state.last_error:
-                pause = min(PATIENCE_S, 2 * pause)
-            else:
-                pause = STEP_S
+            pause = min(PATIENCE_S, 2 * pause) if self.state.last_error else STEP_S
             self._wake = trio.Event()
             with trio.move_on_after(pause if self.state.pending else PATIENCE_S):
                 await self._wake.wait()

@@ -15,8 +15,8 @@ def live_table(statuses: Sequence[Mapping[str, Any]], title: str) -> Table:
     """One row per node: where it is, what it learned, what it sent, whom it trusts."""
     table = Table(title=title, title_justify="left", header_style="bold", expand=False)
     for column in ("member", "state", "round", "loss", "test acc.", "in", "out", "peers", "recorded", "trust row (%)"):
-        justify = "left" if column in ("state", "trust row (%)") else "right"
-        table.add_column(column, justify=justify, no_wrap=True)
+        left = column in ("state", "trust row (%)")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for status in statuses:
         table.add_row(*live_row(status))
     return table
@@ -38,7 +38,7 @@ def live_row(status: Mapping[str, Any]) -> list[str]:
         size(status.get("bytes_in", 0)),
         size(status.get("bytes_out", 0)),
         str(connected),
-        f"{records.get('confirmed', 0)}/{records.get('total', 0)}",
+        f"{records.get('confirmed', 0)}/{records.get('confirmed', 0) + records.get('pending', 0)}",
         trust_row(last.get("inputs", [])),
     ]
 

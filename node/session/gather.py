@@ -16,6 +16,7 @@ from node.session.ports import Contribution, Directory, Learner, Payload, Peers
 log = logging.getLogger(__name__)
 TRIES = 3
 RETRY_S = 0.2  # before the second try; doubles
+ASK_S = 0.5  # without news from a connected peer, it is asked
 GONE_S = 3.0  # a peer without a connection is given this long to come back within a round
 
 
@@ -68,13 +69,19 @@ class Gatherer:
         return newest if newest is not None and round <= newest.round < round - ABSENT else None
 
     async def _more_to_come(self, member: int) -> bool:
-        """Waits for news; False when the member has no connection and none comes within GONE_S."""
+        """Waits for news, and asks for them when none come; False for a member that has been gone for GONE_S."""
         peer = self.directory.peer_of(member)
         if peer is None:
             return False
-        with trio.move_on_after(GONE_S) as patience:
-            await self.board.wait_for_change()
-        return not patience.cancelled_caught or peer in self.peers.connected()
+        for _ in range(round(GONE_S / ASK_S)):
+            with trio.move_on_after(ASK_S) as patience:
+                await self.board.wait_for_change()
+            if not patience.cancelled_caught:
+                return True
+            if peer in self.peers.connected():
+                await self.peers.ask(peer)  # GossipSub does not repeat what was said before a link stood
+                return True
+        return False
 
     async def _pull_stale(self, member: int, stale: Announcement, found: dict[int, Contribution]) -> None:
         held = self._held.get(member)

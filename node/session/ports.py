@@ -64,6 +64,9 @@ class Peers(Protocol):
     async def announce(self, announcement: Announcement) -> None:
         """Tells everybody; never raises for a peer's fault."""
 
+    async def ask(self, peer_id: str) -> None:
+        """Asks a peer what it announced; news come the usual way. Never raises for a peer's fault."""
+
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> Payload:
         """The announced bytes, verified; `deadline` in seconds. Raises PeerError."""
 

@@ -29,6 +29,7 @@ class Bus:
     offline: set[str] = field(default_factory=set)
     slow: dict[str, float] = field(default_factory=dict)  # seconds a fetch from this peer takes
     corrupt: set[str] = field(default_factory=set)
+    deaf: bool = False  # announcements get lost
 
 
 @dataclass
@@ -42,8 +43,13 @@ class FakePeers:
     async def announce(self, announcement: Announcement) -> None:
         await trio.lowlevel.checkpoint()
         for name, member in self.bus.members.items():
-            if name not in self.bus.offline:
+            if name not in self.bus.offline and not self.bus.deaf:
                 member.board.post(announcement)
+
+    async def ask(self, peer_id: str) -> None:
+        await trio.sleep(0.01)
+        for announcement in self.bus.members[peer_id].disk.announcements:
+            self.bus.members[self.peer_id].board.post(announcement)
 
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> bytes:
         owner = announcement.peer_id

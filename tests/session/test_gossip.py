@@ -51,6 +51,15 @@ async def test_a_slow_peer_delays_nobody_beyond_the_adaptive_deadline(autojump_c
     assert trio.current_time() - before < 8 * 4 + 30  # the first deadline is the session's bound
 
 
+async def test_announcements_that_got_lost_are_asked_for(autojump_clock):
+    bus, members = make_session(NAMES)
+    bus.deaf = True
+    before = trio.current_time()
+    await run_all(members)
+    assert all(entry.lag == 0 for member in members for mix in member.disk.mixes for entry in mix.inputs)
+    assert trio.current_time() - before < 4 * 2
+
+
 async def test_a_bad_payload_is_never_mixed(autojump_clock):
     _, members = make_session(NAMES)
 

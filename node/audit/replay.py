@@ -1,0 +1,131 @@
+"""One mixing step replayed: from the ledger's words and the snapshots' bytes, bit for bit. Knows no chain and no IPFS."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from node.errors import UpdateError
+from node.learning import parameters
+from node.learning.codecs import Codec
+from node.learning.mixing import WEIGHT_SUM, mix
+from node.learning.parameters import ParameterSpec
+from node.messages import ABSENT, Input, Mix
+from node.session.cohort import draw_cohort
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Evidence of wrongdoing: who, when, what kind, what was expected, what was found."""
+
+    member: int
+    round: int
+    kind: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the session file says that a row can be checked against."""
+
+    session_id: int
+    cohort: int
+    staleness: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a member recorded of one round."""
+
+    member: int
+    update_hash: bytes
+    mix: Mix
+
+    @property
+    def round(self) -> int:
+        """The round that was mixed."""
+        return self.mix.round
+
+
+UpdateHash = Callable[[int, int], bytes | None]  # (member, round) -> the recorded hash
+Payload = Callable[[int, int], bytes | None]  # (member, round) -> the snapshot's bytes, None where there is none
+
+
+def check_row(step: Step, rules: Rules, recorded: UpdateHash) -> Fault | None:
+    """The first thing that is wrong with a row by itself: its members, its weights, its inputs' commitments."""
+    inputs, round = step.mix.inputs, step.round
+    drawn = draw_cohort(rules.session_id, round, step.member, step.mix.members, rules.cohort)
+    expected = sorted({step.member, *drawn})
+    found = [entry.member for entry in inputs]
+    if found != expected:
+        return Fault(step.member, round, "cohort", f"members {expected}", f"members {found}")
+    total = sum(entry.weight for entry in inputs)
+    if total != WEIGHT_SUM:
+        return Fault(step.member, round, "row", f"weights that add up to {WEIGHT_SUM}", f"sum {total}")
+    for entry in inputs:
+        fault = _check_input(step, entry, rules, recorded)
+        if fault is not None:
+            return fault
+    return None
+
+
+def _check_input(step: Step, entry: Input, rules: Rules, recorded: UpdateHash) -> Fault | None:
+    who = f"input {entry.member}"
+    if entry.lag == ABSENT:
+        if entry.weight:
+            return Fault(step.member, step.round, "row", f"{who} absent, weight 0", f"weight {entry.weight}")
+        return None
+    if entry.member == step.member and entry.lag:
+        return Fault(step.member, step.round, "row", "its own update of the round", f"lag {entry.lag}")
+    if entry.lag > rules.staleness:
+        return Fault(step.member, step.round, "staleness", f"{who} at most {rules.staleness} old", f"lag {entry.lag}")
+    if recorded(entry.member, step.round - entry.lag) is None:
+        what = f"a record of member {entry.member} for round {step.round - entry.lag}"
+        return Fault(step.member, step.round, "input", what, "none on the ledger")
+    return None
+
+
+def replay(
+    step: Step, spec: ParameterSpec, codec: Codec, recorded: UpdateHash, payload: Payload
+) -> Fault | bool:
+    """Recomputes the mixed parameters: a Fault, True if they are what was recorded, False without the snapshots."""
+    used = [entry for entry in step.mix.inputs if entry.weight]
+    vectors = []
+    for entry in used:
+        content = payload(entry.member, step.round - entry.lag)
+        if content is None:
+            return False
+        expected = recorded(entry.member, step.round - entry.lag)
+        digest = hashlib.sha256(content).digest()
+        if digest != expected:
+            return _differs(entry.member, step.round - entry.lag, "update", expected or b"", digest)
+        try:
+            vectors.append(codec.decode(spec, content))
+        except UpdateError as error:
+            return Fault(entry.member, step.round - entry.lag, "update", "parameters of the model", str(error))
+    weights = np.array([entry.weight for entry in used], dtype=np.uint16)
+    mixed = parameters.encode(spec, mix(torch.stack(vectors), weights))
+    digest = hashlib.sha256(mixed).digest()
+    if digest != step.mix.mixed_hash:
+        return _differs(step.member, step.round, "mixed parameters", digest, step.mix.mixed_hash)
+    return True
+
+
+def _differs(member: int, round: int, kind: str, expected: bytes, found: bytes) -> Fault:
+    return Fault(member, round, kind, f"SHA-256 {expected.hex()}", f"SHA-256 {found.hex()}")
+
+
+def fault_json(fault: Fault | None) -> Mapping[str, object] | None:
+    """A fault for programs."""
+    if fault is None:
+        return None
+    return {
+        "member": fault.member,
+        "round": fault.round,
+        "kind": fault.kind,
+        "expected": fault.expected,
+        "found": fault.found,
+    }

@@ -1,0 +1,223 @@
+"""Whatever is wrong gets one line that names the value and the cure, and exit status 2."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from node.cli.app import cli
+from node.home import lock_home
+from tests.nodes import PASSPHRASE, TASK, make_home, make_session
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments, **environment):
+        env = {"FL_NODE_PASSPHRASE": PASSPHRASE, **environment}
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments], env=env)
+
+    return invoke
+
+
+@pytest.fixture
+def home(tmp_path):
+    return make_home(tmp_path / "alice")
+
+
+@pytest.fixture
+def session_file(tmp_path, home, chain):
+    path = tmp_path / "session.toml"
+    make_session(home, chain, path)
+    return path
+
+
+@pytest.fixture
+def start(run, home, session_file):
+    def invoke(*arguments, **environment):
+        fixed = ("start", "--session", session_file, "--home", home.path, "--task", f"{TASK}:task")
+        return run(*fixed, *arguments, **environment)
+
+    return invoke
+
+
+def says(result, *words):
+    """One line on standard error with all of these words, and exit status 2."""
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.strip().splitlines() if line.startswith("fl-node: ")]
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert str(word) in lines[0]
+    assert "Traceback" not in result.output
+    return True
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_an_rpc_that_does_not_answer(start):
+    url = f"http://127.0.0.1:{free_port()}"
+    assert says(start("--rpc", url), url)
+
+
+def test_an_rpc_that_is_no_url(start):
+    assert says(start("--rpc", "not a url"), "not a url")
+
+
+def test_an_rpc_of_another_chain(run, tmp_path, home, session_file, chain):
+    text = session_file.read_text().replace("chain_id = 31337", "chain_id = 5")
+    other = tmp_path / "other.toml"
+    other.write_text(text)
+    assert says(run("start", "--session", other, "--home", home.path), "31337", "5")
+
+
+def test_an_address_without_a_contract(run, tmp_path, home, session_file):
+    lines = [
+        'address = "0x00000000000000000000000000000000000000aa"' if line.startswith("address") else line
+        for line in session_file.read_text().splitlines()
+    ]
+    other = tmp_path / "other.toml"
+    other.write_text("\n".join(lines))
+    result = run("start", "--session", other, "--home", home.path)
+    assert says(result, "no contract", "0x00000000000000000000000000000000000000AA")
+
+
+def test_a_session_file_that_was_altered(run, session_file, home):
+    session_file.write_text(session_file.read_text().replace("rounds = 4", "rounds = 5"))
+    assert says(run("start", "--session", session_file, "--home", home.path), session_file, "altered")
+
+
+def test_a_session_file_that_was_cut_off(run, session_file, home):
+    session_file.write_bytes(session_file.read_bytes()[:-200])
+    assert says(run("start", "--session", session_file, "--home", home.path), session_file, "sk its creator")
+
+
+def test_a_session_file_with_a_wrong_value(run, session_file, home):
+    session_file.write_text(session_file.read_text().replace("rounds = 4", "rounds = -4"))
+    assert says(run("start", "--session", session_file, "--home", home.path), "rounds", "-4")
+
+
+def test_a_session_file_that_is_not_there(run, tmp_path, home):
+    assert says(run("start", "--session", tmp_path / "none.toml", "--home", home.path), "none.toml")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "/ip4/999.0.0.1/tcp/4001", "/ip4/127.0.0.1/tcp/4001"])
+def test_a_peer_address_that_is_malformed(start, address):
+    assert says(start("--peers", address), address)
+
+
+def test_an_address_to_listen_on_that_is_malformed(start):
+    assert says(start("--listen", "/ip4/127.0.0.1/udp"), "/ip4/127.0.0.1/udp")
+
+
+def test_a_port_that_is_in_use(start):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert says(start("--listen", f"/ip4/127.0.0.1/tcp/{port}"), port)
+
+
+def test_a_wrong_passphrase(start):
+    assert says(start(FL_NODE_PASSPHRASE="wrong"), "keystore.json", "passphrase")
+
+
+def test_a_passphrase_file_that_is_not_there(start, tmp_path):
+    assert says(start("--passphrase-file", tmp_path / "none"), "none")
+
+
+def test_an_account_without_funds(run, home, tmp_path):
+    from ledger import Devnet
+
+    with Devnet() as chain:
+        result = run(
+            "session", "create", "--task", "mnist-softmax", "--rpc", chain.url, "--home", home.path, "--out",
+            tmp_path / "s.toml",
+        )  # fmt: skip
+    assert says(result, "ether")
+    assert not (tmp_path / "s.toml").exists()
+
+
+def test_a_data_set_that_is_missing(run, home, chain, tmp_path, monkeypatch):
+    path = tmp_path / "mnist.toml"
+    make_session(home, chain, path, task="mnist-softmax")
+    monkeypatch.chdir(tmp_path)
+    result = run("start", "--session", path, "--home", home.path, "--data-dir", tmp_path / "empty")
+    assert says(result, "empty")
+
+
+def test_a_data_set_that_is_corrupt(run, home, chain, tmp_path):
+    path = tmp_path / "mnist.toml"
+    make_session(home, chain, path, task="mnist-softmax")
+    for name in ("train-images", "train-labels", "t10k-images", "t10k-labels"):
+        kind = "idx3" if "images" in name else "idx1"
+        (tmp_path / f"{name}-{kind}-ubyte").write_bytes(b"rubbish")
+    result = run("start", "--session", path, "--home", home.path, "--data-dir", tmp_path)
+    assert says(result, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [("import nothing_of_that_name", "nothing_of_that_name"), ("x =", "task.py"), ("task = 3", "int"), ("", "task")],
+)
+def test_a_task_file_that_fails(run, home, chain, tmp_path, content, word):
+    (tmp_path / "task.py").write_text(content)
+    result = run(
+        "session", "create", "--task", f"{tmp_path}/task.py:task", "--rpc", chain.url, "--home", home.path, "--out",
+        tmp_path / "s.toml",
+    )  # fmt: skip
+    assert says(result, word)
+
+
+def test_another_task_than_the_session_s(run, home, session_file):
+    assert says(run("start", "--session", session_file, "--home", home.path), "pipe-flow", "--task")
+    result = run("start", "--session", session_file, "--home", home.path, "--task", "mnist-softmax")
+    assert says(result, "pipe-flow", "mnist-softmax")
+
+
+def test_a_home_of_another_session(start, run, home, chain, tmp_path):
+    other = tmp_path / "other.toml"
+    make_session(home, chain, other)
+    assert says(start("--quorum-timeout", "0.1"), "fewer than 3")
+    result = run("start", "--session", other, "--home", home.path, "--task", f"{TASK}:task")
+    assert says(result, home.path, "another --home")
+
+
+def test_a_home_that_is_in_use(start, home):
+    with lock_home(home):
+        assert says(start(), home.path, "in use")
+
+
+def test_a_home_that_is_none(run, tmp_path, session_file):
+    assert says(run("start", "--session", session_file, "--home", tmp_path / "none"), "fl-node init")
+    assert says(run("status", "--home", tmp_path / "none"), "fl-node init")
+
+
+def test_a_home_that_exists_is_never_made_again(run, home):
+    assert says(run("init", "--home", home.path), home.path, "another --home")
+
+
+def test_with_json_the_last_line_is_an_object_even_then(run, tmp_path):
+    result = run("status", "--json", "--home", tmp_path / "none")
+    assert "fl-node init" in json.loads(result.stdout.strip().splitlines()[-1])["error"]
+
+
+def test_a_session_file_is_never_overwritten(run, home, session_file, chain):
+    result = run(
+        "session", "create", "--task", "mnist-softmax", "--rpc", chain.url, "--home", home.path, "--out", session_file
+    )
+    assert says(result, session_file)
+
+
+def test_settings_that_no_command_has(run, tmp_path):
+    settings = Path(tmp_path / "settings.toml")
+    settings.write_text('hoem = "a"\n')
+    result = run("--config", settings, "status")
+    assert result.exit_code == 2
+    assert "hoem" in result.stderr
