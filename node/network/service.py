@@ -6,7 +6,7 @@ announced are functions of the caller's.
 
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,10 @@ from libp2p.peer.id import ID
 
 from node.errors import NetworkError, PeerError
 from node.messages import Announcement, Traffic
-from node.network import exchange
+from node.network import bitswap, exchange
 from node.network.addresses import known_addresses, parse_peer_address
 from node.network.announcements import AnnouncementBook, Equivocation, Verdict
+from node.network.bitswap import Bitswap, BlockStore
 from node.network.connecting import ConnectionRules, Connector
 from node.network.containment import OwnFaults
 from node.network.discovery import run_mdns
@@ -82,12 +83,13 @@ async def open_network(
         async with run_host(identity, settings.listen, admission, settings.host) as running:
             connector = Connector(running.host, peers, gate, standings, settings.connections)
             admission.ask = connector.admits
-            network = Network(identity, settings, running, connector, peers, standings, gate)
-            network.serve(payloads, own_announcements, faults)
+            network = Network(identity, settings, running, connector, peers, standings, gate, faults)
+            network.serve(payloads, own_announcements)
             async with network.gossip.run(settings.session_id), trio.open_nursery() as nursery:
                 nursery.start_soon(faults.wait)
                 nursery.start_soon(connector.run, network.greet, faults)
                 nursery.start_soon(network.ask_around)
+                nursery.start_soon(network.bitswap.run)
                 if settings.mdns:
                     nursery.start_soon(run_mdns, settings.session_id, identity.peer_id, running.addresses, network.hint)
                 yield network
@@ -117,6 +119,7 @@ class Network:
         peers: PeerBook,
         standings: Standings,
         gate: Callable[[str], bool],
+        faults: OwnFaults,
     ) -> None:
         self.peer_id = identity.peer_id
         self.standings = standings
@@ -127,8 +130,10 @@ class Network:
         self._book = AnnouncementBook(settings.session_id, settings.payload_limit, gate)
         self._deliveries, self.announcements = trio.open_memory_channel[Announcement](ANNOUNCEMENTS_WAITING)
         self._client = ExchangeClient(settings.session_id, self._open_stream, standings, settings.fetch_times)
+        self.bitswap = Bitswap(self._open_stream, standings, faults)
         self.gossip = Gossip(running.host, self._book, standings, gate, self._deliver)
         self._gate = gate
+        self._faults = faults
 
     # For the session
 
@@ -171,6 +176,17 @@ class Network:
         for announcement in await self._client.announcements(peer_id, 0):
             self._hear(announcement, peer_id)
 
+    def serve_blocks(self, store: BlockStore, gate: Callable[[str], bool]) -> None:
+        """From now on gives IPFS blocks of `store` over bitswap to whoever passes `gate`, strangers included."""
+        self.bitswap.serve(store, gate)
+
+    async def fetch_blocks(self, cids: Iterable[bytes], peers: Sequence[str], deadline: float) -> Mapping[bytes, bytes]:
+        """The IPFS blocks that `peers` gave until `deadline` (trio's clock), by CID and checked against it.
+
+        CIDs are in bytes, v0 or v1, with SHA-256; PeerError for others. What nobody gave is not in the mapping.
+        """
+        return await self.bitswap.fetch(cids, peers, deadline)
+
     def traffic(self) -> Mapping[str, Traffic]:
         """Bytes on the wire by peer id; "" stands for failed handshakes and peers of long ago."""
         return self._running.traffic.traffic()
@@ -189,10 +205,8 @@ class Network:
 
     # Inside this room
 
-    def serve(
-        self, payloads: PayloadSource, own_announcements: Callable[[int], Sequence[Announcement]], faults: OwnFaults
-    ) -> None:
-        """Starts to answer exchange requests."""
+    def serve(self, payloads: PayloadSource, own_announcements: Callable[[int], Sequence[Announcement]]) -> None:
+        """Starts to answer requests for payloads, announcements, peers and blocks."""
         server = ExchangeServer(
             self._settings.session_id,
             self._gate,
@@ -201,10 +215,12 @@ class Network:
             self._book,
             self._peers,
             self.standings,
-            faults,
+            self._faults,
             self._settings.serving_times,
         )
         self._running.host.set_stream_handler(PROTOCOL, server.handle)
+        for protocol in bitswap.PROTOCOLS:
+            self._running.host.set_stream_handler(TProtocol(protocol), self.bitswap.handle)
 
     async def greet(self, peer_id: str) -> None:
         """Introduces us to a member that has just connected, and learns what it knows."""
@@ -245,17 +261,23 @@ class Network:
         except trio.BrokenResourceError:
             return  # the session has stopped listening
 
-    async def _open_stream(self, peer_id: str) -> INetStream:
+    async def _open_stream(self, peer_id: str, protocols: Sequence[str] = (exchange.PROTOCOL,)) -> INetStream:
         await self._connector.connect(peer_id)
         try:
-            return await self._running.host.new_stream(ID.from_string(peer_id), [PROTOCOL])
+            return await self._running.host.new_stream(ID.from_string(peer_id), list(map(TProtocol, protocols)))
         except BaseLibp2pError as error:
-            raise PeerError(f"peer {peer_id} opens no exchange stream ({error}); retrying") from error
+            raise PeerError(f"peer {peer_id} opens no stream for {protocols[0]} ({error}); retrying") from error
 
 
 def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one exception in nested groups, which is what callers can catch; the group itself if there are several."""
-    if len(group.exceptions) != 1:
-        return group
-    leaf = group.exceptions[0]
-    return _only_leaf(leaf) if isinstance(leaf, BaseExceptionGroup) else leaf
+    leaves = {id(leaf): leaf for leaf in _leaves(group)}
+    return leaves.popitem()[1] if len(leaves) == 1 else group
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error

@@ -51,8 +51,10 @@ async def stock(name="stock", **options):
     config = ConnectionConfig(min_connections=0, low_watermark=0)
     host = new_host(key_pair=keys, connection_config=config, **options)
     async with host.run([Multiaddr(LOOPBACK)]):
-        yield host
-        await host.close()
+        try:
+            yield host
+        finally:
+            await host.close()
 
 
 def full(running: RunningHost, who=ALICE) -> Multiaddr:
@@ -216,13 +218,14 @@ async def test_nothing_is_dialed_and_nothing_identified_behind_our_back():
 async def test_a_port_in_use_is_one_clear_error_naming_the_address():
     async with hardened() as alice:
         address = alice.addresses[0]
-        with pytest.raises(NetworkError, match=rf"cannot listen on {address}: .*choose another"):
+        with pytest.raises(NetworkError, match="choose another --listen address") as caught:
             async with run_host(BOB, [address], welcome):
                 pass
+        assert address in str(caught.value)
 
 
 async def test_an_address_of_another_machine_cannot_be_listened_on():
-    with pytest.raises(NetworkError, match="cannot listen on /ip4/192.0.2.77/tcp/0"):
+    with pytest.raises(NetworkError, match=r"cannot listen on /ip4/192\.0\.2\.77/tcp/0"):
         async with run_host(BOB, ["/ip4/192.0.2.77/tcp/0"], welcome):
             pass
 

@@ -1,0 +1,290 @@
+"""IPFS blocks over bitswap 1.1 and 1.2 (https://specs.ipfs.tech/bitswap-protocol/), to and from any IPFS peer.
+
+py-libp2p 0.8.1's own answers on the asker's stream, which Kubo and js-ipfs never read, sends the block to who asks
+whether it is there, and stores what nobody asked for; this replaces it. Knows no files and pins nothing: the store is
+the caller's, and a block is checked against its CID before it is handed out.
+"""
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import trio
+from google.protobuf.message import DecodeError
+from libp2p.abc import INetStream
+from libp2p.bitswap.pb.bitswap_pb2 import Message
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.utils.varint import encode_uvarint
+
+from node.errors import PeerError
+from node.network.bitswap_peer import IDLE_SECONDS, Correspondence, Want, finish, question, read_exactly, read_size
+from node.network.cids import cid_of, digest_and_codec, prefix_of
+from node.network.containment import OwnFaults, containing
+from node.network.standing import Standings
+
+logger = logging.getLogger(__name__)
+
+PROTOCOLS = ("/ipfs/bitswap/1.2.0", "/ipfs/bitswap/1.1.0")
+MAX_BLOCK = 2 << 20  # bytes, as the specification says
+MAX_MESSAGE = 4 << 20  # from a peer that we asked for blocks
+MAX_QUESTION = 256 * 1024  # from one that we did not
+MAX_STREAMS_PER_PEER = 8
+MAX_WANTS = 4096  # of one peer, waiting for an answer
+MAX_ASKED = 64  # blocks asked of one peer at a time
+ANSWER_BYTES = 1 << 20  # per message
+SMALL_BLOCK = 1024  # sent at once to who only asks whether it is there
+WRITE_SECONDS = 60.0
+WANT_HAVE = Message.Wantlist.Have
+HAVE, DONT_HAVE = Message.Have, Message.DontHave
+
+OpenStream = Callable[[str, Sequence[str]], Awaitable[INetStream]]
+
+
+class BlockStore(Protocol):
+    """Where blocks come from; called in a worker thread."""
+
+    def get(self, cid: bytes) -> bytes | None:
+        """The block, or None if it is not here."""
+
+
+class Bitswap:
+    """Serves blocks of the caller's store, and fetches blocks of others."""
+
+    def __init__(self, open_stream: OpenStream, standings: Standings, faults: OwnFaults) -> None:
+        self._open_stream = open_stream
+        self._standings = standings
+        self._faults = faults
+        self._store: BlockStore | None = None
+        self._gate: Callable[[str], bool] = _nobody
+        self._nursery: trio.Nursery | None = None
+        self._peers: defaultdict[str, Correspondence] = defaultdict(Correspondence)
+        self._received: dict[bytes, bytes] = {}
+        self._waiting: Counter[bytes] = Counter()  # how many fetches wait for a CID
+
+    def serve(self, store: BlockStore, gate: Callable[[str], bool]) -> None:
+        """From now on answers with blocks of `store` whoever passes `gate`."""
+        self._store, self._gate = store, gate
+
+    async def run(self) -> None:
+        """Carries the work, and closes streams that are idle, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            while True:
+                await trio.sleep(IDLE_SECONDS / 2)
+                for peer_id, peer in list(self._peers.items()):
+                    if peer.is_idle(trio.current_time()):
+                        self._peers.pop(peer_id)
+                        if peer.outbound is not None:
+                            nursery.start_soon(finish, peer.outbound, peer_id)
+
+    # Asking
+
+    async def fetch(self, cids: Iterable[bytes], peers: Sequence[str], deadline: float) -> Mapping[bytes, bytes]:
+        """The blocks that `peers` gave until `deadline`, by CID, each checked against it.
+
+        The CIDs are spread over the peers; what a peer does not have, or not soon, the next is asked for. What nobody
+        gave is not in the mapping. Raises PeerError for something that is no CID.
+        """
+        patience = max(0.1, (deadline - trio.current_time()) / max(1, len(peers)))
+        wanted = list(dict.fromkeys(cids))
+        for cid in wanted:
+            digest_and_codec(cid)
+        found: dict[bytes, bytes] = {}
+        self._waiting.update(wanted)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = deadline
+                for start in range(len(peers)):
+                    share = wanted[start :: len(peers)]
+                    order = [*peers[start:], *peers[:start]]
+                    nursery.start_soon(self._fetch_share, share, order, patience, found)
+        finally:
+            self._waiting.subtract(wanted)
+            for cid in wanted:
+                if self._waiting[cid] <= 0:
+                    del self._waiting[cid]
+                    self._received.pop(cid, None)
+        return found
+
+    async def _fetch_share(
+        self, share: Sequence[bytes], peers: Sequence[str], patience: float, found: dict[bytes, bytes]
+    ) -> None:
+        for peer_id in peers:
+            missing = [cid for cid in share if cid not in found]
+            for start in range(0, len(missing), MAX_ASKED):
+                batch = missing[start : start + MAX_ASKED]
+                try:
+                    await self._ask(peer_id, batch, patience)
+                except PeerError as error:
+                    logger.info("%s", error)
+                    break
+                finally:
+                    found.update({cid: self._received[cid] for cid in batch if cid in self._received})
+
+    async def _ask(self, peer_id: str, batch: Sequence[bytes], patience: float) -> None:
+        """Asks a peer and waits until every CID of `batch` is answered, one way or the other."""
+        peer = self._peers[peer_id]
+        unasked = [cid for cid in batch if cid not in self._received]
+        events = {cid: peer.asked.setdefault(cid, trio.Event()) for cid in unasked}
+        try:
+            with trio.move_on_after(patience) as scope:
+                await self._send(peer_id, question(unasked, cancel=False))
+                for event in events.values():
+                    await event.wait()
+            if scope.cancelled_caught:
+                with trio.move_on_after(1):
+                    await self._send(peer_id, question(unasked, cancel=True))
+                raise PeerError(f"peer {peer_id} left questions for blocks unanswered for {patience:.0f} s")
+        finally:
+            for cid in unasked:
+                peer.asked.pop(cid, None)
+
+    # Listening
+
+    async def handle(self, stream: INetStream) -> None:
+        """Reads a peer's stream until it ends."""
+        peer_id = str(stream.muxed_conn.peer_id)
+        peer = self._peers[peer_id]
+        if peer.listening >= MAX_STREAMS_PER_PEER:
+            self._standings.penalize(peer_id, 1.0, "too-many-block-streams")
+            return
+        peer.listening += 1
+        try:
+            await self._listen(stream, peer_id)
+        finally:
+            peer.listening -= 1
+
+    async def _listen(self, stream: INetStream, peer_id: str) -> None:
+        while True:
+            size = await read_size(stream)
+            if size > (MAX_MESSAGE if self._peers[peer_id].asked else MAX_QUESTION):
+                self._standings.penalize(peer_id, 10.0, "oversized-block-message")
+                return
+            message = Message()
+            try:
+                message.ParseFromString(await read_exactly(stream, size))
+            except DecodeError:
+                self._standings.penalize(peer_id, 10.0, "bad-block-message")
+                return
+            self._take_blocks(peer_id, message)
+            self._take_wants(peer_id, message.wantlist)
+
+    def _take_blocks(self, peer_id: str, message: Message) -> None:
+        asked = self._peers[peer_id].asked
+        for block in message.payload:
+            try:
+                cid = cid_of(block.prefix, block.data)
+            except PeerError as error:
+                logger.info("%s (from %s)", error, peer_id)
+                continue
+            if cid not in asked or len(block.data) > MAX_BLOCK:
+                self._standings.penalize(peer_id, 0.5, "unsolicited-block")
+                continue
+            self._received[cid] = block.data
+            asked[cid].set()
+        for presence in message.blockPresences:
+            if presence.type == DONT_HAVE and presence.cid in asked:
+                asked[presence.cid].set()
+
+    def _take_wants(self, peer_id: str, wantlist: Message.Wantlist) -> None:
+        with self._faults.ours():
+            served = self._store is not None and self._gate(peer_id)
+        peer = self._peers[peer_id]
+        if wantlist.full:
+            peer.wants.clear()
+        for entry in wantlist.entries:
+            if entry.cancel:
+                peer.wants.pop(entry.block, None)
+            elif len(peer.wants) >= MAX_WANTS:
+                self._standings.refused["too-many-wants"] += 1
+            elif served or entry.sendDontHave:
+                peer.wants[bytes(entry.block)] = Want(
+                    bytes(entry.block), entry.wantType == WANT_HAVE, entry.sendDontHave
+                )
+        if peer.wants and not peer.answering and self._nursery is not None:
+            peer.answering = True
+            self._nursery.start_soon(self._answer, peer_id, peer)
+
+    # Answering
+
+    async def _answer(self, peer_id: str, peer: Correspondence) -> None:
+        """Answers a peer's wants, in the order they came, on a stream of our own: nobody reads answers elsewhere."""
+        try:
+            while peer.wants:
+                answer = await self._next_answer(peer_id, peer)
+                if answer is not None:
+                    await self._send(peer_id, answer)
+        except PeerError as error:
+            logger.info("%s", error)
+            peer.wants.clear()
+        finally:
+            peer.answering = False
+
+    async def _next_answer(self, peer_id: str, peer: Correspondence) -> Message | None:
+        message = Message(wantlist=Message.Wantlist())  # older Kubo dereferences it
+        size = 0
+        while peer.wants and size < ANSWER_BYTES and len(message.blockPresences) < MAX_WANTS:
+            want = peer.wants.pop(next(iter(peer.wants)))
+            block = await self._look_up(peer_id, want.cid)
+            if block is None:
+                if want.say_if_not:
+                    message.blockPresences.add(cid=want.cid, type=DONT_HAVE)
+            elif want.only_whether and len(block) > SMALL_BLOCK:
+                message.blockPresences.add(cid=want.cid, type=HAVE)
+            else:
+                message.payload.add(prefix=prefix_of(want.cid), data=block)
+                size += len(block)
+        return message if message.payload or message.blockPresences else None
+
+    async def _look_up(self, peer_id: str, cid: bytes) -> bytes | None:
+        try:
+            digest_and_codec(cid)
+        except PeerError:
+            return None
+        with self._faults.ours():
+            if self._store is None or not self._gate(peer_id):
+                return None
+            try:
+                return await trio.to_thread.run_sync(self._store.get, cid)
+            except OSError as error:
+                logger.warning("cannot read the block %s: %s", cid.hex(), error.strerror)
+                return None
+
+    # Sending
+
+    async def _send(self, peer_id: str, message: Message) -> None:
+        """Sends on the stream that we keep to a peer; one that broke meanwhile is opened again, once."""
+        data = message.SerializeToString()
+        peer = self._peers[peer_id]
+        async with peer.turn:
+            for attempt in (1, 2):
+                try:
+                    with trio.fail_after(WRITE_SECONDS):
+                        if peer.outbound is None:
+                            await self._open(peer_id, peer)
+                        assert peer.outbound is not None
+                        await peer.outbound.write(encode_uvarint(len(data)) + data)
+                        peer.sent_at = trio.current_time()
+                        return
+                except (BaseLibp2pError, trio.TooSlowError) as error:
+                    stream, peer.outbound = peer.outbound, None
+                    if stream is not None:
+                        await stream.reset()
+                    if attempt == 2:
+                        raise PeerError(f"peer {peer_id} takes no bitswap messages ({error}); left alone") from error
+
+    async def _open(self, peer_id: str, peer: Correspondence) -> None:
+        stream = await self._open_stream(peer_id, PROTOCOLS)
+        peer.outbound = stream
+        if self._nursery is not None:
+            self._nursery.start_soon(self._read_answers, stream, peer_id)
+
+    async def _read_answers(self, stream: INetStream, peer_id: str) -> None:
+        """Reads our own stream to a peer: py-libp2p answers there."""
+        with containing("bitswap answers", peer_id):
+            await self._listen(stream, peer_id)
+
+
+def _nobody(peer_id: str) -> bool:  # noqa: ARG001  (a gate)
+    return False
