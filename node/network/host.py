@@ -23,6 +23,7 @@ from node.errors import NetworkError, PeerError
 from node.network import hardening
 from node.network.addresses import concrete
 from node.network.containment import containing
+from node.network.door import Door, DoorRules
 from node.network.hardening import Admission
 from node.network.identity import Identity
 from node.network.metering import TrafficLedger
@@ -37,7 +38,7 @@ class HostLimits:
 
     max_connections: int = 256
     max_connections_per_peer: int = 4
-    max_pending: int = 64  # handshakes under way
+    door: DoorRules = field(default_factory=DoorRules)
     handshake_timeout: float = 10.0
     max_buffered: int = 256 << 20  # bytes received and not yet read, over all connections
     yamux: YamuxLimits = field(default_factory=YamuxLimits)
@@ -50,6 +51,7 @@ class RunningHost:
     host: IHost
     addresses: tuple[str, ...]
     traffic: TrafficLedger
+    door: Door
 
 
 @asynccontextmanager
@@ -65,12 +67,13 @@ async def run_host(
     bound = await bind(listen)
     announced = [address for each in bound for address in concrete(each.address, each.port)]
     traffic = TrafficLedger()
-    host = _build(identity, announced, MeteredTCP(traffic, bound), limits)
+    door = Door(limits.door)
+    host = _build(identity, announced, MeteredTCP(traffic, bound, door), limits)
     _harden(host, admission, limits)
     async with host.run([Multiaddr(each.address) for each in bound]):
         if len(host.get_network().listeners) != len(bound):
             raise NetworkError(f"cannot listen on all of {', '.join(listen)}; choose other --listen addresses")
-        yield RunningHost(host, tuple(announced), traffic)
+        yield RunningHost(host, tuple(announced), traffic, door)
 
 
 def _build(
@@ -96,8 +99,8 @@ def _resources(limits: HostLimits) -> ResourceManager:
     return ResourceManager(
         limits=ResourceLimits(max_connections=2 * total, max_streams=total * limits.yamux.max_streams),
         connection_limits=ConnectionLimits(
-            max_pending_inbound=limits.max_pending,
-            max_pending_outbound=limits.max_pending,
+            max_pending_inbound=2 * limits.door.max_pending,
+            max_pending_outbound=limits.door.max_pending,
             max_established_inbound=total,
             max_established_outbound=total,
             max_established_per_peer=limits.max_connections_per_peer,

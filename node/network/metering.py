@@ -70,6 +70,11 @@ class MeteredStream(TrioTCPStream):
         self._owned = False
         self.get_remote_address()  # cached now: the socket forgets it when the peer resets
 
+    @property
+    def is_booked(self) -> bool:
+        """Whether the handshake has named the peer."""
+        return self._owned
+
     def book_to(self, peer_id: str) -> None:
         """Books what was and will be counted here to `peer_id`."""
         pending, self._account = self._account, self._ledger.account(peer_id)

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 MAX_ANNOUNCEMENTS = 1024  # in one reply
 MAX_PEERS = 256
 MAX_STREAMS_PER_PEER = 8
+MAX_TRANSFERS_PER_PEER = 4  # payloads on their way at a time
+MAX_TRANSFERS = 64  # each holds about 3 MiB
 REQUESTS_PER_SECOND = 50.0
 REQUEST_BURST = 500.0
 
@@ -65,6 +67,7 @@ class ExchangeServer:
 
     def __post_init__(self) -> None:
         self._open: Counter[str] = Counter()
+        self._sending: Counter[str] = Counter()
         self._buckets: dict[str, TokenBucket] = {}
 
     async def handle(self, stream: INetStream) -> None:
@@ -88,8 +91,9 @@ class ExchangeServer:
 
     async def _answer_one(self, frames: Frames) -> bool:
         """Whether the stream goes on."""
-        request = Request()
-        with trio.move_on_after(self.times.idle):
+        with patience(frames.peer_id, self.times.idle):
+            await frames.begin()
+        with patience(frames.peer_id, self.times.request):
             request = await frames.receive(Request, MAX_REQUEST)
         with self.faults.ours():
             member = self.gate(frames.peer_id)
@@ -113,7 +117,8 @@ class ExchangeServer:
             )
         if kind == "peers":
             return await self._send_peers(frames, request.peers.session_id, list(request.peers.own_addresses))
-        return False  # idle for too long, or a request that a later version knows
+        self.standings.penalize(frames.peer_id, 5.0, "empty-request")
+        return await self._refuse(frames, "this request is not known here", final=True)
 
     async def _send_announcements(self, frames: Frames, session_id: int, since: int) -> bool:
         if session_id != self.session_id:
@@ -144,9 +149,17 @@ class ExchangeServer:
                 payload = self.payloads.open(digest)
         if payload is None:
             return await self._refuse(frames, "not here")
-        if isinstance(payload, bytes):
-            return await self._send_bytes(frames, payload, offset)
-        return await self._send_file(frames, payload, offset)
+        if self._sending[frames.peer_id] >= MAX_TRANSFERS_PER_PEER or self._sending.total() >= MAX_TRANSFERS:
+            self.standings.refused["busy"] += 1
+            return await self._refuse(frames, "busy; ask again")
+        self._sending[frames.peer_id] += 1
+        try:
+            if isinstance(payload, bytes):
+                return await self._send_bytes(frames, payload, offset)
+            return await self._send_file(frames, payload, offset)
+        finally:
+            self._sending[frames.peer_id] -= 1
+            self._sending = +self._sending  # drops zeros
 
     async def _send_bytes(self, frames: Frames, payload: bytes, offset: int) -> bool:
         if offset > len(payload):

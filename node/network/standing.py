@@ -45,7 +45,9 @@ class Standings:
         now = self._clock()
         record = self._current(peer_id, now)
         record.score -= points
-        logger.info("peer %s: %s (score %.0f)", peer_id, cause, record.score)
+        count = self.refused[cause]
+        if count & (count - 1) == 0:  # 1, 2, 4, 8, …: a flood must not flood the log
+            logger.info("peer %s: %s (%d so far, score %.0f)", peer_id, cause, count, record.score)
         if record.score <= self._rules.ban_at and record.banned_until <= now:
             record.banned_until = now + self._rules.ban_seconds
             logger.warning("peer %s is banned for %.0f s: %s", peer_id, self._rules.ban_seconds, cause)

@@ -1,4 +1,4 @@
-"""TCP for libp2p: metered streams, and listeners on sockets that were bound beforehand.
+"""TCP for libp2p: metered streams, and listeners on sockets that were bound beforehand and do not let in everybody.
 
 Replaces two things of py-libp2p 0.8.1's TCP: listeners use SO_REUSEPORT, so a second node of the same user silently
 shares a port in use, and they run as trio system tasks, where an error ends the program.
@@ -12,7 +12,6 @@ from typing import Any
 import trio
 from libp2p.abc import IListener, IRawConnection
 from libp2p.custom_types import THandler
-from libp2p.io.trio import TrioTCPStream
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp.tcp import TCP
@@ -21,6 +20,7 @@ from multiaddr import Multiaddr
 
 from node.errors import NetworkError
 from node.network.addresses import host_and_port, parse_address
+from node.network.door import Door
 from node.network.metering import MeteredStream, TrafficLedger
 
 BACKLOG = 128
@@ -72,9 +72,10 @@ async def _bind_one(address: str) -> BoundAddress:
 class MeteredTCP(TCP):
     """Dials and accepts metered streams; listens only on sockets that were bound with `bind`."""
 
-    def __init__(self, ledger: TrafficLedger, bound: Sequence[BoundAddress]) -> None:
+    def __init__(self, ledger: TrafficLedger, bound: Sequence[BoundAddress], door: Door) -> None:
         super().__init__()
         self._ledger = ledger
+        self._door = door
         self._bound: Mapping[str, trio.SocketListener] = {each.address: each.listener for each in bound}
 
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
@@ -83,7 +84,7 @@ class MeteredTCP(TCP):
 
     def create_listener(self, handler_function: THandler) -> IListener:
         """A listener that hands metered streams to `handler_function`."""
-        return BoundListener(self._bound, self._ledger, handler_function)
+        return BoundListener(self._bound, self._ledger, self._door, handler_function)
 
 
 class BoundListener(IListener):
@@ -91,9 +92,12 @@ class BoundListener(IListener):
 
     background_nursery: trio.Nursery  # set by the swarm before it calls listen
 
-    def __init__(self, bound: Mapping[str, trio.SocketListener], ledger: TrafficLedger, handler: THandler) -> None:
+    def __init__(
+        self, bound: Mapping[str, trio.SocketListener], ledger: TrafficLedger, door: Door, handler: THandler
+    ) -> None:
         self._bound = bound
         self._ledger = ledger
+        self._door = door
         self._handler = handler
         self._scope = trio.CancelScope()
         self._serving: trio.SocketListener | None = None
@@ -111,9 +115,11 @@ class BoundListener(IListener):
             await trio.serve_listeners(self._accept, [listener], task_status=task_status)
 
     async def _accept(self, stream: trio.SocketStream) -> None:
-        metered: TrioTCPStream = MeteredStream(stream, self._ledger)
+        metered = MeteredStream(stream, self._ledger)
         try:
-            await self._handler(metered)
+            if self._door.lets_in(metered):
+                async with self._door.passing(metered):
+                    await self._handler(metered)
         finally:
             with trio.CancelScope(shield=True):
                 await metered.close()

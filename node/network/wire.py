@@ -62,6 +62,11 @@ class Frames:
         """Whether the peer has ended the stream."""
         return bool(self.stream.is_closed)
 
+    async def begin(self) -> None:
+        """Waits until something has arrived."""
+        if not self._unread:
+            self._unread = await self._read(READ_SIZE)
+
     async def send(self, message: Message) -> None:
         """Sends one message."""
         body = message.SerializeToString()

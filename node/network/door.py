@@ -1,0 +1,63 @@
+"""Who may come in before it is known who they are: unauthenticated connections are bounded in number and in rate.
+
+Knows addresses and no peers.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from node.network.metering import MeteredStream
+from node.network.standing import TokenBucket
+
+
+@dataclass(frozen=True)
+class DoorRules:
+    """Bounds on connections whose peer is not known yet."""
+
+    max_pending: int = 64  # handshakes under way; one more pushes out the oldest, which an honest peer hardly is
+    per_second: float = 50.0  # connections from one IP address
+    burst: float = 300.0
+    max_sources: int = 4096  # IP addresses remembered
+
+
+class Door:
+    """Asked by the listener for each connection; `refused` and `pushed_out` count."""
+
+    def __init__(self, rules: DoorRules) -> None:
+        self._rules = rules
+        self._pending: OrderedDict[MeteredStream, None] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self.refused = 0
+        self.pushed_out = 0
+
+    def lets_in(self, stream: MeteredStream) -> bool:
+        """Whether the source has not come too often."""
+        source, _ = stream.get_remote_address() or ("", 0)
+        bucket = self._buckets.pop(source, None)
+        if bucket is None:
+            bucket = TokenBucket(trio.current_time, self._rules.per_second, self._rules.burst)
+        self._buckets[source] = bucket
+        if len(self._buckets) > self._rules.max_sources:
+            self._buckets.popitem(last=False)
+        welcome = bucket.take()
+        self.refused += not welcome
+        return welcome
+
+    @asynccontextmanager
+    async def passing(self, stream: MeteredStream) -> AsyncIterator[None]:
+        """Counts a connection as pending until its handshake names the peer."""
+        for each in [each for each in self._pending if each.is_booked]:
+            del self._pending[each]
+        if len(self._pending) >= self._rules.max_pending:
+            oldest, _ = self._pending.popitem(last=False)
+            self.pushed_out += 1
+            await oldest.close()
+        self._pending[stream] = None
+        try:
+            yield
+        finally:
+            self._pending.pop(stream, None)
