@@ -1,4 +1,8 @@
-"""Stop-gap outbox."""
+"""Records on disk until the ledger has them: durable, ordered, exactly once in effect. Knows no training.
+
+The ledger's own hash chain says what has arrived. Each record is kept with the slot that it leads to, so the slot on
+the chain names the last record that is there, whatever happened to transactions in between: see `delivery`.
+"""
 
 import sqlite3
 import threading
@@ -8,55 +12,105 @@ from pathlib import Path
 from eth_account.signers.local import LocalAccount
 
 from ledger.client import Ledger
-from ledger.errors import LedgerError
-from ledger.payload import decode_mix, encode_mix
+from ledger.delivery import Delivery, Terms
+from ledger.errors import LedgerError, OutboxError
+from ledger.payload import entry_of
+from ledger.store import Store
 from ledger.values import Record
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxStatus:
+    """How far the records are."""
+
+    pending: int  # not confirmed yet
+    sent: int  # of those: in a transaction on its way, or in a block that is not deep enough
     confirmed: int
-    pending: int
-    gas: int
-    last_error: str | None = None
+    gas: int  # of all mined transactions, failed ones included
+    last_error: str | None = None  # of the last pump; None if it went well
 
 
 class Outbox:
-    def __init__(self, path: Path, ledger: Ledger, account: LocalAccount) -> None:
-        self._ledger, self._account, self._lock = ledger, account, threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.execute("pragma journal_mode=wal")
-        self._db.execute("pragma synchronous=full")
-        self._db.execute(
-            "create table if not exists r(id integer primary key, session text, round int, hash blob, mix blob, gas int,"
-            " done int default 0, unique(session, round, hash))"
-        )
+    """One account's records for one contract, in one SQLite file. Thread-safe; `add` never waits for the chain.
 
-    def close(self) -> None:
-        self._db.close()
+    Args:
+        path: of the file, made if it is missing.
+        ledger: where the records go; it need not be reachable, if its chain's id is known.
+        account: signs and pays.
+        terms: confirmations, patience, the size of a batch, the highest fee.
 
-    def add(self, record: Record) -> None:
-        with self._lock:
-            row = (f"{record.session_id:016x}", record.round, record.update_hash or b"", encode_mix(record.mix))
-            self._db.execute("insert or ignore into r(session, round, hash, mix) values (?,?,?,?)", row)
+    Raises:
+        OutboxError: the file can't be used, is no outbox, or belongs to another contract.
+
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        ledger: Ledger,
+        account: LocalAccount,
+        terms: Terms | None = None,
+    ) -> None:
+        chain_id = ledger.chain.expected_id or ledger.chain.chain_id()
+        self._account = account
+        self._store = Store(path, account.address, f"contract {ledger.address} on chain {chain_id}")
+        self._delivery = Delivery(self._store, ledger, account, terms or Terms())
+        self._pumping = threading.Lock()
+        self._last_error: str | None = None
+
+    def add(self, record: Record) -> bool:
+        """Whether the record is new; when this returns, it is on disk and will reach the chain.
+
+        Raises:
+            OutboxError: another record of that round is there, or a later one, or the disk fails.
+            PayloadError: no record can hold these numbers.
+
+        """
+        entry = entry_of(self._account.address, record)
+        try:
+            return self._store.add(record.session_id, entry)
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
+    def status(self) -> OutboxStatus:
+        """How far the records are, without asking the chain."""
+        try:
+            pending, sent, confirmed, gas = self._store.counts()
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+        return OutboxStatus(pending, sent, confirmed, gas, self._last_error)
 
     def pump(self) -> OutboxStatus:
-        error = None
-        row = self._db.execute(
-            "select id, session, round, hash, mix from r where done=0 order by id limit 1"
-        ).fetchone()
-        if row:
+        """The status after one bounded step: look where the chain is; send, send again, or confirm.
+
+        It never waits for a block: call it every second or so. What goes wrong on the chain's side is in `last_error`,
+        and the next call tries again. A second call while one is under way returns at once.
+
+        Raises:
+            OutboxError: the file can't be used.
+
+        """
+        if self._pumping.acquire(blocking=False):
             try:
-                sid = int(row[1], 16)
-                record = Record(sid, row[2], row[3] or None, decode_mix(row[4]))
-                head = self._ledger.head(sid, self._account.address)
-                gas = 0
-                if head.next_round <= record.round:
-                    gas = self._ledger.submit(self._account, record).gas_used
-                self._db.execute("update r set done=1, gas=? where id=?", (gas, row[0]))
-            except LedgerError as e:
-                error = str(e)
-        c, p, g = self._db.execute(
-            "select coalesce(sum(done),0), coalesce(sum(1-done),0), coalesce(sum(gas),0) from r"
-        ).fetchone()
-        return OutboxStatus(c, p, g, error)
+                self._last_error = self._step()
+            except sqlite3.Error as error:
+                raise self._broken(error) from error
+            finally:
+                self._pumping.release()
+        return self.status()
+
+    def _step(self) -> str | None:
+        trouble = None
+        for session_id in self._store.sessions():
+            try:
+                self._delivery.step(session_id)
+            except LedgerError as error:
+                trouble = str(error)
+        return trouble
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._store.close()
+
+    def _broken(self, error: sqlite3.Error) -> OutboxError:
+        return OutboxError(f"the outbox {self._store.path} can't be used ({error}): check the disk, then start again")
