@@ -33,6 +33,11 @@ def encode_call(name: str, *args: Any) -> bytes:
     return digest[:4] + encode(inputs, args)
 
 
+def selector_of(name: str) -> bytes:
+    """The first four bytes of the calldata of one of the contract's functions."""
+    return _entry("function", name)[0][:4]
+
+
 def decode_answer(name: str, answer: bytes) -> tuple[Any, ...]:
     """What the function returned.
 

@@ -20,6 +20,7 @@ MEMORY = 8 << 30
 """Bytes of address space that Anvil may have: flooded in automine it was seen to grow to 24 GB."""
 
 _BLOCK_GAS = 1_000_000_000
+_KEPT_STATES = 128  # blocks back that can still be asked for state, in memory
 _HEAP_MIB = 4096  # Hardhat's: V8 reserves address space at will, so that RLIMIT_AS is no measure for it
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG, prctl(2)
 _ANVIL_PACKAGES = "@foundry-rs/anvil-*/bin/anvil"
@@ -105,7 +106,7 @@ def _anvil_command(options: DevnetOptions) -> list[str]:
         "--order": "fifo",
     }
     command = [find_anvil(), *(part for name, value in values.items() for part in (name, str(value)))]
-    command.append("--prune-history")  # else it leaves a full state file per block in the user's home
+    command += ["--prune-history", str(_KEPT_STATES)]  # else it leaves a full state file per block in the home
     if options.block_time:
         command += ["--block-time", f"{options.block_time:g}"]
     if options.free_gas:

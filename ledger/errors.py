@@ -96,7 +96,16 @@ class HistoryError(LedgerError):
 
 
 class BrokenChain(HistoryError):
-    """Events do not add up to the slot on the ledger: a record is missing, altered or out of order."""
+    """Events do not add up to the slot on the ledger: a record is missing, altered or out of order.
+
+    `account` says whose, `member` its index, if it has one, and `round` the first round in doubt, if that is known.
+    """
+
+    def __init__(self, message: str, account: str = "", member: int | None = None, round: int | None = None) -> None:
+        super().__init__(message)
+        self.account = account
+        self.member = member
+        self.round = round
 
 
 class CompileError(LedgerError):

@@ -1,4 +1,4 @@
-"""Ethereum accounts in encrypted keystore files (Web3 Secret Storage v3); knows no chain, asks nobody for passphrases."""
+"""Ethereum accounts in encrypted keystore files (version 3); knows no chain, asks nobody for passphrases."""
 
 import json
 import os

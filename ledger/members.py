@@ -1,8 +1,7 @@
 """A session's members, folded from its events. Checks every binding; what the members recorded is history's matter."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
@@ -10,11 +9,11 @@ from eth_abi.exceptions import DecodingError
 from ledger.abi import topic_of
 from ledger.chain import Chain, checksummed
 from ledger.errors import HistoryError
-from ledger.events import fetch_logs, session_topic
+from ledger.events import Event, fetch_logs, parse_logs, session_topic
 from ledger.payload import binding_message, verify_binding
 from ledger.values import MemberEntry, SessionEntry
 
-_EVENTS = ("MemberJoined", "MemberLeft", "MemberRemoved", "MemberReturned", "AddressesChanged")
+MEMBER_EVENTS = ("MemberJoined", "MemberLeft", "MemberRemoved", "MemberReturned", "AddressesChanged")
 
 
 def fetch_members(chain: Chain, address: str, session: SessionEntry, last: int | None = None) -> list[MemberEntry]:
@@ -25,35 +24,38 @@ def fetch_members(chain: Chain, address: str, session: SessionEntry, last: int |
 
     """
     last = chain.block_number() if last is None else last
-    topics = [[topic_of(name) for name in _EVENTS], session_topic(session.session_id)]
+    topics = [[topic_of(name) for name in MEMBER_EVENTS], session_topic(session.session_id)]
     pages = fetch_logs(chain, address, topics, session.created_block, max(last, session.created_block))
-    members = fold_members((log for _, page in pages for log in page), chain.expected_id or chain.chain_id(), address)
-    found = [member for member in members if member.joined_block <= last]
+    events = (event for _, page in pages for event in parse_logs(page, session.session_id))
+    return fold_members(events, chain.expected_id or chain.chain_id(), address, session.session_id)
+
+
+def fold_members(events: Iterable[Event], chain_id: int, address: str, session_id: int) -> list[MemberEntry]:
+    """The members that the events, in the chain's order, tell of, by index.
+
+    Raises:
+        HistoryError: events are missing or malformed.
+
+    """
+    members: dict[str, MemberEntry] = {}
+    for event in events:
+        try:
+            if event.kind == "MemberJoined":
+                account = checksummed("0x" + event.account)
+                message = binding_message(chain_id, address, session_id, account)
+                members[event.account] = _joined(account, event, message)
+            elif event.kind in MEMBER_EVENTS:
+                members[event.account] = _changed(members[event.account], event)
+        except (KeyError, ValueError, DecodingError) as error:
+            raise HistoryError(f"a {event.kind} in block {event.block} makes no sense: ask another node") from error
+    found = sorted(members.values(), key=lambda member: member.index)
     if [member.index for member in found] != list(range(len(found))):
-        raise HistoryError(f"{chain.url} withholds events of session {session.session_id:016x}: ask another node")
+        raise HistoryError(f"the node withholds events of members of session {session_id:016x}: ask another node")
     return found
 
 
-def fold_members(logs: Iterable[dict[str, Any]], chain_id: int, address: str) -> Iterator[MemberEntry]:
-    """The members that the logs, in the chain's order, tell of."""
-    members: dict[str, MemberEntry] = {}
-    names = {topic_of(name): name for name in _EVENTS}
-    for log in logs:
-        try:
-            name, session_id = names[log["topics"][0]], int(log["topics"][1], 16)
-            account, data = checksummed("0x" + log["topics"][2][-40:]), bytes.fromhex(log["data"][2:])
-            if name == "MemberJoined":
-                message = binding_message(chain_id, address, session_id, account)
-                members[account] = _joined(account, data, int(log["blockNumber"], 16), message)
-            else:
-                members[account] = _changed(members[account], name, data)
-        except (KeyError, IndexError, TypeError, ValueError, DecodingError) as error:
-            raise HistoryError(f"the node serves a malformed log ({error!r}): ask another node") from error
-    return iter(sorted(members.values(), key=lambda member: member.index))
-
-
-def _joined(account: str, data: bytes, block: int, message: bytes) -> MemberEntry:
-    index, peer_key, binding, addresses = decode(["uint16", "bytes32", "bytes", "bytes"], data)
+def _joined(account: str, event: Event, message: bytes) -> MemberEntry:
+    index, peer_key, binding, addresses = decode(["uint16", "bytes32", "bytes", "bytes"], event.body)
     return MemberEntry(
         index=index,
         account=account,
@@ -62,16 +64,16 @@ def _joined(account: str, data: bytes, block: int, message: bytes) -> MemberEntr
         addresses=_multiaddrs(addresses),
         active=True,
         standing="active",
-        joined_block=block,
+        joined_block=event.block,
         bound=verify_binding(peer_key, binding, message),
     )
 
 
-def _changed(member: MemberEntry, event: str, data: bytes) -> MemberEntry:
-    if event in {"MemberLeft", "MemberRemoved"}:
-        return replace(member, active=False, standing="left" if event == "MemberLeft" else "removed")
-    (addresses,) = decode(["bytes"], data)
-    if event == "MemberReturned":
+def _changed(member: MemberEntry, event: Event) -> MemberEntry:
+    if event.kind in {"MemberLeft", "MemberRemoved"}:
+        return replace(member, active=False, standing="left" if event.kind == "MemberLeft" else "removed")
+    (addresses,) = decode(["bytes"], event.body)
+    if event.kind == "MemberReturned":
         return replace(member, active=True, standing="active", addresses=_multiaddrs(addresses))
     return replace(member, addresses=_multiaddrs(addresses))
 

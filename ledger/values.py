@@ -48,6 +48,24 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """What a member said of one round: the update it committed to, and the mix that its next record carries.
+
+    `fault` says what is wrong with a record in itself, such as a mix that is none; it is the member's own doing.
+    """
+
+    member: int
+    account: str
+    round: int
+    update_hash: bytes  # 32 bytes; zeros in a closing record that carries the mix of no round
+    mix: Mix | None  # None until the next record, and where that has none
+    block: int  # of the commitment
+    tx_hash: str
+    mixed_block: int | None = None  # of the record with the mix
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SessionEntry:
     """A session as the contract knows it."""
 
