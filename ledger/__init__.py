@@ -28,10 +28,11 @@ from ledger.errors import (
     WrongChain,
     WrongPassphrase,
 )
+from ledger.history import History
 from ledger.keys import create_keystore, load_keystore
 from ledger.outbox import Outbox, OutboxStatus
 from ledger.payload import binding_message, session_id_of
-from ledger.values import Head, Input, MemberEntry, Membership, Mix, Receipt, Record, SessionEntry
+from ledger.values import Head, Input, MemberEntry, Membership, Mix, Receipt, Record, SessionEntry, Step
 
 __all__ = [
     "AccountUnfunded",
@@ -43,6 +44,7 @@ __all__ = [
     "DevnetError",
     "DevnetOptions",
     "Head",
+    "History",
     "HistoryError",
     "Input",
     "KeystoreError",
@@ -62,6 +64,7 @@ __all__ = [
     "RecordRefused",
     "SessionEntry",
     "SessionUnknown",
+    "Step",
     "WrongChain",
     "WrongPassphrase",
     "binding_message",
