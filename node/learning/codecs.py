@@ -1,52 +1,104 @@
 """Codecs: pure function pairs between flat parameters and the payload that peers get, by the name in the session.
 
-Knows nothing of sessions. `encode` may keep what it left out (error feedback) in a residual that the caller holds.
+    float32         exact: a safetensors file
+    bfloat16        half the bytes
+    int8            a quarter of the bytes
+    topk:RATIO      differences of the numbers that changed most; topk:0.05 has about 4% of the bytes
+    …+zstd          any of these, packed
+
+Knows nothing of sessions. What an encoder left out (error feedback) is a residual that the caller holds.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from torch import Tensor
 
 from node.errors import ConfigError
 from node.learning import parameters
+from node.learning.codec_bfloat16 import BFLOAT16
+from node.learning.codec_int8 import INT8
+from node.learning.codec_topk import topk
+from node.learning.codec_types import (
+    Buffer,
+    Codec,
+    Encoded,
+    Past,
+    Reference,
+    ReferenceMissing,
+    Resolve,
+    nothing_held,
+    stands_alone,
+)
+from node.learning.codec_zstd import PLAIN, ZSTD, Packing, packed
 from node.learning.parameters import ParameterSpec
 
+__all__ = [
+    "CODECS",
+    "FLOAT32",
+    "Codec",
+    "Encoded",
+    "Past",
+    "Reference",
+    "ReferenceMissing",
+    "Resolve",
+    "chain",
+    "codec",
+    "nothing_held",
+]
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A payload, and what the codec left out of it (None for a lossless one): add it to the next update."""
-
-    payload: bytes
-    residual: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """A named pair of pure functions; decoding is deterministic and part of what the audit replays.
-
-    `encode(spec, flat, residual)` gives the payload; `decode(spec, payload)` the vector (size,) that everyone mixes,
-    or raises UpdateError; `size_limit(spec)` is the largest payload in bytes, known before one arrives.
-    """
-
-    name: str
-    encode: Callable[[ParameterSpec, Tensor, Tensor | None], Encoded]
-    decode: Callable[[ParameterSpec, bytes | bytearray | memoryview], Tensor]
-    size_limit: Callable[[ParameterSpec], int]
+LOWEST_RATIO, HIGHEST_RATIO = 0.001, 0.25  # below, gaps cost more than numbers; above, int8 is smaller
 
 
-def _encode_float32(spec: ParameterSpec, flat: Tensor, residual: Tensor | None) -> Encoded:
-    del residual  # nothing is ever left out
+def _encode_float32(spec: ParameterSpec, flat: Tensor, residual: Tensor | None, past: Past | None = None) -> Encoded:
+    del residual, past  # nothing is ever left out
     return Encoded(parameters.encode(spec, flat))
 
 
-FLOAT32 = Codec("float32", _encode_float32, parameters.decode, lambda spec: spec.payload_size)
-CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in (FLOAT32,)})
+def _decode_float32(spec: ParameterSpec, payload: Buffer, resolve: Resolve = nothing_held) -> Tensor:
+    del resolve
+    return parameters.decode(spec, payload)
+
+
+FLOAT32 = Codec("float32", _encode_float32, _decode_float32, lambda spec: spec.payload_size, stands_alone)
+CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in (FLOAT32, BFLOAT16, INT8)})
 
 
 def codec(name: str) -> Codec:
     """The codec of that name. Raises ConfigError that lists the names there are."""
-    if name not in CODECS:
-        raise ConfigError(f"unknown codec {name!r}: choose one of {', '.join(sorted(CODECS))}")
-    return CODECS[name]
+    base, plus, suffix = name.partition("+")
+    packing = ZSTD if plus and suffix == "zstd" else PLAIN
+    if not plus or packing is ZSTD:
+        if base in CODECS:
+            return packed(CODECS[base], packing) if plus else CODECS[base]
+        if base.startswith("topk:"):
+            return _topk(name, base.removeprefix("topk:"), packing)
+    names = ", ".join([*CODECS, "topk:RATIO"])
+    raise ConfigError(f"unknown codec {name!r}: choose one of {names}, each also with +zstd")
+
+
+def chain(codec: Codec, spec: ParameterSpec, payload: Buffer, resolve: Resolve) -> tuple[Reference, ...]:
+    """What a payload builds on, directly and indirectly, newest first: keep these as long as the payload itself.
+
+    Raises UpdateError like `decode`, so ReferenceMissing where one of them is not here.
+    """
+    found: list[Reference] = []
+    while (reference := codec.reference(spec, payload)) is not None:
+        found.append(reference)
+        earlier = resolve(reference.digest)
+        if earlier is None:
+            raise ReferenceMissing(reference)
+        payload = earlier
+    return tuple(found)
+
+
+def _topk(name: str, text: str, packing: Packing) -> Codec:
+    """One spelling for each ratio, since the name is part of what members sign."""
+    ratio = float(text) if re.fullmatch(r"0\.\d{1,4}", text) else 0.0
+    if not LOWEST_RATIO <= ratio <= HIGHEST_RATIO or f"{ratio:g}" != text:
+        raise ConfigError(
+            f"codec {name!r}: the ratio of topk is a number from {LOWEST_RATIO} to {HIGHEST_RATIO} "
+            "without trailing zeros, such as topk:0.05"
+        )
+    return topk(ratio, packing)

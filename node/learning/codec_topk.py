@@ -1,0 +1,204 @@
+"""topk: only the numbers that changed most, as differences from the member's own previous payload.
+
+`topk:0.05` sends one number in twenty, in about two bytes each (docs/protocol.md, section 3). A payload is either a
+*key frame* (all numbers, as int8 blocks) or a *difference* that names the SHA-256 of the payload it builds on, always
+the sender's own previous one. At most CHAIN differences follow a key frame. Why so:
+
+- Sparse updates need a reference. Peers mix different cohorts at different times, so there is no vector that all have
+  but the session's initial one, which is soon too far away. A receiver's own parameters would do only without a late or
+  missed update. What a member announced before is on the ledger, by hash, for everybody.
+- The hashes chain: the update hash in a record fixes the whole sum, so decoding stays a pure function of the bytes that
+  the hash names, for the auditor too. Who missed payloads fetches them from any holder; they are small: a whole chain
+  is about as large as one `float32` payload. Nobody can make another's payload depend on bytes that were withheld.
+- Key frames bound what a late member or an auditor has to fetch, and a sender that lost its memory starts with one.
+
+What was left out is sent later (error feedback), and the way back to the consensus is damped: CHOCO-SGD (Koloskova et
+al., arXiv:1902.00340) with the residual in the caller's hands. Undamped, members would send each other's progress back
+and forth. Knows no network: it asks `resolve` for earlier payloads, by hash.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from node.errors import UpdateError
+from node.learning.codec_int8 import blocks_size, decode_blocks, encode_blocks
+from node.learning.codec_types import (
+    MODEL_TAG_BYTES,
+    Buffer,
+    Codec,
+    Encoded,
+    Past,
+    Reference,
+    ReferenceMissing,
+    Resolve,
+    corrected,
+    model_tag,
+    nothing_held,
+)
+from node.learning.codec_zstd import PLAIN, Packing
+from node.learning.parameters import ParameterSpec, require_finite
+
+MAGIC = b"topk"
+CHAIN = 31  # differences after a key frame, at most
+CONSENSUS_STEP = 0.5  # how much of the way to the mixture a payload goes; CHOCO-SGD's gamma
+PREFIX = len(MAGIC) + MODEL_TAG_BYTES + 1  # the last byte is the depth: differences since the key frame
+REFERENCE = 32 + 8  # hash and size
+ESCAPE = 255  # a gap byte that says: 255 more, and go on
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An unpacked payload: its place in the chain, what it builds on, and its numbers as bytes."""
+
+    depth: int
+    reference: Reference | None
+    body: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """How much is sent, and how it is packed."""
+
+    ratio: float
+    packing: Packing = PLAIN
+
+    def count(self, spec: ParameterSpec) -> int:
+        """Numbers in a difference, always exactly so many."""
+        return max(1, round(self.ratio * spec.size))
+
+
+def topk(ratio: float, packing: Packing = PLAIN) -> Codec:
+    """The codec that sends this fraction of the numbers (0 < ratio <= 0.25)."""
+    how = TopK(ratio, packing)
+    return Codec(
+        f"topk:{ratio:g}{packing.suffix}",
+        partial(encode, how),
+        partial(decode, how),
+        lambda spec: packing.size_limit(plain_limit(how, spec)),
+        lambda spec, payload: parse(how, spec, payload).reference,
+    )
+
+
+def encode(how: TopK, spec: ParameterSpec, flat: Tensor, residual: Tensor | None, past: Past | None = None) -> Encoded:
+    """A difference from the previous payload, or a key frame where that is not at hand or its chain is full."""
+    before = _previous(how, spec, past)
+    if past is None or before is None:
+        return _key_frame(how, spec, corrected(flat, residual))
+    announced, reference, depth = before
+    change = corrected(flat - past.start, residual) + CONSENSUS_STEP * (past.start - announced)
+    if depth >= CHAIN:
+        return _key_frame(how, spec, announced + change)
+    count = how.count(spec)
+    positions = change.abs().topk(count, sorted=False).indices.sort().values
+    blocks = encode_blocks(change[positions].numpy())
+    sent = torch.from_numpy(decode_blocks(memoryview(blocks), count))
+    names = reference.digest + reference.size.to_bytes(8, "big")
+    raw = MAGIC + model_tag(spec) + bytes([depth + 1]) + names + blocks + encode_gaps(positions.numpy())
+    # what a receiver will compute, so that no rounding is ever forgotten
+    left = change.index_copy(0, positions, (announced + change)[positions] - (announced[positions] + sent))
+    return Encoded(how.packing.pack(raw), left)
+
+
+def decode(how: TopK, spec: ParameterSpec, payload: Buffer, resolve: Resolve = nothing_held) -> Tensor:
+    """The flat vector (size,): the chain's key frame, and its differences added in order, each sum rounded."""
+    frames = [parse(how, spec, payload)]
+    while (reference := frames[-1].reference) is not None:
+        frames.append(_earlier(how, spec, frames[-1].depth, fetch(reference, resolve)))
+    flat = torch.from_numpy(decode_blocks(frames.pop().body, spec.size))
+    count = how.count(spec)
+    while frames:
+        body = frames.pop().body
+        numbers = decode_blocks(body[: blocks_size(count)], count)
+        positions = torch.from_numpy(decode_gaps(body[blocks_size(count) :], count, spec.size))
+        flat[positions] = flat[positions] + torch.from_numpy(numbers)
+    require_finite(spec, flat)
+    return flat
+
+
+def fetch(reference: Reference, resolve: Resolve) -> bytes:
+    """The payload of a reference, its hash verified. Raises ReferenceMissing when it is not here, or damaged."""
+    found = resolve(reference.digest)
+    if found is None or len(found) != reference.size or hashlib.sha256(found).digest() != reference.digest:
+        raise ReferenceMissing(reference)
+    return found
+
+
+def parse(how: TopK, spec: ParameterSpec, payload: Buffer) -> Frame:
+    """The frame in a payload. Raises UpdateError naming what differs from what the codec writes."""
+    raw = memoryview(how.packing.unpack(payload, plain_limit(how, spec)))
+    if bytes(raw[: PREFIX - 1]) != MAGIC + model_tag(spec) or len(raw) <= PREFIX:
+        raise UpdateError("update is not a topk payload of the model: its sender must use the session's task and codec")
+    depth = raw[PREFIX - 1]
+    if depth == 0:
+        return Frame(0, None, raw[PREFIX:])
+    if depth > CHAIN:
+        raise UpdateError(f"update is {depth} differences after a key frame: at most {CHAIN} are allowed")
+    names, body = raw[PREFIX : PREFIX + REFERENCE], raw[PREFIX + REFERENCE :]
+    reference = Reference(bytes(names[:32]), int.from_bytes(names[32:], "big"))
+    limit = how.packing.size_limit(plain_limit(how, spec))
+    if len(names) < REFERENCE or not 0 < reference.size <= limit:
+        raise UpdateError(f"update builds on a payload of {reference.size} bytes: the codec makes at most {limit}")
+    return Frame(depth, reference, body)
+
+
+def plain_limit(how: TopK, spec: ParameterSpec) -> int:
+    """Bytes of the largest payload before it is packed: a key frame, or a difference with a high ratio."""
+    count = how.count(spec)
+    gaps = count + spec.size // ESCAPE
+    return PREFIX + max(blocks_size(spec.size), REFERENCE + blocks_size(count) + gaps)
+
+
+def encode_gaps(positions: npt.NDArray[np.int64]) -> bytes:
+    """Ascending positions as the count of numbers skipped before each: a byte, after 255 for each 255 of them."""
+    skipped = np.diff(positions, prepend=-1) - 1
+    escapes, rest = np.divmod(skipped, ESCAPE)
+    ends = np.cumsum(escapes + 1) - 1
+    gaps = np.full(int(ends[-1]) + 1, ESCAPE, dtype=np.uint8)
+    gaps[ends] = rest
+    return gaps.tobytes()
+
+
+def decode_gaps(view: memoryview, count: int, size: int) -> npt.NDArray[np.int64]:
+    """Ascending positions (count,) below `size`. Raises UpdateError for what no encoder writes."""
+    if not count <= len(view) <= count + size // ESCAPE:
+        raise UpdateError(f"{len(view)} bytes of gaps for {count} positions among {size} numbers")
+    gaps = np.frombuffer(view, dtype=np.uint8)
+    ends = np.flatnonzero(gaps != ESCAPE)
+    if len(ends) != count or ends[-1] != len(gaps) - 1:
+        raise UpdateError(f"the gaps give {len(ends)} positions, or end in 255: expected {count} of them")
+    positions: npt.NDArray[np.int64] = np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(count)
+    if positions[-1] >= size:
+        raise UpdateError(f"the gaps reach position {positions[-1]}: the model has {size} numbers")
+    return positions
+
+
+def _key_frame(how: TopK, spec: ParameterSpec, wanted: Tensor) -> Encoded:
+    blocks = encode_blocks(wanted.numpy())
+    decoded = torch.from_numpy(decode_blocks(memoryview(blocks), spec.size))
+    return Encoded(how.packing.pack(MAGIC + model_tag(spec) + bytes([0]) + blocks), wanted - decoded)
+
+
+def _previous(how: TopK, spec: ParameterSpec, past: Past | None) -> tuple[Tensor, Reference, int] | None:
+    """What our previous payload decodes to, its name and its depth; None where we cannot build on it."""
+    payload = past.resolve(past.announced) if past is not None and past.announced is not None else None
+    if past is None or past.announced is None or payload is None:
+        return None
+    try:
+        announced = decode(how, spec, payload, past.resolve)
+        return announced, Reference(past.announced, len(payload)), parse(how, spec, payload).depth
+    except UpdateError:
+        return None  # a damaged or incomplete store of our own: the next key frame mends it
+
+
+def _earlier(how: TopK, spec: ParameterSpec, depth: int, payload: bytes) -> Frame:
+    """The frame one step down the chain; the depth falls by one each step, so that chains end."""
+    frame = parse(how, spec, payload)
+    if frame.depth != depth - 1:
+        raise UpdateError(f"update at depth {depth} builds on one at depth {frame.depth}: expected {depth - 1}")
+    return frame
