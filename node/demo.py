@@ -15,16 +15,17 @@ from typing import Any
 
 import trio
 
-from ledger import Devnet, DevnetOptions, create_keystore
+from ledger import Devnet, DevnetOptions, History, create_keystore
+from node.audit.run import AuditSettings, audit_opened
 from node.daemon.sessions import OpenSession, Wishes, create_session
 from node.dashboard.plots import plot_accuracy, plot_trust
 from node.errors import ConfigError, NodeError
 from node.home import Home, read_status
 from node.network.identity import create_identity
 
-FREE_GAS = ("--base-fee", "0", "--gas-price", "0", "--disable-min-priority-fee")
 MARK = ".fl-node-demo"  # only a directory with this file in it is ever cleared
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
+WEIGHT_SUM = 65_535
 ENDED_S = 30.0
 
 
@@ -42,6 +43,7 @@ class DemoSettings:
     seed: int = 7
     data_dir: Path | None = None
     timeout_s: float = 600.0
+    keep: Callable[[str], None] | None = None  # called with the chain's URL before the chain ends
 
 
 @dataclass
@@ -72,7 +74,7 @@ def run_demo(settings: DemoSettings, watch: Callable[[Sequence[Mapping[str, Any]
     """
     started = time.monotonic()
     with clean_directory(settings.out), ExitStack() as stack:
-        chain = stack.enter_context(Devnet(DevnetOptions(block_time=1.0, extra=FREE_GAS)))
+        chain = stack.enter_context(Devnet(DevnetOptions(block_time=1.0, free_gas=True)))
         passphrase = secrets.token_urlsafe(16)
         nodes = [make_home(settings.out / name, name, passphrase) for name in names(settings.members)]
         opened = make_session(settings, nodes[0], passphrase, chain.url)
@@ -81,9 +83,13 @@ def run_demo(settings: DemoSettings, watch: Callable[[Sequence[Mapping[str, Any]
             node.process = start_node(settings, node, nodes[0] if index else None, passphrase)
         faults = follow(nodes, settings, watch)
         report = build_report(settings, opened, nodes, time.monotonic() - started)
+        audited = AuditSettings(settings.out / "session.toml", chain.url)
+        report["audit"] = trio.run(audit_opened, opened, audited, lambda _line: None).json()
         faults += check_report(settings, report)
-    (settings.out / "report.json").write_text(json.dumps(report, indent=1))
-    draw(settings.out, nodes, report)
+        (settings.out / "report.json").write_text(json.dumps(report, indent=1))
+        draw(settings.out, nodes, report)
+        if settings.keep is not None:
+            settings.keep(chain.url)
     return Finished(report, tuple(faults))
 
 
@@ -198,7 +204,84 @@ def end_all(nodes: Sequence[DemoNode]) -> None:
             process.wait()
 
 
-def build_report(settings, opened, nodes, seconds):
-    return {}
-def check_report(settings, report): return []
-def draw(*a): pass
+def build_report(
+    settings: DemoSettings, opened: OpenSession, nodes: Sequence[DemoNode], seconds: float
+) -> dict[str, Any]:
+    """What happened, from the nodes' own statuses and, for everything that was promised, from the chain."""
+    history = History(opened.ledger, opened.session_id)
+    records = history.records()
+    snapshots = records[records["snapshot"].notna()].to_dict(orient="records")
+    return {
+        "session": {"id": f"{opened.session_id:016x}", "task": settings.task, "rounds": settings.rounds},
+        "seconds": round(seconds, 1),
+        "members": sorted((member_report(node) for node in nodes), key=lambda one: one["member"]),
+        "ledger": {
+            "address": opened.ledger.address,
+            "chain_id": opened.session.ledger.chain_id,
+            "records": int(records["complete"].sum()),
+            "gas_total": int(history.gas()["gas"].sum()),
+            "trust_rows": trust_rows(history),
+        },
+        "snapshots": [
+            {"round": int(row["round"]), "member": int(row["member"]), "cid": row["snapshot"]} for row in snapshots
+        ],
+    }
+
+
+def member_report(node: DemoNode) -> dict[str, Any]:
+    """One member: who it is, how good its model became, what it sent and received."""
+    status = node.status()
+    rounds = status.get("finished_rounds", [])
+    return {
+        "member": status["member"],
+        "name": node.name,
+        "peer_id": status.get("peer_id"),
+        "account": status.get("account"),
+        "test_accuracy": rounds[-1]["metrics"].get("test_accuracy") if rounds else None,
+        "rounds": len(rounds),
+        "bytes_in": status.get("bytes_in", 0),
+        "bytes_out": status.get("bytes_out", 0),
+    }
+
+
+def trust_rows(history: History) -> list[dict[str, Any]]:
+    """Every recorded row: the 16-bit weights as they are on the chain."""
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for entry in history.trust_rows().to_dict(orient="records"):
+        round, member = int(entry["round"]), int(entry["member"])
+        row = rows.setdefault((round, member), {"round": round, "member": member, "peers": [], "weights": []})
+        row["peers"].append(int(entry["peer"]))
+        row["weights"].append(int(entry["weight"]))
+    return [rows[key] for key in sorted(rows)]
+
+
+def check_report(settings: DemoSettings, report: Mapping[str, Any]) -> list[str]:
+    """What is missing: records that are not on the chain, rows that do not add up."""
+    faults = []
+    expected, found = settings.members * settings.rounds, report["ledger"]["records"]
+    if found != expected:
+        faults.append(f"{found} of {expected} records are on the chain")
+    if not report["audit"]["clean"]:
+        faults.append(f"the audit found {report['audit']['first_fault']}")
+    for row in report["ledger"]["trust_rows"]:
+        if sum(row["weights"]) != WEIGHT_SUM:
+            faults.append(f"the row of member {row['member']}, round {row['round']} adds up to {sum(row['weights'])}")
+    return faults
+
+
+def draw(out: Path, nodes: Sequence[DemoNode], report: Mapping[str, Any]) -> None:
+    """Accuracy by round and trust as heat maps, as PNG files."""
+    curves = {}
+    for node in nodes:
+        status = node.status()
+        metrics = [(entry["round"], entry["metrics"]) for entry in status.get("finished_rounds", [])]
+        points = [(round, seen["test_accuracy"]) for round, seen in metrics if "test_accuracy" in seen]
+        curves[f"member {status['member']} ({node.name})"] = points
+    plot_accuracy(curves, out / "accuracy.png")
+    size = len(report["members"])
+    matrices: dict[int, list[list[float]]] = {}
+    for row in report["ledger"]["trust_rows"]:
+        matrix = matrices.setdefault(row["round"], [[0.0] * size for _ in range(size)])
+        for peer, weight in zip(row["peers"], row["weights"], strict=True):
+            matrix[row["member"]][peer] = weight / WEIGHT_SUM
+    plot_trust(matrices, out / "trust.png")

@@ -1,4 +1,6 @@
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -8,12 +10,36 @@ with warnings.catch_warnings():  # libraries that warn when they are imported
     import web3  # noqa: F401
 
 from ledger import Devnet, DevnetOptions
+from node.daemon.sessions import OpenSession
+from node.home import Home
+from tests.nodes import make_home, make_session, running, start_all
 
 
 @pytest.fixture(scope="session")
 def chain():
-    """A real Anvil on which gas is free, one block a second as in production."""
-    with Devnet(
-        DevnetOptions(block_time=0.5, extra=("--base-fee", "0", "--gas-price", "0", "--disable-min-priority-fee"))
-    ) as devnet:
+    """A real Anvil on which gas is free."""
+    with Devnet(DevnetOptions(block_time=0.5, free_gas=True)) as devnet:
         yield devnet
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """Three real nodes that went through four rounds, and ended."""
+
+    chain: Devnet
+    opened: OpenSession
+    homes: list[Home]
+    session_file: Path
+    answers: list[tuple[int, dict]]
+
+
+@pytest.fixture(scope="session")
+def finished_run(chain, tmp_path_factory):
+    """A session that is over, for everybody who only looks at what it left behind."""
+    place = tmp_path_factory.mktemp("finished")
+    homes = [make_home(place / name) for name in ("alice", "bob", "carol")]
+    opened = make_session(homes[0], chain, place / "session.toml", snapshot_every=2)
+    nodes = start_all(homes, place / "session.toml")
+    with running(nodes):
+        answers = [node.end() for node in nodes]
+    return FinishedRun(chain, opened, homes, place / "session.toml", answers)

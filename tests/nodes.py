@@ -96,6 +96,13 @@ class NodeProcess:
         self.process.send_signal(number)
 
 
+def start_all(homes: list[Home], session: Path, *arguments: str) -> list[NodeProcess]:
+    """A process per home; all but the first are told where the first listens."""
+    first = NodeProcess(homes[0], session, *arguments)
+    peers = ("--peers", first.address(), "--no-mdns", *arguments)
+    return [first, *(NodeProcess(home, session, *peers) for home in homes[1:])]
+
+
 @contextmanager
 def running(nodes: list[NodeProcess]) -> Iterator[None]:
     """Ends what still runs when the test is over."""

@@ -1,8 +1,11 @@
-"""One mixing step replayed: from the ledger's words and the snapshots' bytes, bit for bit. Knows no chain and no IPFS."""
+"""One mixing step replayed from the ledger's words and the snapshots' bytes, bit for bit. Knows no chain, no IPFS."""
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
+import torch
 
 from node.errors import UpdateError
 from node.learning import parameters
@@ -11,9 +14,6 @@ from node.learning.mixing import WEIGHT_SUM, mix
 from node.learning.parameters import ParameterSpec
 from node.messages import ABSENT, Input, Mix
 from node.session.cohort import draw_cohort
-
-import numpy as np
-import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,7 @@ def _check_input(step: Step, entry: Input, rules: Rules, recorded: UpdateHash) -
     return None
 
 
-def replay(
-    step: Step, spec: ParameterSpec, codec: Codec, recorded: UpdateHash, payload: Payload
-) -> Fault | bool:
+def replay(step: Step, spec: ParameterSpec, codec: Codec, recorded: UpdateHash, payload: Payload) -> Fault | bool:
     """Recomputes the mixed parameters: a Fault, True if they are what was recorded, False without the snapshots."""
     used = [entry for entry in step.mix.inputs if entry.weight]
     vectors = []

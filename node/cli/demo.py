@@ -1,5 +1,8 @@
 """`fl-node demo`: the whole of it on this machine, watched live."""
 
+import contextlib
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from node.cli.options import data_option
-from node.cli.result import Result, answers
+from node.cli.result import Result, answers, note
 from node.dashboard.tables import live_table, matrix_table, percent, size
 from node.demo import DemoSettings, Finished, run_demo
 
@@ -27,17 +30,18 @@ from node.demo import DemoSettings, Finished, run_demo
 @click.option("--snapshot-every", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds until the demo gives up.")
+@click.option("--keep", "keep_chain", is_flag=True, help="Leave the chain running at the end, until Ctrl-C.")
 @data_option
 @answers
-def demo(**choices: Any) -> Result:
+def demo(keep_chain: bool, **choices: Any) -> Result:
     """Run real nodes on this machine: a chain, a session, a process per member, real MNIST.
 
     \b
     Example: fl-node demo
              fl-node demo --members 6 --split dirichlet:0.5 --out runs/skewed
     """
-    settings = DemoSettings(**choices)
-    console = Console(stderr=True)
+    settings = DemoSettings(**choices, keep=keep_running if keep_chain else None)
+    console = Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=120)
     title = f"{settings.members} nodes, {settings.rounds} rounds of {settings.task}"
     with Live(console=console, refresh_per_second=4, transient=False) as live:
 
@@ -46,6 +50,13 @@ def demo(**choices: Any) -> Result:
 
         finished = run_demo(settings, watch)
     return Result(finished.report, accuracy_table(finished), 1 if finished.faults else 0, closing(settings, finished))
+
+
+def keep_running(url: str) -> None:
+    """Returns at Ctrl-C."""
+    note(f"the chain runs on at {url}: try `fl-node history --session …/session.toml`; Ctrl-C ends it")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def accuracy_table(finished: Finished) -> Table:
@@ -58,6 +69,12 @@ def accuracy_table(finished: Finished) -> Table:
         traffic = (size(member["bytes_in"]), size(member["bytes_out"]))
         table.add_row(*cells, *traffic, f"…{member['peer_id'][-8:]}", str(member["account"]))
     return table
+
+
+def audit_line(audit: Mapping[str, Any]) -> str:
+    """What the audit found, in a line."""
+    steps = f"{audit['steps_replayed']} of {audit['steps_total']} mixing steps replayed bit for bit from IPFS"
+    return f"clean: {steps}, {audit['records']} records in their hash chains" if audit["clean"] else "FAULTS"
 
 
 def closing(settings: DemoSettings, finished: Finished) -> tuple[Any, ...]:
@@ -78,6 +95,7 @@ def closing(settings: DemoSettings, finished: Finished) -> tuple[Any, ...]:
     text = (
         f"records   {ledger['records']} of {settings.members * settings.rounds} on the chain, "
         f"{ledger['gas_total']} gas, contract {ledger['address']}\n"
+        f"audit     {audit_line(finished.report['audit'])}\n"
         f"snapshots of the last round (IPFS, pinned by their members)\n{cids}\n"
         f"files     {settings.out}/report.json, session.toml, accuracy.png, trust.png\n\n"
         "try next  fl-node demo --members 6 --split dirichlet:0.5 --out runs/skewed\n"

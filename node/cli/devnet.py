@@ -8,24 +8,22 @@ import click
 from ledger import Devnet, DevnetOptions
 from node.cli.result import Result, answers, note
 
-FREE_GAS = ("--base-fee", "0", "--gas-price", "0", "--disable-min-priority-fee")
-
 
 @click.command()
 @click.option("--engine", type=click.Choice(["anvil", "hardhat"]), default="anvil", show_default=True)
 @click.option("--port", default=8545, show_default=True, type=click.IntRange(0, 65535), help="0 chooses a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
 @click.option("--chain-id", default=31337, show_default=True, type=click.IntRange(1))
 @click.option("--block-time", default=1.0, show_default=True, help="Seconds per block; 0 mines at once.")
 @click.option("--fees", is_flag=True, help="Gas costs something, so accounts need funds.")
 @answers
-def devnet(engine: str, port: int, chain_id: int, block_time: float, fees: bool) -> Result:
+def devnet(engine: str, port: int, host: str, chain_id: int, block_time: float, fees: bool) -> Result:
     """Run a local Ethereum chain until Ctrl-C. Gas is free on it, so that accounts need no funds.
 
     \b
     Example: fl-node devnet --port 8545
     """
-    extra = () if fees or engine != "anvil" else FREE_GAS
-    options = DevnetOptions(engine, port, chain_id, block_time, extra=extra)
+    options = DevnetOptions(engine, port, chain_id, block_time, free_gas=not fees, host=host)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -1,5 +1,135 @@
+"""`fl-node history` and `fl-node audit`: what an outsider sees, without a node and without a key."""
+
+from pathlib import Path
+from typing import Any
+
 import click
+import pandas as pd
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from ledger import History
+from node.audit.run import AuditSettings, audit_session
+from node.cli.options import rpc_option, session_option
+from node.cli.result import Result, answers, note
+from node.daemon.sessions import open_session
+from node.dashboard.tables import matrix_table
+from node.errors import ConfigError
+
+SHOWN = ("round", "member", "update_hash", "mixed_hash", "snapshot", "block", "gas", "complete")
+VIEWS = ("records", "members", "trust", "gas")
+
+
 @click.command()
-def history(): pass
+@session_option
+@rpc_option()
+@click.option("--view", type=click.Choice(VIEWS), default="records", show_default=True, help="Which table.")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the table to a CSV file.")
+@click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write the table to a Parquet file.")
+@answers
+def history(session_path: Path, rpc: str | None, view: str, csv: Path | None, parquet: Path | None) -> Result:
+    """Show a session's records, members, trust rows or gas from the ledger.
+
+    \b
+    Example: fl-node history --session session.toml --rpc http://127.0.0.1:8545
+             fl-node history --session session.toml --view trust --parquet trust.parquet
+    """
+    opened = open_session(session_path, rpc)
+    past = History(opened.ledger, opened.session_id)
+    frame = {"records": past.records, "members": past.members, "trust": past.trust_rows, "gas": past.gas}[view]()
+    for path, write in ((csv, _write_csv), (parquet, _write_parquet)):
+        if path is not None:
+            write(frame, path)
+            note(f"{len(frame)} rows in {path}")
+    fields = {
+        "session": f"{opened.session_id:016x}",
+        "address": opened.ledger.address,
+        "chain_id": opened.session.ledger.chain_id,
+        view: plain(frame),
+    }
+    extra: tuple[Any, ...] = ()
+    if view == "trust" and len(frame):
+        extra = (last_matrix(frame),)
+    return Result(fields, frame_table(frame), extra=extra)
+
+
+def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A DataFrame as JSON values: bytes in hex, missing values as null."""
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return "0x" + value.hex()
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
+    return value.item() if hasattr(value, "item") else value
+
+
+def frame_table(frame: pd.DataFrame, limit: int = 200) -> Table:
+    """The last rows of a DataFrame for a terminal, long values shortened."""
+    columns = [name for name in frame.columns if name in SHOWN or "hash" not in frame.columns]
+    if "update_hash" in frame.columns:
+        columns = [name for name in SHOWN if name in frame.columns]
+    table = Table(header_style="bold", caption=f"{len(frame)} rows", caption_justify="left")
+    for name in columns:
+        table.add_column(str(name), justify="right" if pd.api.types.is_numeric_dtype(frame[name]) else "left")
+    for row in plain(frame[columns].tail(limit)):
+        table.add_row(*(_short(row[str(name)]) for name in columns))
+    return table
+
+
+def _short(value: Any) -> str:
+    text = "–" if value is None else str(value)
+    return text if len(text) <= 24 else f"{text[:10]}…{text[-8:]}"
+
+
+def last_matrix(frame: pd.DataFrame) -> Table:
+    """The trust matrix of the last round."""
+    last = frame[frame["round"] == frame["round"].max()]
+    rows: dict[int, dict[int, int]] = {}
+    for entry in last.itertuples():
+        rows.setdefault(int(entry.member), {})[int(entry.peer)] = int(entry.weight)
+    members = sorted({*rows, *(peer for row in rows.values() for peer in row)})
+    return matrix_table(rows, members)
+
+
+def _write_csv(frame: pd.DataFrame, path: Path) -> None:
+    with _open_for(path) as file:
+        frame.to_csv(file, index=False)
+
+
+def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    with _open_for(path) as file:
+        frame.to_parquet(file, index=False)
+
+
+def _open_for(path: Path) -> Any:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
 @click.command()
-def audit(): pass
+@session_option
+@rpc_option()
+@click.option("--ipfs", "ipfs", multiple=True, envvar="FL_NODE_IPFS", help="Where snapshots are: a home or Kubo's URL.")
+@click.option("--from", "first", type=click.IntRange(1), default=1, show_default=True, help="First round.")
+@click.option("--to", "last", type=click.IntRange(1), help="Last round; default: all.")
+@answers
+def audit(session_path: Path, rpc: str | None, **choices: Any) -> Result:
+    """Check a session's log: hash chains, identities, cohorts, rows, and every mixing step, bit for bit.
+
+    Exit status: 0 clean, 1 evidence of wrongdoing, 2 it could not be checked.
+
+    \b
+    Example: fl-node audit --session session.toml --rpc http://127.0.0.1:8545 --ipfs a
+    """
+    settings = AuditSettings(session_path, rpc, **choices)
+    console = Console(stderr=True)
+    with console.status("auditing") as spinner:
+        report = trio.run(audit_session, settings, spinner.update)
+    return Result(report.json(), report.text(), 0 if report.clean else 1)

@@ -1,3 +1,6 @@
 import click
+
+
 @click.command()
-def simulate(): pass
+def simulate():
+    pass

@@ -157,6 +157,6 @@ class Journal:
 
 def mix_of(fields: dict[str, object]) -> Mix:
     """A mix from its JSON form."""
-    inputs = tuple(Input(**entry) for entry in fields.pop("inputs"))  # type: ignore[arg-type, attr-defined]
+    inputs = tuple(Input(**entry) for entry in fields.pop("inputs"))  # type: ignore[attr-defined]
     mixed_hash = bytes.fromhex(str(fields.pop("mixed_hash")))
     return Mix(inputs=inputs, mixed_hash=mixed_hash, **fields)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 
@@ -26,9 +26,10 @@ from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
 from node.session.gather import Gatherer
 from node.session.gossip import Gossip, Plan, Ports, linger, wait_for_quorum
-from node.storage import open_snapshots
+from node.storage import BlockStore, FetchBlocks, Snapshots, open_snapshots
 
 log = logging.getLogger(__name__)
+FETCH_S = 30.0  # for one batch of IPFS blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,8 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
             stack.callback(outbox.close)
             recorder = Recorder(outbox)
             network = await stack.enter_async_context(open_peers(settings, prepared, journal))
-            snapshots = await stack.enter_async_context(open_snapshots(settings.home.path, settings.ipfs))
-            if journal.checkpoint() is None:
-                await initial_parameters(prepared, snapshots)
+            fetch = share_blocks(settings, prepared, network)
+            snapshots = await stack.enter_async_context(open_snapshots(settings.home.path, settings.ipfs, fetch))
             ports = Ports(
                 NetworkPeers(network, prepared.identity),
                 prepared.directory,
@@ -71,7 +71,7 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
                 IpfsSnapshots(snapshots, session_id, prepared.directory.own_index),
             )
             life = Life(settings, prepared, ports, network, recorder, tell)
-            life.signals = signals
+            life.signals, life.snapshots = signals, snapshots
             return await life.live()
 
 
@@ -92,10 +92,24 @@ def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) ->
     return open_network(prepared.identity, options, is_member, Announced(journal), journal.announcements)
 
 
+def share_blocks(settings: StartSettings, prepared: Prepared, network: Network) -> FetchBlocks:
+    """How to get others' IPFS blocks; gives ours over bitswap, in an open session to everybody."""
+    everybody = prepared.opened.session.access == "open"
+    directory = prepared.directory
+    store = BlockStore(settings.home.ipfs / "blocks")
+    network.serve_blocks(store, lambda peer_id: everybody or directory.index_of(peer_id) is not None)
+
+    async def fetch(cids: Sequence[bytes]) -> Mapping[bytes, bytes]:
+        return await network.fetch_blocks(cids, sorted(network.connected()), trio.current_time() + FETCH_S)
+
+    return fetch
+
+
 class Life:
     """The tasks of a running node, all of them in one nursery."""
 
     signals: AsyncIterator[int]
+    snapshots: Snapshots
 
     def __init__(
         self,
@@ -145,7 +159,6 @@ class Life:
     async def _rounds(self) -> int:
         """The session's rounds, as far as they come; returns the last finished one."""
         session = self.prepared.opened.session
-        finished: int | None = None
         with self.rounds_scope:
             with trio.move_on_after(self.settings.quorum_s) as patience:
                 await wait_for_quorum(self.ports, session.quorum, self._tell_presence)
@@ -154,14 +167,16 @@ class Life:
                     f"fewer than {session.quorum} members came within {self.settings.quorum_s:g} s: "
                     "start the others, check --peers, or wait longer with --quorum-timeout"
                 )
-            finished = await self.gossip.run()
+            progress = await self.ports.journal.load()
+            self.gossip.finished = progress.next_round - 1
+            if not self.gossip.finished:
+                await initial_parameters(self.prepared, self.snapshots)
+            await self.gossip.run()
             if not self.gossip.stopping.is_set():
-                self.status.observe("serving the others", finished)
+                self.status.observe("serving the others", self.gossip.finished)
                 with trio.move_on_after(self.settings.linger_s):
                     await linger(self.ports, self.board, self.plan.rounds)
-        if finished is None:  # a signal cut the round in flight short
-            finished = (await self.ports.journal.load()).next_round - 1
-        return finished
+        return self.gossip.finished
 
     def _tell_presence(self, present: int) -> None:
         quorum = self.prepared.opened.session.quorum

@@ -24,15 +24,18 @@ def plot_accuracy(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path)
 def plot_trust(matrices: Mapping[int, Sequence[Sequence[float]]], path: Path) -> None:
     """Writes trust matrices (fractions; by round) side by side as heat maps to a PNG file."""
     shown = _spread(sorted(matrices), 4)
+    largest = max((weight for matrix in matrices.values() for row in matrix for weight in row), default=1.0)
     figure = Figure(figsize=(3.2 * max(1, len(shown)), 3.4), layout="constrained")
     for place, round in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), place + 1)
-        image = axes.imshow(matrices[round], vmin=0, vmax=1, cmap="viridis")
+        image = axes.imshow(matrices[round], vmin=0, vmax=largest, cmap="viridis")
         ticks = range(len(matrices[round]))
         axes.set(xlabel="peer", ylabel="member", title=f"trust, round {round}", xticks=ticks, yticks=ticks)
         for i, row in enumerate(matrices[round]):
             for j, weight in enumerate(row):
-                axes.text(j, i, f"{100 * weight:.0f}", ha="center", va="center", color="w" if weight < 0.6 else "k")
+                axes.text(
+                    j, i, f"{100 * weight:.0f}", ha="center", va="center", color="w" if weight < 0.6 * largest else "k"
+                )
         figure.colorbar(image, ax=axes, shrink=0.7)
     save(figure, path)
 

@@ -14,8 +14,8 @@ SHADES = " ▁▂▃▄▅▆▇█"
 def live_table(statuses: Sequence[Mapping[str, Any]], title: str) -> Table:
     """One row per node: where it is, what it learned, what it sent, whom it trusts."""
     table = Table(title=title, title_justify="left", header_style="bold", expand=False)
-    for column in ("member", "state", "round", "loss", "test acc.", "in", "out", "peers", "recorded", "trust row (%)"):
-        left = column in ("state", "trust row (%)")
+    for column in ("member", "state", "round", "loss", "acc. %", "in", "out", "peers", "records", "trust row %"):
+        left = column in ("state", "trust row %")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for status in statuses:
         table.add_row(*live_row(status))

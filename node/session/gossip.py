@@ -73,23 +73,25 @@ class Gossip:
     gatherer: Gatherer
     observe: Callable[[str, RoundReport | int], None] = lambda _event, _value: None
     stopping: trio.Event = field(default_factory=trio.Event)
+    finished: int = 0  # the last round that is over
 
     async def run(self) -> int:
-        """Goes through the rounds that are left; returns the last finished round.
+        """Goes through the rounds that are left; returns the last finished one.
 
         When `stopping` is set it finishes the round in flight, records its mix, and returns.
         """
         progress = await self.ports.journal.load()
         pending, round = progress.pending_mix, progress.next_round
+        self.finished = round - 1
         while round <= self.plan.rounds and not self.stopping.is_set():
             self.observe("training", round)
             pending = await self._round(round, Progress(round, pending, progress.committed))
-            progress = Progress(round + 1, pending)
-            round += 1
+            self.finished, round = round, round + 1
+            progress = Progress(round, pending)
         if pending is not None:
             await self.ports.records.close(round, pending)
             await self.ports.journal.closed()
-        return round - 1
+        return self.finished
 
     async def _round(self, round: int, progress: Progress) -> Mix:
         started = trio.current_time()

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from node.home import read_status
-from tests.nodes import NodeProcess, make_home, make_session, running
+from tests.nodes import NodeProcess, make_home, make_session, running, start_all
 
 pytestmark = pytest.mark.real
 
@@ -21,31 +21,32 @@ def session_file(tmp_path):
     return tmp_path / "session.toml"
 
 
-def start_all(homes, session_file):
-    first = NodeProcess(homes[0], session_file)
-    peers = ("--peers", first.address(), "--no-mdns")
-    return [first, *(NodeProcess(home, session_file, *peers) for home in homes[1:])]
-
-
 def recorded_rounds(opened, home):
     account = read_status(home)["account"]
     return opened.ledger.head(opened.session_id, account).next_round - 1
 
 
-def test_three_nodes_finish_and_every_round_is_on_the_chain(chain, homes, session_file):
-    opened = make_session(homes[0], chain, session_file)
-    nodes = start_all(homes, session_file)
-    with running(nodes):
-        ends = [node.end() for node in nodes]
-    assert [code for code, _ in ends] == [0, 0, 0]
-    for (_, answer), home in zip(ends, homes, strict=True):
+def test_three_nodes_finish_and_every_round_is_on_the_chain(finished_run):
+    for (code, answer), home in zip(finished_run.answers, finished_run.homes, strict=True):
+        assert code == 0
         assert answer == {"finished_round": 4, "rounds": 4, "records": 5, "records_pending": 0, "stopped": False}
-        assert recorded_rounds(opened, home) == 4
+        assert recorded_rounds(finished_run.opened, home) == 4
         rounds = read_status(home)["finished_rounds"]
         for entry in rounds:
             assert sum(cell["weight"] for cell in entry["inputs"]) == 65535
             assert {cell["member"] for cell in entry["inputs"]} == {0, 1, 2}
         assert rounds[-1]["metrics"]["test_loss"] < 0.05
+
+
+def test_bytes_are_counted_per_peer_and_round(finished_run):
+    for home in finished_run.homes:
+        status = read_status(home)
+        others = {other.path.name for other in finished_run.homes} - {home.path.name}
+        assert len(status["peers"]) == len(others)
+        for peer in status["peers"]:
+            by_round = [entry["traffic"].get(peer["peer_id"], {}) for entry in status["finished_rounds"]]
+            assert 0 < sum(cell.get("bytes_in", 0) for cell in by_round) <= peer["bytes_in"]
+        assert status["bytes_in"] >= sum(peer["bytes_in"] for peer in status["peers"])
 
 
 def test_a_killed_node_leaves_the_others_training_and_goes_on_where_it_was(chain, homes, session_file):

@@ -1,0 +1,71 @@
+"""Where an audit finds snapshots: homes on this machine, or a Kubo daemon; what they give is checked by its hash."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from node.errors import ConfigError, ContentMissing
+from node.learning.parameters import ParameterSpec
+from node.storage import Snapshots, open_snapshots
+
+KEPT = 8  # payloads at a time: the inputs of a step are often those of the next
+
+
+@dataclass
+class SnapshotShelf:
+    """Reads files of snapshots from the first source that has them."""
+
+    sources: Sequence[Snapshots]
+    limit: int  # bytes of a file
+    _recent: dict[tuple[str, str], bytes] = field(default_factory=dict)
+
+    async def read(self, cid: str, name: str) -> bytes | None:
+        """A file of a snapshot; None if no source has it."""
+        if (cid, name) in self._recent:
+            return self._recent[cid, name]
+        for source in self.sources:
+            try:
+                content = await source.read(cid, name, self.limit)
+            except ContentMissing:
+                continue
+            self._recent[cid, name] = content
+            if len(self._recent) > KEPT:
+                del self._recent[next(iter(self._recent))]
+            return content
+        return None
+
+
+@asynccontextmanager
+async def open_shelf(places: Sequence[str], beside: Path, limit: int) -> AsyncIterator[SnapshotShelf]:
+    """The named homes and daemons; without any, the homes in the directory of the session file."""
+    async with AsyncExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory()))
+        chosen = list(places) or sorted(str(found.parent) for found in beside.glob("*/ipfs") if found.is_dir())
+        sources: list[Snapshots] = []
+        for place in chosen:
+            if place.startswith(("http://", "https://", "/ip4/", "/ip6/", "/dns")):
+                opened = open_snapshots(scratch, place)
+            elif (Path(place) / "ipfs").is_dir():
+                opened = open_snapshots(Path(place))
+            else:
+                raise ConfigError(f"--ipfs {place} is neither a node's home nor the URL of a Kubo daemon")
+            sources.append(await stack.enter_async_context(opened))
+        yield SnapshotShelf(sources, limit)
+
+
+def spec_of_payload(payload: bytes) -> ParameterSpec | None:
+    """The names and shapes that a `float32` payload's header claims; None if it claims none that could be.
+
+    Nothing is believed: the caller compares the hash of `spec.header` with the session's.
+    """
+    length = int.from_bytes(payload[:8], "little")
+    try:
+        entries = json.loads(payload[8 : 8 + min(length, len(payload))])
+        names = tuple(sorted(entries))
+        shapes = tuple(tuple(int(size) for size in entries[name]["shape"]) for name in names)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return ParameterSpec(names, shapes)

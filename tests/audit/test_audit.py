@@ -1,0 +1,46 @@
+"""A clean run audits clean; each thing that can be wrong is found and located."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from node.cli.app import cli
+
+pytestmark = pytest.mark.real
+
+
+def audit(run, *arguments):
+    fixed = ["audit", "--json", "--session", str(run.session_file), "--rpc", run.chain.url]
+    result = CliRunner().invoke(cli, [*fixed, *map(str, arguments)])
+    return result.exit_code, json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def test_a_clean_run_is_clean(finished_run):
+    code, report = audit(finished_run)
+    assert code == 0
+    assert report["clean"] is True
+    assert report["first_fault"] is None
+    assert report["steps_total"] == 12
+    assert report["steps_replayed"] == 6  # rounds 2 and 4, which have snapshots
+    assert report["records"] == 15  # 12 commits and 3 closings
+    assert report["gaps"] == []
+
+
+def test_a_range_of_rounds_can_be_audited(finished_run):
+    code, report = audit(finished_run, "--from", 3, "--to", 4)
+    assert code == 0
+    assert (report["steps_total"], report["steps_replayed"]) == (6, 3)
+
+
+def test_without_snapshots_nothing_is_replayed_and_nothing_is_wrong(finished_run, tmp_path):
+    (tmp_path / "empty" / "ipfs").mkdir(parents=True)
+    code, report = audit(finished_run, "--ipfs", tmp_path / "empty")
+    assert code == 0
+    assert (report["steps_total"], report["steps_replayed"]) == (12, 0)
+
+
+def test_a_place_without_snapshots_is_a_clear_error(finished_run, tmp_path):
+    code, report = audit(finished_run, "--ipfs", tmp_path)
+    assert code == 2
+    assert "neither a node's home" in report["error"]
