@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ledger import History
+from node.audit.evidence import judge_evidence
 from node.audit.run import AuditSettings, audit_session
 from node.cli.options import rpc_option, session_option
 from node.cli.result import Result, answers, note
@@ -18,6 +19,9 @@ from node.dashboard.tables import matrix_table
 from node.errors import ConfigError
 
 SHOWN = ("round", "member", "update_hash", "mixed_hash", "snapshot", "block", "gas", "complete")
+session_option_unless_evidence = click.option(
+    "--session", "session_path", envvar="FL_NODE_SESSION", type=click.Path(path_type=Path), help="The session file."
+)
 VIEWS = ("records", "members", "trust", "gas")
 
 
@@ -56,7 +60,7 @@ def history(session_path: Path, rpc: str | None, view: str, csv: Path | None, pa
 
 def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A DataFrame as JSON values: bytes in hex, missing values as null."""
-    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
     return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
 
 
@@ -114,20 +118,34 @@ def _open_for(path: Path) -> Any:
 
 
 @click.command()
-@session_option
+@session_option_unless_evidence
 @rpc_option()
-@click.option("--ipfs", "ipfs", multiple=True, envvar="FL_NODE_IPFS", help="Where snapshots are: a home or Kubo's URL.")
+@click.option(
+    "--ipfs",
+    multiple=True,
+    envvar="FL_NODE_IPFS",
+    help="Where snapshots are: a node's home or Kubo's URL (default: the homes beside the session file).",
+)
 @click.option("--from", "first", type=click.IntRange(1), default=1, show_default=True, help="First round.")
 @click.option("--to", "last", type=click.IntRange(1), help="Last round; default: all.")
+@click.option("--evidence", type=click.Path(path_type=Path), help="Judge a file of signed announcements, offline.")
 @answers
-def audit(session_path: Path, rpc: str | None, **choices: Any) -> Result:
+def audit(session_path: Path | None, rpc: str | None, evidence: Path | None, **choices: Any) -> Result:
     """Check a session's log: hash chains, identities, cohorts, rows, and every mixing step, bit for bit.
 
     Exit status: 0 clean, 1 evidence of wrongdoing, 2 it could not be checked.
 
     \b
     Example: fl-node audit --session session.toml --rpc http://127.0.0.1:8545 --ipfs a
+             fl-node audit --evidence a/evidence/equivocation-2-17.json
     """
+    if evidence is not None:
+        verdict = judge_evidence(evidence)
+        found = "is convicted" if verdict.convicts else "is not convicted"
+        text = f"{verdict.peer_id} {found} of two updates for round {verdict.round}: {verdict.reason}"
+        return Result(verdict.json(), text, 1 if verdict.convicts else 0)
+    if session_path is None:
+        raise ConfigError("nothing to audit: pass --session FILE, or --evidence FILE")
     settings = AuditSettings(session_path, rpc, **choices)
     console = Console(stderr=True)
     with console.status("auditing") as spinner:

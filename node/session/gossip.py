@@ -58,6 +58,7 @@ class RoundReport:
     metrics: dict[str, float]
     traffic: dict[str, Traffic]  # per peer, in this round
     train_s: float
+    commit_s: float
     gather_s: float
     mix_s: float
     snapshot: str | None
@@ -100,6 +101,7 @@ class Gossip:
         members = self.ports.directory.count()
         trained_at = trio.current_time()
         await self.ports.records.commit(round, trained.digest, progress.pending_mix)
+        committed_at = trio.current_time()
         await self._reveal(round, trained)
         self.observe("gathering", round)
         me = self.ports.directory.own_index
@@ -117,7 +119,8 @@ class Gossip:
             {**trained.metrics, **mixed.metrics},
             traffic_since(before, self.ports.peers.traffic()),
             trained_at - started,
-            gathered_at - trained_at,
+            committed_at - trained_at,
+            gathered_at - committed_at,
             trio.current_time() - gathered_at,
             snapshot,
         )

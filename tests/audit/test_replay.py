@@ -44,7 +44,7 @@ def step(payloads):
 
 @pytest.fixture
 def recorded(payloads):
-    return lambda member, round: sha256(payloads[member, round]) if (member, round) in payloads else None
+    return lambda member, at: sha256(payloads[member, at]) if (member, at) in payloads else None
 
 
 def with_inputs(step, **changes):
@@ -54,7 +54,7 @@ def with_inputs(step, **changes):
 
 
 def run(step, payloads, recorded):
-    return replay(step, SPEC, FLOAT32, recorded, lambda member, round: payloads.get((member, round)))
+    return replay(step, SPEC, FLOAT32, recorded, lambda member, at: payloads.get((member, at)))
 
 
 def test_an_honest_step_replays(step, payloads, recorded):
@@ -65,7 +65,7 @@ def test_an_honest_step_replays(step, payloads, recorded):
 def test_a_step_without_an_input_is_not_replayed_and_not_wrong(step, payloads, recorded):
     hashes = {key: sha256(payload) for key, payload in payloads.items()}
     del payloads[0, 4]
-    assert run(step, payloads, lambda member, round: hashes.get((member, round))) is False
+    assert run(step, payloads, lambda member, at: hashes.get((member, at))) is False
 
 
 def test_a_changed_row_is_found(step, payloads, recorded):
@@ -83,7 +83,7 @@ def test_one_flipped_bit_in_one_parameter_is_found_and_located(step, payloads, r
     flipped = bytearray(payloads[2, 4])
     flipped[-3] ^= 1
     payloads[2, 4] = bytes(flipped)
-    fault = run(step, payloads, lambda member, round: hashes.get((member, round)))
+    fault = run(step, payloads, lambda member, at: hashes.get((member, at)))
     assert (fault.member, fault.round, fault.kind) == (2, 4, "update")
 
 
@@ -128,5 +128,5 @@ def test_a_cohort_that_was_not_drawn_is_found(step, recorded):
 
 def test_an_update_that_is_no_model_is_found(step, payloads):
     payloads[0, 4] = b"rubbish"
-    fault = run(step, payloads, lambda member, round: sha256(payloads[member, round]))
+    fault = run(step, payloads, lambda member, at: sha256(payloads[member, at]))
     assert (fault.member, fault.kind) == (0, "update")
