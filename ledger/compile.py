@@ -1,10 +1,12 @@
 """Compiles the contract with npm's solc, for the artifact that the package ships. Only this needs the repository.
 
-Run `python -m ledger.compile` in the repository's root to write the artifact anew.
+`python -m ledger.compile --check` in the repository's root compiles only when the sources have changed since the
+artifact was made, without `--check` in any case.
 """
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from solcx.exceptions import SolcError
 from ledger.errors import CompileError
 
 CONTRACT = "FederatedLedger"
+SOURCES = (f"contracts/{CONTRACT}.sol", f"contracts/interfaces/I{CONTRACT}.sol")
 ARTIFACT = Path(__file__).parent / "artifacts" / f"{CONTRACT}.json"
 
 
@@ -71,8 +74,8 @@ def compiler_version(project: Path) -> str:
 
 def build_artifact(project: Path) -> dict[str, Any]:
     """The artifact as the package ships it: ABI, bytecode, runtime bytecode, input hash and compiler version."""
-    standard = standard_input(project, (f"contracts/{CONTRACT}.sol", f"contracts/interfaces/I{CONTRACT}.sol"))
-    compiled = compile_sources(project, standard)[f"contracts/{CONTRACT}.sol"][CONTRACT]
+    standard = standard_input(project, SOURCES)
+    compiled = compile_sources(project, standard)[SOURCES[0]][CONTRACT]
     return {
         "contract": CONTRACT,
         "compiler": compiler_version(project),
@@ -83,15 +86,31 @@ def build_artifact(project: Path) -> dict[str, Any]:
     }
 
 
-def write_artifact(project: Path, target: Path = ARTIFACT) -> Path:
-    """Where the artifact is; compiles only when its input hash is not that of the sources."""
-    standard = standard_input(project, (f"contracts/{CONTRACT}.sol", f"contracts/interfaces/I{CONTRACT}.sol"))
-    if target.exists() and json.loads(target.read_text()).get("input_sha256") == input_hash(standard):
-        return target
+def is_current(project: Path, target: Path = ARTIFACT) -> bool:
+    """Whether the artifact was made from the sources as they are."""
+    try:
+        found = json.loads(target.read_text()).get("input_sha256")
+    except (OSError, ValueError, AttributeError):
+        return False
+    return bool(found == input_hash(standard_input(project, SOURCES)))
+
+
+def write_artifact(project: Path, target: Path = ARTIFACT) -> None:
+    """Compiles, and writes the artifact."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(build_artifact(project), indent=1, sort_keys=True) + "\n")
-    return target
+
+
+def main(arguments: list[str]) -> None:
+    """Compiles in the working directory; exits with a message if that fails."""
+    if arguments not in ([], ["--check"]):
+        sys.exit(f"python -m ledger.compile knows --check only, not {' '.join(arguments)}")
+    try:
+        if not arguments or not is_current(Path.cwd()):
+            write_artifact(Path.cwd())
+    except CompileError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    write_artifact(Path.cwd())
+    main(sys.argv[1:])

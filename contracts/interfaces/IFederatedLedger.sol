@@ -68,12 +68,17 @@ interface IFederatedLedger {
         string configCid
     );
     /// @notice The creator paused the session: from the first call on nobody joins, and held members can't record.
+    /// @param sessionId the session
     event SessionPaused(uint64 indexed sessionId);
     /// @notice The creator resumed the session, and every active member's slot was released.
+    /// @param sessionId the session
     event SessionResumed(uint64 indexed sessionId);
     /// @notice The creator closed the session for good.
+    /// @param sessionId the session
     event SessionClosed(uint64 indexed sessionId);
     /// @notice The creator allowed an account to join, or a removed member to return.
+    /// @param sessionId the session
+    /// @param account the Ethereum account
     event AccountAdmitted(uint64 indexed sessionId, address indexed account);
     /// @notice An account became a member.
     /// @param sessionId the session
@@ -91,12 +96,22 @@ interface IFederatedLedger {
         string addresses
     );
     /// @notice A member left of its own accord.
+    /// @param sessionId the session
+    /// @param account the Ethereum account
     event MemberLeft(uint64 indexed sessionId, address indexed account);
     /// @notice The creator removed a member.
+    /// @param sessionId the session
+    /// @param account the Ethereum account
     event MemberRemoved(uint64 indexed sessionId, address indexed account);
     /// @notice A member that had left came back, under its old index, peer key and chain of records.
+    /// @param sessionId the session
+    /// @param account the Ethereum account
+    /// @param addresses multiaddrs, separated by a blank
     event MemberReturned(uint64 indexed sessionId, address indexed account, string addresses);
     /// @notice A member can be reached elsewhere.
+    /// @param sessionId the session
+    /// @param account the Ethereum account
+    /// @param addresses multiaddrs, separated by a blank
     event AddressesChanged(uint64 indexed sessionId, address indexed account, string addresses);
     /// @notice A member committed to its update of a round and reported the mix of its previous round.
     /// @dev One field, so that what is logged is what is hashed, and a record costs 800 gas less than with five.
@@ -143,17 +158,25 @@ interface IFederatedLedger {
 
     /// @notice Stops joining at once, and recording by up to `most` further members. Call it again until
     /// `heldCount == memberCount`: pausing costs gas per member so that recording costs none for it.
+    /// @param sessionId the session
+    /// @param most members that this transaction reaches at most
     function pause(uint64 sessionId, uint16 most) external;
 
     /// @notice Releases up to `most` further members; the session is open again once all of them are.
+    /// @param sessionId the session
+    /// @param most members that this transaction reaches at most
     function resume(uint64 sessionId, uint16 most) external;
 
     /// @notice Closes the session for good, and stops up to `most` further members; call it again as for `pause`.
+    /// @param sessionId the session
+    /// @param most members that this transaction reaches at most
     function close(uint64 sessionId, uint16 most) external;
 
     // ---- members ----
 
     /// @notice Allows accounts to join, or removed members to return.
+    /// @param sessionId the session
+    /// @param accounts who may join or return
     function admit(uint64 sessionId, address[] calldata accounts) external;
 
     /// @notice Makes the caller a member.
@@ -170,15 +193,22 @@ interface IFederatedLedger {
     ) external returns (uint16 index);
 
     /// @notice Ends the caller's part in the session; its records stay.
+    /// @param sessionId the session
     function quit(uint64 sessionId) external;
 
     /// @notice Takes a member that left back in, under its old index, key and chain of records.
+    /// @param sessionId the session
+    /// @param addresses multiaddrs, separated by a blank
     function rejoin(uint64 sessionId, string calldata addresses) external;
 
     /// @notice Ends a member's part in the session; its records stay.
+    /// @param sessionId the session
+    /// @param account the member's
     function remove(uint64 sessionId, address account) external;
 
     /// @notice Tells the others where the caller can be reached.
+    /// @param sessionId the session
+    /// @param addresses multiaddrs, separated by a blank
     function setAddresses(uint64 sessionId, string calldata addresses) external;
 
     // ---- records ----
@@ -192,22 +222,40 @@ interface IFederatedLedger {
 
     /// @notice Records several rounds at once, or none if the caller's slot is not `slot`: what a sender that does not
     /// know the fate of an earlier transaction can safely send again.
+    /// @param sessionId the session
+    /// @param slot the caller's slot as it must be
+    /// @param entries the records, in order
     function recordAfter(uint64 sessionId, uint256 slot, Entry[] calldata entries) external;
 
     // ---- views ----
 
     /// @notice The id of the session that `creator` creates with `configHash`.
+    /// @param creator who creates the session
+    /// @param configHash SHA-256 of the session file
+    /// @return sessionId first 8 bytes of keccak256(creator || configHash)
     function sessionIdOf(address creator, bytes32 configHash) external pure returns (uint64 sessionId);
 
     /// @notice What the contract knows of a session; `state` is Unknown where there is none.
+    /// @param sessionId the session
+    /// @return found all of it
     function session(uint64 sessionId) external view returns (Session memory found);
 
     /// @notice A member's slot, `head || hold || next round`; zero for an account that never joined.
+    /// @param sessionId the session
+    /// @param account the member's
+    /// @return slot the slot, or zero
     function slotOf(uint64 sessionId, address account) external view returns (uint256 slot);
 
     /// @notice A member's index and standing.
+    /// @param sessionId the session
+    /// @param account the member's
+    /// @return index of the member, zero for who never joined
+    /// @return standing how the account stands to the session
     function memberOf(uint64 sessionId, address account) external view returns (uint16 index, Standing standing);
 
     /// @notice The account of the member with an index.
+    /// @param sessionId the session
+    /// @param index 0, 1, 2, ... in the order of joining
+    /// @return account the member's
     function memberAt(uint64 sessionId, uint16 index) external view returns (address account);
 }
