@@ -72,6 +72,13 @@ class Outbox:
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
+    def has_closing(self, session_id: int, round: int) -> bool:
+        """Whether a closing record of the round is in the outbox: its mix must not be recorded again."""
+        try:
+            return self._store.has_closing(session_id, round)
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+
     def status(self) -> OutboxStatus:
         """How far the records are, without asking the chain."""
         try:

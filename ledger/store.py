@@ -137,6 +137,11 @@ class Store:
         key = (_blob(session_id), self._account)
         return [_row(one) for one in self._all(query, (*key, *key))]
 
+    def has_closing(self, session_id: int, round: int) -> bool:
+        """Whether there is a closing record of the round."""
+        query = "select 1 from records where (session, account, round, closing) = (?, ?, ?, 1)"
+        return bool(self._all(query, (_blob(session_id), self._account, round)))
+
     def seq_of(self, session_id: int, slot: int) -> int | None:
         """The record that leads to the slot."""
         query = "select seq from records where (session, account, slot) = (?, ?, ?)"

@@ -72,7 +72,9 @@ class LedgerRecords:
     session_id: int
 
     async def commit(self, round: int, digest: bytes, mix: Mix | None) -> None:
-        """Puts the record of a round on disk."""
+        """Puts the record of a round on disk; without the mix, if a closing record before a crash has it already."""
+        if mix is not None and await self.recorder.has_closing(self.session_id, round):
+            mix = None
         await self.recorder.add(ledger.Record(self.session_id, round, digest, ledger_mix(mix)))
 
     async def close(self, round: int, mix: Mix) -> None:

@@ -37,6 +37,10 @@ class Recorder:
         await trio.to_thread.run_sync(self.outbox.add, record)
         self._wake.set()
 
+    async def has_closing(self, session_id: int, round: int) -> bool:
+        """Whether a closing record of the round is on disk."""
+        return await trio.to_thread.run_sync(self.outbox.has_closing, session_id, round)
+
     async def run(self) -> None:
         """Sends and confirms, for ever."""
         pause = STEP_S
