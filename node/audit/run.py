@@ -24,6 +24,7 @@ from node.messages import Input, Mix
 from node.storage import directory_cid
 
 MIXED, UPDATE = "mixed.safetensors", "update"
+LARGEST_ROUND = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,26 +149,29 @@ class _Audit:
                 self.report.faults.append(
                     Fault(member.index, 0, "identity", "the libp2p key's signature of the account", found)
                 )
-        for step in self._steps():
-            if step.mix.snapshot:
-                self.cids[step.member, step.round] = step.mix.snapshot
-        last = settings.last or 2**31
-        for step in self._steps():
+        self._survey()
+        last = settings.last or LARGEST_ROUND
+        for step in map(node_step, self._mixed_steps()):
             if settings.first <= step.round <= last:
                 await self._check(step)
 
-    def _steps(self) -> Iterator[Step]:
-        """The recorded mixes, by round and member; malformed records become faults on the first pass."""
-        first_pass = not self.report.steps_total and not self.cids and not self.report.gaps
-        for recorded in self.history.steps():
-            if recorded.fault is not None and first_pass:
-                fault = Fault(recorded.member, recorded.round, "record", "a well-formed record", recorded.fault)
+    def _survey(self) -> None:
+        """First pass: where the snapshots are, which rounds are missing, which records are malformed."""
+        before: dict[int, int] = {}
+        for step in self.history.steps():
+            missing = range(before.get(step.member, step.round - 1) + 1, step.round)
+            self.report.gaps.extend((step.member, round) for round in missing)
+            before[step.member] = step.round
+            if step.fault is not None:
+                fault = Fault(step.member, step.round, "record", "a well-formed record", step.fault)
                 self.report.faults.append(fault)
-            if recorded.mix is None:
-                if first_pass:
-                    self.report.gaps.append((recorded.member, recorded.round))
-                continue
-            yield node_step(recorded)
+            if step.mix is None:
+                self.report.gaps.append((step.member, step.round))
+            elif step.mix.snapshot:
+                self.cids[step.member, step.round] = directory_cid(step.mix.snapshot)
+
+    def _mixed_steps(self) -> Iterator[LedgerStep]:
+        return (step for step in self.history.steps() if step.mix is not None)
 
     async def _check(self, step: Step) -> None:
         self.report.steps_total += 1

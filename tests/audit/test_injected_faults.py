@@ -1,0 +1,124 @@
+"""Every fault that the audit promises to find, injected into a session on a real chain, and located."""
+
+from dataclasses import replace
+
+import pytest
+
+from ledger import Devnet, DevnetOptions
+from node.network.identity import identity_from_seed
+from tests.audit.forge import Forgery, swapped
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def quick_chain():
+    with Devnet(DevnetOptions(block_time=0, free_gas=True)) as devnet:
+        yield devnet.connect()
+
+
+@pytest.fixture
+def forge(quick_chain, tmp_path):
+    def make(change=lambda _draft: None, **options):
+        return Forgery(quick_chain, tmp_path, change=change, **options)
+
+    return make
+
+
+def at(member, round, act):
+    """Lets `act` change one draft only."""
+
+    def change(draft):
+        if (draft.member, draft.round) == (member, round):
+            act(draft)
+
+    return change
+
+
+def located(report):
+    fault = report.faults[0]
+    return fault.member, fault.round, fault.kind
+
+
+def test_an_honest_session_is_clean_and_replayed_in_full(forge):
+    report = forge().audit()
+    assert report.clean
+    assert report.steps_replayed == report.steps_total == 12
+    assert report.records == 16
+
+
+def test_a_changed_row_is_found(forge):
+    def act(draft):
+        draft.inputs = swapped(draft.inputs)
+
+    assert located(forge(at(1, 2, act)).audit()) == (1, 2, "mixed parameters")
+
+
+def test_a_changed_update_hash_is_found(forge):
+    def act(draft):
+        draft.update_hash = b"\x09" * 32
+
+    report = forge(at(0, 1, act)).audit()
+    assert located(report) == (0, 1, "update")
+    assert "0909" in report.faults[0].expected
+
+
+def test_a_changed_mixed_hash_is_found(forge):
+    def act(draft):
+        draft.mixed_hash = b"\x09" * 32
+
+    assert located(forge(at(2, 3, act)).audit()) == (2, 3, "snapshot")
+
+
+def test_a_swapped_snapshot_is_found(forge):
+    kept = {}
+
+    def change(draft):
+        if draft.member == 3:
+            draft.snapshot_mixed, kept["mixed"] = kept.get("mixed", draft.mixed), draft.mixed
+
+    assert located(forge(change).audit()) == (3, 2, "snapshot")
+
+
+def test_one_flipped_bit_in_one_parameter_is_found(forge):
+    def act(draft):
+        flipped = bytearray(draft.update)
+        flipped[-2] ^= 4
+        draft.snapshot_update = bytes(flipped)
+
+    assert located(forge(at(2, 2, act)).audit()) == (2, 2, "update")
+
+
+def test_a_round_that_is_missing_is_reported(forge):
+    def act(draft):
+        draft.skipped = True
+
+    report = forge(at(1, 2, act), cohort=3).audit()
+    assert report.gaps == [(1, 2)]
+    assert report.faults[0].kind == "input"  # others say that they mixed an update that was never committed
+    assert "member 1 for round 2" in report.faults[0].expected
+
+
+def test_a_binding_signed_by_another_key_is_found(forge):
+    report = forge(bind=lambda member, own: identity_from_seed(b"x" * 32) if member == 2 else own).audit()
+    assert located(report) == (2, 0, "identity")
+
+
+def test_a_cohort_that_was_not_drawn_is_found(forge):
+    def act(draft):
+        chosen = {entry.member for entry in draft.inputs}
+        other = next(member for member in range(6) if member not in chosen)
+        victim = next(entry for entry in draft.inputs if entry.member != draft.member)
+        changed = [replace(entry, member=other) if entry is victim else entry for entry in draft.inputs]
+        draft.inputs = tuple(sorted(changed, key=lambda entry: entry.member))
+
+    assert located(forge(at(4, 2, act), members=6).audit()) == (4, 2, "cohort")
+
+
+def test_a_range_leaves_faults_outside_alone(forge):
+    def act(draft):
+        draft.inputs = swapped(draft.inputs)
+
+    report = forge(at(1, 3, act)).audit(first=1, last=2)
+    assert report.clean
+    assert report.steps_total == 8
