@@ -1,0 +1,74 @@
+"""Evidence of equivocation, verified offline: two signed announcements of one member for one round."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from node.errors import ConfigError
+from node.messages import Announcement
+from node.network.identity import verify
+
+LIMIT = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the file convicts the peer, and why not if it does not."""
+
+    convicts: bool
+    peer_id: str
+    session: str
+    round: int
+    reason: str
+
+    def json(self) -> Mapping[str, Any]:
+        """The verdict for programs."""
+        return {
+            "convicts": self.convicts,
+            "peer_id": self.peer_id,
+            "session": self.session,
+            "round": self.round,
+            "reason": self.reason,
+        }
+
+
+def judge_evidence(path: Path) -> Verdict:
+    """What the evidence in a file proves. ConfigError if the file holds no evidence at all."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(LIMIT + 1)
+        if len(content) > LIMIT:
+            raise ConfigError(f"{path} is longer than {LIMIT} bytes: it is no evidence")
+        first, second = (_announcement(entry) for entry in json.loads(content)["announcements"])
+    except OSError as error:
+        raise ConfigError(f"the evidence {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path} holds no two signed announcements ({error!r}): is it the right file?") from error
+    reason = _flaw(first, second)
+    return Verdict(not reason, first.peer_id, f"{first.session_id:016x}", first.round, reason or "two signed updates")
+
+
+def _flaw(first: Announcement, second: Announcement) -> str:
+    """Why the two announcements convict nobody; empty if they do."""
+    if first.peer_id != second.peer_id:
+        return f"they are of two peers, {first.peer_id} and {second.peer_id}"
+    if (first.session_id, first.round) != (second.session_id, second.round):
+        return f"they are of rounds {first.round} and {second.round}, or of two sessions"
+    if first.digest == second.digest:
+        return "both name the same update"
+    for number, each in enumerate((first, second), 1):
+        if not verify(each.peer_id, each.signed_bytes(), each.signature):
+            return f"the signature of announcement {number} is not the peer's"
+    return ""
+
+
+def _announcement(entry: Mapping[str, Any]) -> Announcement:
+    digest, signature = bytes.fromhex(entry["sha256"]), bytes.fromhex(entry["signature"])
+    if len(digest) != 32 or len(signature) != 64:
+        raise ValueError("a hash has 32 bytes, a signature 64")
+    session, round, size = int(entry["session"], 16), int(entry["round"]), int(entry["size"])
+    found = Announcement(session, round, digest, size, str(entry["codec"]), str(entry["peer_id"]), signature)
+    found.signed_bytes()  # numbers that do not fit raise OverflowError
+    return found
