@@ -1,0 +1,117 @@
+"""Commands that look at a session which is over, and those that make a home and a session."""
+
+import json
+import stat
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from node.cli.app import cli
+from tests.nodes import PASSPHRASE, make_home
+
+pytestmark = pytest.mark.real
+
+
+def run(*arguments, **environment):
+    env = {"FL_NODE_PASSPHRASE": PASSPHRASE, **environment}
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], env=env)
+
+
+def answer(*arguments, **environment):
+    result = run(*arguments, "--json", **environment)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture
+def session(finished_run):
+    return ("--session", finished_run.session_file, "--rpc", finished_run.chain.url)
+
+
+def test_init_makes_a_private_home(tmp_path):
+    home = tmp_path / "new"
+    fields = answer("init", "--home", home)
+    assert fields["peer_id"].startswith("12D3KooW")
+    assert fields["account"].startswith("0x")
+    for name in ("identity.key", "keystore.json"):
+        assert stat.S_IMODE((home / name).stat().st_mode) == 0o600
+    assert PASSPHRASE not in (home / "keystore.json").read_text()
+    assert not (home / "passphrase").exists()
+
+
+def test_init_without_a_terminal_invents_a_passphrase(tmp_path):
+    home = tmp_path / "new"
+    answer("init", "--home", home, FL_NODE_PASSPHRASE="")
+    assert stat.S_IMODE((home / "passphrase").stat().st_mode) == 0o600
+    assert len((home / "passphrase").read_text().strip()) >= 24
+
+
+def test_a_session_is_created_shown_and_verified(chain, tmp_path):
+    home, path = make_home(tmp_path / "home"), tmp_path / "session.toml"
+    wishes = ("--task", "mnist-softmax", "--rounds", 3, "--rpc", chain.url)
+    created = answer("session", "create", *wishes, "--home", home.path, "--out", path)
+    shown = answer("session", "show", path)
+    assert shown["config_hash"] == created["config_hash"]
+    assert (shown["rounds"], shown["task"]) == (3, "mnist-softmax")
+    verified = answer("session", "verify", path)
+    assert verified["valid"] is True
+    assert verified["session"] == created["session"]
+    assert (verified["state"], verified["members"]) == ("open", 0)
+
+
+def test_history_answers_in_json(session):
+    records = answer("history", *session)["records"]
+    assert len(records) == 12
+    assert {(record["round"], record["member"]) for record in records} == {
+        (round, member) for round in range(1, 5) for member in range(3)
+    }
+    assert all(record["complete"] for record in records)
+
+
+def test_history_shows_the_trust_matrix(session):
+    rows = answer("history", *session, "--view", "trust")["trust"]
+    for round in range(1, 5):
+        for member in range(3):
+            weights = [row["weight"] for row in rows if (row["round"], row["member"]) == (round, member)]
+            assert sum(weights) == 65535
+    assert "trust matrix" in run("history", *session, "--view", "trust").stdout
+
+
+def test_history_is_a_table_for_people(session):
+    text = run("history", *session).stdout
+    assert "12 rows" in text
+    assert "update_hash" in text
+
+
+@pytest.mark.parametrize("view", ["records", "members", "trust", "gas"])
+def test_history_writes_csv_and_parquet(session, tmp_path, view):
+    result = run("history", *session, "--view", view, "--csv", tmp_path / "t.csv", "--parquet", tmp_path / "t.parquet")
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_csv(tmp_path / "t.csv")) == len(pd.read_parquet(tmp_path / "t.parquet")) > 0
+
+
+def test_status_shows_a_node_that_has_finished(finished_run):
+    seen = answer("status", "--home", finished_run.homes[0].path)
+    assert (seen["state"], seen["round"], seen["running"]) == ("finished", 4, False)
+    assert seen["records"]["confirmed"] == 5
+    text = run("status", "--home", finished_run.homes[0].path).stdout
+    assert "5 on the chain, 0 waiting" in text
+
+
+def test_stopping_a_node_that_does_not_run_is_no_error(finished_run):
+    assert answer("stop", "--home", finished_run.homes[0].path) == {"stopped": False, "was_running": False}
+
+
+def test_settings_come_from_flags_then_the_environment_then_a_file(finished_run, tmp_path):
+    settings = tmp_path / "settings.toml"
+    first, second, third = (home.path for home in finished_run.homes)
+    settings.write_text(f'home = "{first}"\n')
+    shown = [
+        answer("--config", settings, "status"),
+        answer("--config", settings, "status", FL_NODE_HOME=str(second)),
+        answer("--config", settings, "status", "--home", third, FL_NODE_HOME=str(second)),
+    ]
+    assert [seen["peer_id"] for seen in shown] == [
+        answer("status", "--home", home)["peer_id"] for home in (first, second, third)
+    ]
