@@ -29,7 +29,15 @@ class FetchTimes:
     """Seconds that a peer may take before another is asked."""
 
     reply: float = 10.0
-    stall: float = 10.0  # without a byte of a payload
+    chunk: float = 30.0  # for each chunk of a payload
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """An open stream, and the frames on it."""
+
+    frames: Frames
+    stream: INetStream
 
 
 class ExchangeClient:
@@ -46,7 +54,7 @@ class ExchangeClient:
         self._open_stream = open_stream
         self._standings = standings
         self._times = times
-        self._idle: defaultdict[str, list[Frames]] = defaultdict(list)
+        self._idle: defaultdict[str, list[_Conversation]] = defaultdict(list)
 
     async def announcements(self, peer_id: str, since: int) -> list[Announcement]:
         """What the peer knows to be announced from round `since` on. Raises PeerError."""
@@ -80,16 +88,15 @@ class ExchangeClient:
                 await self._receive_chunk(frames, sink)
 
     async def _receive_chunk(self, frames: Frames, sink: Sink) -> None:
-        with patience(frames.peer_id, self._times.stall):
+        with patience(frames.peer_id, self._times.chunk):
             left = await frames.chunk_size()
-        if left > sink.size - sink.received:
-            self._standings.penalize(frames.peer_id, 20.0, "wrong-size")
-            raise PeerError(f"peer {frames.peer_id} sent more than the {sink.size} bytes announced; dropped")
-        while left:
-            with patience(frames.peer_id, self._times.stall):
-                piece = await frames.some(left)
-            left -= len(piece)
-            await sink.write(piece)
+            if left > sink.size - sink.received:
+                self._standings.penalize(frames.peer_id, 20.0, "wrong-size")
+                raise PeerError(f"peer {frames.peer_id} sent more than the {sink.size} bytes announced; dropped")
+            while left:
+                pieces = await frames.some(left)
+                left -= sum(map(len, pieces))
+                await sink.write(pieces)
 
     def forget(self, peer_id: str) -> None:
         """Drops the idle streams of a peer that has left."""
@@ -99,24 +106,24 @@ class ExchangeClient:
     async def _conversation(self, peer_id: str) -> AsyncIterator[Frames]:
         """A stream for one request; it is kept if the block ends well, and reset otherwise."""
         idle = self._idle[peer_id]
-        while idle and idle[-1].is_over:
+        while idle and idle[-1].frames.is_over:
             idle.pop()
-        frames = idle.pop() if idle else await self._connect(peer_id)
+        conversation = idle.pop() if idle else await self._connect(peer_id)
         finished = False
         try:
-            yield frames
+            yield conversation.frames
             finished = True
         finally:
             if finished and len(idle) < MAX_IDLE_STREAMS:
-                idle.append(frames)
+                idle.append(conversation)
             else:
                 with trio.CancelScope(shield=True), trio.move_on_after(1):
-                    await frames.stream.reset()
+                    await conversation.stream.reset()
 
-    async def _connect(self, peer_id: str) -> Frames:
+    async def _connect(self, peer_id: str) -> _Conversation:
         with patience(peer_id, self._times.reply):
             stream = await self._open_stream(peer_id)
-        return Frames(stream, peer_id)
+        return _Conversation(Frames(stream.muxed_stream, peer_id), stream)
 
     async def _ask(self, frames: Frames, request: Request, expected: str) -> Reply:
         with patience(frames.peer_id, self._times.reply):

@@ -96,6 +96,29 @@ class MeteredStream(TrioTCPStream):
         self._account.bytes_in += len(data)
         return data
 
+    async def write_pieces(self, pieces: list[bytes]) -> None:
+        """Sends all of `pieces`, in one system call if the socket takes them, without copying them together."""
+        left = [memoryview(piece) for piece in pieces]
+        try:
+            while left:
+                sent = await self.stream.socket.sendmsg(left)
+                self._account.bytes_out += sent
+                while left and sent >= len(left[0]):
+                    sent -= len(left.pop(0))
+                if sent:
+                    left[0] = left[0][sent:]
+        except OSError as error:
+            raise ConnectionClosedError(f"the connection broke: {error}", transport="tcp") from error
+
+    async def read_into(self, buffer: memoryview) -> int:
+        """Receives 1 to len(buffer) bytes into `buffer`; 0 at the end."""
+        try:
+            count = int(await self.stream.socket.recv_into(buffer))
+        except OSError as error:
+            raise ConnectionClosedError(f"the connection broke: {error}", transport="tcp") from error
+        self._account.bytes_in += count
+        return count
+
     async def close(self) -> None:
         """Closes the socket and settles the account."""
         if self._owned:

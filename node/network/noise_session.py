@@ -1,8 +1,11 @@
 """Noise for libp2p with whole reads and whole writes; same handshake, same keys, same bytes on the wire.
 
-py-libp2p 0.8.1 receives twice per Noise message and sends once per Noise message; here a read takes whatever the
-socket has and a write leaves as one send.
+py-libp2p 0.8.1 receives twice per Noise message, sends once per Noise message and copies each several times; here a
+receive takes whatever the socket has, a write leaves as one system call, and bulk is copied only by the cipher.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 import trio
 from libp2p.abc import ConnectionType, IRawConnection, ISecureConn
@@ -14,13 +17,15 @@ from libp2p.security.noise.transport import Transport
 from libp2p.security.secure_session import SecureSession
 from multiaddr import Multiaddr
 
-from node.network.metering import READ_SIZE
+from node.network.metering import MeteredStream
 
 LENGTH_BYTES = 2
+FIRST_BUFFER = LENGTH_BYTES + 65_535  # the largest Noise message
+LARGE_BUFFER = 4 * FIRST_BUFFER  # for connections that carry much
 
 
 class NoiseTransport(Transport):
-    """Stock handshake, batched session afterwards."""
+    """Stock handshake, session of our own afterwards."""
 
     async def secure_inbound(self, conn: IRawConnection) -> ISecureConn:
         """The session with whoever dialed us."""
@@ -43,46 +48,69 @@ class NoiseSession(BaseSession):
             is_initiator=shaken.is_initiator,
         )
         self.raw = raw
-        self._cipher = shaken.conn.noise_state
-        self._sealed = bytearray()  # received, not yet a whole Noise message
-        self._opened = b""  # decrypted, not yet read
+        self.stream: MeteredStream = raw.stream
+        # NoiseConnection would insist on bytes, and so on copies
+        ciphers = shaken.conn.noise_state.noise_protocol
+        self._sealing: Any = ciphers.cipher_state_encrypt
+        self._opening: Any = ciphers.cipher_state_decrypt
+        self._sealed = bytearray(FIRST_BUFFER)  # what was received; its first `_filled` bytes count
+        self._filled = 0
+        self._unread = b""
         self._turn = trio.Lock()
 
     async def read(self, n: int | None = None) -> bytes:
-        """Between 1 and `n` bytes; everything that has arrived if None. Raises ConnectionClosedError at the end."""
-        while not self._opened:
-            received = await self.raw.read(READ_SIZE)
-            if not received:
-                raise ConnectionClosedError("the peer closed the connection", transport="tcp")
-            self._open(received)
-        taken, self._opened = (self._opened, b"") if n is None else (self._opened[:n], self._opened[n:])
+        """Between 1 and `n` bytes; what one receive gave if None. Raises ConnectionClosedError at the end."""
+        while not self._unread:
+            self._unread = b"".join(await self.read_messages())
+        taken, self._unread = (self._unread, b"") if n is None else (self._unread[:n], self._unread[n:])
         return taken
 
-    def _open(self, received: bytes) -> None:
-        sealed = self._sealed
-        sealed += received
-        messages, position, end = [], 0, len(sealed)
-        decrypt = self._cipher.decrypt
-        while end - position >= LENGTH_BYTES:
-            start = position + LENGTH_BYTES
-            stop = start + (sealed[position] << 8 | sealed[position + 1])
-            if stop > end:
-                break
-            messages.append(decrypt(bytes(sealed[start:stop])))
-            position = stop
-        del sealed[:position]
-        self._opened = b"".join(messages)
+    async def read_messages(self) -> list[bytes]:
+        """The Noise messages that have arrived, at least one, decrypted. Raises ConnectionClosedError at the end."""
+        if self._unread:
+            unread, self._unread = self._unread, b""
+            return [unread]
+        while True:
+            with memoryview(self._sealed) as buffer:
+                received = await self.stream.read_into(buffer[self._filled :])
+            if not received:
+                raise ConnectionClosedError("the peer closed the connection", transport="tcp")
+            self._filled += received
+            messages = self._open()
+            if messages:
+                return messages
 
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends all of `data`. Must not be cancelled: half a Noise message breaks the session."""
-        encrypt = self._cipher.encrypt
+    def _open(self) -> list[bytes]:
+        messages, position, end = [], 0, self._filled
+        decrypt = self._opening.decrypt_with_ad
+        with memoryview(self._sealed) as sealed:
+            while end - position >= LENGTH_BYTES:
+                start = position + LENGTH_BYTES
+                stop = start + (sealed[position] << 8 | sealed[position + 1])
+                if stop > end:
+                    break
+                with sealed[start:stop] as message:
+                    messages.append(decrypt(None, message))
+                position = stop
+            sealed[: end - position] = sealed[position:end]
+        if end == len(self._sealed) == FIRST_BUFFER:
+            self._sealed.extend(bytes(LARGE_BUFFER - FIRST_BUFFER))  # there is more to come
+        self._filled = end - position
+        return messages
+
+    async def write(self, data: bytes) -> None:
+        """Sends all of `data`; see `write_pieces`."""
+        await self.write_pieces([memoryview(data)])
+
+    async def write_pieces(self, pieces: list[memoryview]) -> None:
+        """Sends all of `pieces`. Must not be cancelled: half a Noise message breaks the session."""
+        encrypt = self._sealing.encrypt_with_ad
         async with self._turn:
-            pieces: list[bytes] = []
-            view = memoryview(data)
-            for start in range(0, len(view), MAX_PLAINTEXT_LENGTH):
-                sealed = encrypt(bytes(view[start : start + MAX_PLAINTEXT_LENGTH]))
-                pieces += (len(sealed).to_bytes(LENGTH_BYTES, "big"), sealed)
-            await self.raw.write(b"".join(pieces))
+            out: list[bytes] = []
+            for message in _messages(pieces):
+                sealed = encrypt(None, message)
+                out += (len(sealed).to_bytes(LENGTH_BYTES, "big"), sealed)
+            await self.stream.write_pieces(out)
 
     async def close(self) -> None:
         """Closes the socket."""
@@ -99,3 +127,20 @@ class NoiseSession(BaseSession):
     def get_connection_type(self) -> ConnectionType:
         """Direct, always: there is no relay below."""
         return self.raw.get_connection_type()
+
+
+def _messages(pieces: list[memoryview]) -> Iterator[bytes | memoryview]:
+    """The concatenation of `pieces` in messages of the largest size; only small pieces are copied together."""
+    held: list[memoryview] = []
+    room = MAX_PLAINTEXT_LENGTH
+    for piece in pieces:
+        rest = piece
+        while rest:
+            held.append(rest[:room])
+            rest = rest[room:]
+            room -= len(held[-1])
+            if not room:
+                yield held[0] if len(held) == 1 else b"".join(held)
+                held, room = [], MAX_PLAINTEXT_LENGTH
+    if held:
+        yield held[0] if len(held) == 1 else b"".join(held)

@@ -21,7 +21,7 @@ from node.network.containment import OwnFaults
 from node.network.identity import public_key_of
 from node.network.peer_book import MAX_ADDRESSES, PeerBook
 from node.network.standing import Standings, TokenBucket
-from node.network.wire import DIGEST_BYTES, MAX_CHUNK, MAX_REQUEST, Frames, announcement_message, patience
+from node.network.wire import DIGEST_BYTES, FULL_CHUNK, MAX_REQUEST, Frames, announcement_message, patience
 from node.network.wire_pb2 import Announcements, Header, Peer, Peers, Refusal, Reply, Request
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class ExchangeServer:
         """Answers one peer's requests until it leaves, or breaks a rule."""
         peer_id = str(stream.muxed_conn.peer_id)
         self._open[peer_id] += 1
-        frames = Frames(stream, peer_id)
+        frames = Frames(stream.muxed_stream, peer_id)
         try:
             if self._open[peer_id] > MAX_STREAMS_PER_PEER:
                 await self._refuse(frames, f"{MAX_STREAMS_PER_PEER} streams are open already; use those")
@@ -166,8 +166,8 @@ class ExchangeServer:
             return await self._refuse(frames, f"the payload has {len(payload)} bytes")
         await self._reply(frames, Reply(header=Header(size=len(payload))))
         view = memoryview(payload)
-        for start in range(offset, len(payload), MAX_CHUNK):
-            await self._chunk(frames, view[start : start + MAX_CHUNK])
+        for start in range(offset, len(payload), FULL_CHUNK):
+            await self._chunk(frames, view[start : start + FULL_CHUNK])
         return True
 
     async def _send_file(self, frames: Frames, path: Path, offset: int) -> bool:
@@ -182,7 +182,7 @@ class ExchangeServer:
             await self._reply(frames, Reply(header=Header(size=size)))
             left = size - offset
             while left:
-                data = await trio.to_thread.run_sync(file.read, min(MAX_CHUNK, left))
+                data = await trio.to_thread.run_sync(file.read, min(FULL_CHUNK, left))
                 if not data:
                     raise PeerError(f"the payload {path} shrank while it was served to {frames.peer_id}")
                 left -= len(data)

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,15 +42,17 @@ class Sink:
             self._path = Path(name)
             self._file = io.FileIO(descriptor, "wb")
 
-    async def write(self, piece: bytes) -> None:
+    async def write(self, pieces: Sequence[bytes]) -> None:
         """Takes the next bytes."""
-        self.received += len(piece)
+        size = sum(map(len, pieces))
+        self.received += size
         if self._path is None:
-            self._hash.update(piece)
-            self._file.write(piece)
+            for piece in pieces:
+                self._hash.update(piece)
+                self._file.write(piece)
             return
-        self._pending.append(piece)
-        self._pending_size += len(piece)
+        self._pending.extend(pieces)
+        self._pending_size += size
         if self._pending_size >= FLUSH_AT:
             await self._flush()
 

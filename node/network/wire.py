@@ -3,23 +3,25 @@
 Knows no request and no peer. Everything that is decoded here is checked for form before it is handed on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import trio
 from google.protobuf.message import DecodeError, Message
-from libp2p.io.exceptions import IOException
+from libp2p.exceptions import BaseLibp2pError
 
 from node.errors import IdentityError, PeerError
 from node.messages import Announcement
 from node.network.identity import SIGNATURE_BYTES, peer_id_of, public_key_of, verify
 from node.network.wire_pb2 import Announcement as AnnouncementMessage
+from node.network.yamux import LARGE_FRAME
 
 LENGTH_BYTES = 4
 MAX_REQUEST = 16 * 1024  # bytes
 MAX_REPLY = 4 << 20
 MAX_CHUNK = 1 << 20
+FULL_CHUNK = LARGE_FRAME - 8  # what we send: with length, tag and varint it fills one Yamux frame
 CHUNK_TAG = 0x0A  # field 1, length-delimited: a Chunk's only field
 MAX_CHUNK_PREFIX = 1 + 4  # tag and the varint of a length up to MAX_CHUNK
 DIGEST_BYTES = 32
@@ -30,7 +32,7 @@ M = TypeVar("M", bound=Message)
 
 
 class ByteStream(Protocol):
-    """What is used of a libp2p stream."""
+    """What is used of a libp2p stream: that of the muxer, without the library's wrapper."""
 
     @property
     def is_closed(self) -> bool:
@@ -39,14 +41,11 @@ class ByteStream(Protocol):
     async def read(self, n: int | None = None) -> bytes:
         """Between 1 and `n` bytes; raises at the end."""
 
-    async def write(self, data: bytes) -> None:
-        """Sends all of `data`."""
+    async def read_pieces(self, n: int) -> list[bytes]:
+        """Between 1 and `n` bytes as they came."""
 
-    async def reset(self) -> None:
-        """Ends both sides."""
-
-    async def close(self) -> None:
-        """Ends our side."""
+    async def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Sends all of `pieces`."""
 
 
 class Frames:
@@ -70,12 +69,12 @@ class Frames:
     async def send(self, message: Message) -> None:
         """Sends one message."""
         body = message.SerializeToString()
-        await self._write(len(body).to_bytes(LENGTH_BYTES, "big") + body)
+        await self._write(len(body).to_bytes(LENGTH_BYTES, "big"), body)
 
     async def send_chunk(self, data: bytes | memoryview) -> None:
         """Sends a Chunk; the same bytes as `send(Chunk(data=…))`, with one copy less."""
         prefix = bytes((CHUNK_TAG,)) + _varint(len(data))
-        await self._write(b"".join(((len(prefix) + len(data)).to_bytes(LENGTH_BYTES, "big"), prefix, data)))
+        await self._write((len(prefix) + len(data)).to_bytes(LENGTH_BYTES, "big"), prefix, data)
 
     async def receive(self, kind: type[M], limit: int) -> M:
         """The next message, if it is a `kind` of at most `limit` bytes."""
@@ -101,12 +100,15 @@ class Frames:
             raise PeerError(f"peer {self.peer_id} sent a chunk that lies about its length; dropped")
         return length
 
-    async def some(self, n: int) -> bytes:
-        """Between 1 and `n` bytes."""
-        if not self._unread:
-            return await self._read(n)
-        data, self._unread = self._unread[:n], self._unread[n:]
-        return data
+    async def some(self, n: int) -> list[bytes]:
+        """Between 1 and `n` bytes, in pieces."""
+        if self._unread:
+            data, self._unread = self._unread[:n], self._unread[n:]
+            return [data]
+        try:
+            return await self.stream.read_pieces(n)
+        except BaseLibp2pError as error:
+            raise self._ended(error) from error
 
     async def _exactly(self, n: int) -> bytes:
         while len(self._unread) < n:
@@ -117,14 +119,17 @@ class Frames:
     async def _read(self, n: int) -> bytes:
         try:
             return await self.stream.read(n)
-        except IOException as error:
-            raise PeerError(f"peer {self.peer_id} ended the stream ({type(error).__name__}); asking again") from error
+        except BaseLibp2pError as error:
+            raise self._ended(error) from error
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, *pieces: bytes | memoryview) -> None:
         try:
-            await self.stream.write(data)
-        except IOException as error:
+            await self.stream.write_pieces(pieces)
+        except BaseLibp2pError as error:
             raise PeerError(f"peer {self.peer_id} takes nothing ({type(error).__name__}); asking again") from error
+
+    def _ended(self, error: BaseLibp2pError) -> PeerError:
+        return PeerError(f"peer {self.peer_id} ended the stream ({type(error).__name__}); asking again")
 
 
 @contextmanager

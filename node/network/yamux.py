@@ -6,13 +6,14 @@ message. This one bounds what a peer can make us hold (docs/decisions.md has the
 the streams carry. Streams are in `yamux_stream.py`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 from libp2p.abc import ConnectionType, IMuxedConn, IMuxedStream, ISecureConn
 from libp2p.peer.id import ID
+from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from multiaddr import Multiaddr
 
@@ -20,7 +21,6 @@ from node.network.containment import containing
 from node.network.yamux_stream import (
     ACK,
     DATA,
-    FIN,
     GO_AWAY,
     HEADER,
     INITIAL_WINDOW,
@@ -31,8 +31,8 @@ from node.network.yamux_stream import (
     YamuxStream,
 )
 
-NOISE_SIZED_FRAME = 65_519 - HEADER.size  # header and payload fill one Noise message exactly
-LARGE_FRAME = 1 << 20
+NOISE_SIZED_FRAME = MAX_PLAINTEXT_LENGTH - HEADER.size  # header and payload fill one Noise message exactly
+LARGE_FRAME = 16 * MAX_PLAINTEXT_LENGTH - HEADER.size  # just under 1 MiB
 ABANDONED_AFTER = 60.0  # seconds
 MAX_CONTROL_BACKLOG = 64 * 1024  # bytes of answers (pongs, resets) that a peer may leave unread
 
@@ -87,6 +87,10 @@ class Yamux(IMuxedConn):
         self._pings: dict[int, float] = {}
         self._ping_answered = trio.Event()
         self._rtt = 0.0
+        self._header = b""  # of the frame that is coming in, as far as it has
+        self._body_left = self._body_flags = 0
+        self._body_stream: YamuxStream | None = None
+        self._peer_left = False
 
     # What the swarm asks
 
@@ -169,7 +173,7 @@ class Yamux(IMuxedConn):
         self._next_id += 2
         self.streams[stream.stream_id] = stream
         try:
-            await self.write_frame(WINDOW_UPDATE, SYN, stream.stream_id, 0)
+            await self.write_frame(HEADER.pack(0, WINDOW_UPDATE, SYN, stream.stream_id, 0))
         except BaseException:
             stream.break_off()
             raise
@@ -184,20 +188,16 @@ class Yamux(IMuxedConn):
 
     # Sending
 
-    async def write_frame(
-        self, kind: int, flags: int, stream_id: int, value: int, body: bytes | memoryview = b""
-    ) -> None:
+    async def write_frame(self, header: bytes, body: Sequence[memoryview] = ()) -> None:
         """Sends one frame, whole: cancellation waits for it, and a peer that takes nothing is cut off."""
-        frame = HEADER.pack(0, kind, flags, stream_id, value)
-        if body:
-            frame = b"".join((frame, body))
+        pieces = [memoryview(header), *body]
         sent = False
         async with self._write_turn:
             if self._closing:
                 raise MuxedConnUnavailable("the connection is closed")
             with trio.CancelScope(shield=True, deadline=trio.current_time() + self.limits.write_timeout):
                 with containing("send", self.peer_id) as outcome:
-                    await self.secured_conn.write(frame)
+                    await self.secured_conn.write_pieces(pieces)
                 sent = outcome.error is None
         if not sent:
             await self.close()
@@ -223,10 +223,8 @@ class Yamux(IMuxedConn):
             self._control_ready = trio.Event()
             pending, self._control = self._control, bytearray()
             if pending:
-                first, rest = bytes(pending[: HEADER.size]), memoryview(pending)[HEADER.size :]
-                _, kind, flags, stream_id, value = HEADER.unpack(first)
                 with containing("answer", self.peer_id):
-                    await self.write_frame(kind, flags, stream_id, value, rest)
+                    await self.write_frame(bytes(pending))
 
     async def _keep_alive(self) -> None:
         """Measures the round trip, and closes a connection whose peer is silent (a link that went down, say)."""
@@ -254,39 +252,46 @@ class Yamux(IMuxedConn):
     # Receiving
 
     async def _receive(self) -> None:
-        pending = bytearray()
-        while True:
-            pending += await self.secured_conn.read()
-            position = 0
-            while len(pending) - position >= HEADER.size:
-                version, kind, flags, stream_id, value = HEADER.unpack_from(pending, position)
-                position += HEADER.size
-                if version != 0:
-                    raise Violation(f"version {version}")
-                if kind == DATA:
-                    stream = self._data_begins(flags, stream_id, value)
-                    position = await self._take_body(pending, position, value, stream)
-                    self._data_ended(flags, stream_id)
-                elif kind == WINDOW_UPDATE:
-                    self._window_update(flags, stream_id, value)
-                elif kind == PING:
-                    self._ping(flags, value)
-                else:
-                    return  # GO_AWAY, or a kind that nobody has defined
-            del pending[:position]
+        while not self._peer_left:
+            for message in await self.secured_conn.read_messages():
+                self._take(message)
 
-    async def _take_body(self, pending: bytearray, position: int, size: int, stream: YamuxStream | None) -> int:
-        """Hands the body to its stream as it arrives; returns the position behind it in `pending`."""
-        while size:
-            if position == len(pending):
-                pending[:] = await self.secured_conn.read()
-                position = 0
-            piece = bytes(memoryview(pending)[position : position + size])
+    def _take(self, message: bytes) -> None:
+        """Takes the next bytes, wherever they begin and end: bodies go to their streams as they arrive."""
+        position = 0
+        while position < len(message):
+            if self._body_left:
+                piece = message[position : position + self._body_left]
+                self._body_left -= len(piece)
+                if self._body_stream is not None:
+                    self._body_stream.feed(piece)
+                    if not self._body_left:
+                        self._body_stream.flagged(self._body_flags)
+            else:
+                piece = message[position : position + HEADER.size - len(self._header)]
+                self._header += piece
+                if len(self._header) == HEADER.size:
+                    fields, self._header = HEADER.unpack(self._header), b""
+                    self._frame(*fields)
             position += len(piece)
-            size -= len(piece)
+
+    def _frame(self, version: int, kind: int, flags: int, stream_id: int, value: int) -> None:
+        if version != 0 or kind > GO_AWAY:
+            raise Violation(f"frame of version {version} and kind {kind}")
+        if kind == DATA:
+            self._body_left, self._body_flags = value, flags
+            self._body_stream = self._data_begins(flags, stream_id, value)
+            if not value and self._body_stream is not None:
+                self._body_stream.flagged(flags)
+        elif kind == WINDOW_UPDATE:
+            stream = self._stream_of(flags, stream_id)
             if stream is not None:
-                stream.feed(piece)
-        return position
+                stream.grant(value)
+                stream.flagged(flags)
+        elif kind == PING:
+            self._ping(flags, value)
+        else:
+            self._peer_left = True
 
     def _data_begins(self, flags: int, stream_id: int, size: int) -> YamuxStream | None:
         stream = self._stream_of(flags, stream_id)
@@ -300,17 +305,6 @@ class Yamux(IMuxedConn):
             raise Violation("more unread bytes than we hold for anyone")
         stream.receive_window -= size
         return stream
-
-    def _data_ended(self, flags: int, stream_id: int) -> None:
-        stream = self.streams.get(stream_id)
-        if stream is not None:
-            stream.flagged(fin=bool(flags & FIN), rst=bool(flags & RST))
-
-    def _window_update(self, flags: int, stream_id: int, increment: int) -> None:
-        stream = self._stream_of(flags, stream_id)
-        if stream is not None:
-            stream.grant(increment)
-            stream.flagged(fin=bool(flags & FIN), rst=bool(flags & RST))
 
     def _stream_of(self, flags: int, stream_id: int) -> YamuxStream | None:
         """The stream that a frame is for; a SYN opens it, or is answered by a reset if there are too many."""

@@ -3,6 +3,7 @@
 import math
 import struct
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -61,11 +62,11 @@ class YamuxStream(IMuxedStream):
         self._send_window = min(self._send_window + increment, MAX_SEND_WINDOW)
         self._wake()
 
-    def flagged(self, *, fin: bool, rst: bool) -> None:
-        """Notes the end of the peer's side, or of both."""
-        if rst:
+    def flagged(self, flags: int) -> None:
+        """Notes the end of the peer's side (FIN), or of both (RST)."""
+        if flags & RST:
             self.break_off()
-        elif fin:
+        elif flags & FIN:
             self._receive_closed = True
             self._forget_if_done()
             self._wake()
@@ -81,7 +82,7 @@ class YamuxStream(IMuxedStream):
     # What the owner does
 
     async def read(self, n: int | None = None) -> bytes:
-        """Between 1 and `n` bytes; all that is there if None. Raises MuxedStreamEOF or MuxedStreamReset."""
+        """Between 1 and `n` bytes; some if None. Raises MuxedStreamEOF or MuxedStreamReset."""
         await trio.lowlevel.checkpoint()
         while not self._chunks:
             if self._broken:
@@ -89,26 +90,26 @@ class YamuxStream(IMuxedStream):
             if self._receive_closed:
                 raise MuxedStreamEOF("the peer has finished")
             await self._changed.wait()
-        data = self._take(n if n is not None and n >= 0 else self._size)
-        self._grant_again(len(data))
-        return data
+        return self._take(n if n is not None and n >= 0 else self._size)
+
+    async def read_pieces(self, n: int) -> list[bytes]:
+        """Between 1 and `n` bytes, like `read`, as they came and without copying them together."""
+        pieces = [await self.read(n)]
+        left = n - len(pieces[0])
+        while self._chunks and left:
+            pieces.append(self._take(left))
+            left -= len(pieces[-1])
+        return pieces
 
     def _take(self, n: int) -> bytes:
-        chunks = self._chunks
-        first = chunks[0]
-        if len(first) > n:
-            chunks[0] = first[n:]
-            data = first[:n]
-        elif len(first) == n or len(chunks) == 1:
-            data = chunks.popleft()
-        else:
-            taken, size = [], 0
-            while chunks and size + len(chunks[0]) <= n:
-                size += len(chunks[0])
-                taken.append(chunks.popleft())
-            data = b"".join(taken)
-        self._hold(-len(data))
-        return data
+        """The first `n` bytes of the oldest piece."""
+        piece = self._chunks.popleft()
+        if len(piece) > n:
+            self._chunks.appendleft(piece[n:])
+            piece = piece[:n]
+        self._hold(-len(piece))
+        self._grant_again(len(piece))
+        return piece
 
     def _grant_again(self, count: int) -> None:
         """Opens the window again at half, and doubles it for a reader that empties it within 4 round trips."""
@@ -127,13 +128,19 @@ class YamuxStream(IMuxedStream):
 
     async def write(self, data: bytes) -> None:
         """Sends all of `data` as the peer's window allows. Raises MuxedStreamClosed or MuxedStreamReset."""
-        view = memoryview(data)
-        while view:
+        await self.write_pieces([data])
+
+    async def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Sends all of `pieces`, like `write`, without copying them together."""
+        left = [memoryview(piece) for piece in pieces]
+        total = sum(map(len, left))
+        while total:
             await self._wait_for_window()
-            size = min(len(view), self._send_window, self.muxed_conn.frame_size)
+            size = min(total, self._send_window, self.muxed_conn.frame_size)
             self._send_window -= size
-            await self.muxed_conn.write_frame(DATA, 0, self.stream_id, size, view[:size])
-            view = view[size:]
+            total -= size
+            body = _cut(left, size)
+            await self.muxed_conn.write_frame(HEADER.pack(0, DATA, 0, self.stream_id, size), body)
 
     async def _wait_for_window(self) -> None:
         while True:
@@ -155,14 +162,14 @@ class YamuxStream(IMuxedStream):
         self._send_closed = True
         self.finished_at = trio.current_time()
         self._forget_if_done()
-        await self.muxed_conn.write_frame(WINDOW_UPDATE, FIN, self.stream_id, 0)
+        await self.muxed_conn.write_frame(HEADER.pack(0, WINDOW_UPDATE, FIN, self.stream_id, 0))
 
     async def reset(self) -> None:
         """Ends both sides at once and tells the peer."""
         if self._broken or (self._send_closed and self._receive_closed):
             return
         self.break_off()
-        await self.muxed_conn.write_frame(WINDOW_UPDATE, RST, self.stream_id, 0)
+        await self.muxed_conn.write_frame(HEADER.pack(0, WINDOW_UPDATE, RST, self.stream_id, 0))
 
     def set_deadline(self, ttl: int) -> None:
         """Not supported: trio's own deadlines are used."""
@@ -200,3 +207,17 @@ class YamuxStream(IMuxedStream):
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _cut(pieces: list[memoryview], size: int) -> list[memoryview]:
+    """The first `size` bytes, which are taken away from `pieces`."""
+    cut = []
+    while size:
+        first = pieces[0]
+        cut.append(first[:size])
+        size -= len(cut[-1])
+        if len(cut[-1]) == len(first):
+            pieces.pop(0)
+        else:
+            pieces[0] = first[len(cut[-1]) :]
+    return cut

@@ -392,7 +392,7 @@ async def test_a_malformed_peer_is_refused_before_anything_is_started():
 async def test_a_silent_holder_is_given_up_for_the_next(nursery):
     shelf = Shelf(ALICE)
     announcement = shelf.put(b"payload", 1)
-    times = FetchTimes(reply=0.2, stall=0.2)
+    times = FetchTimes(reply=0.2, chunk=0.2)
     async with (
         member("alice", shelf=shelf) as alice,
         member("bob", alice.addresses()) as bob,

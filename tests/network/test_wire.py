@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from libp2p.network.stream.exceptions import StreamEOF
 
 from node.errors import PeerError
 from node.network import wire_pb2
@@ -31,13 +32,15 @@ class Pipe:
         data = bytes(self.content[:size])
         del self.content[:size]
         if not data:
-            from libp2p.network.stream.exceptions import StreamEOF
-
             raise StreamEOF
         return data
 
-    async def write(self, data: bytes) -> None:
-        self.content += data
+    async def read_pieces(self, n: int) -> list[bytes]:
+        return [await self.read(n)]
+
+    async def write_pieces(self, pieces) -> None:
+        for piece in pieces:
+            self.content += piece
 
 
 def test_the_generated_code_is_what_the_schema_says(tmp_path):

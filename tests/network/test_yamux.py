@@ -23,16 +23,19 @@ class Line:
         self.clogged = False  # as if the peer never read
         self.closed = trio.Event()
 
-    async def read(self, n=None):
-        data = bytes(await self.stream.receive_some(n or 65_536))
+    async def read_messages(self):
+        data = bytes(await self.stream.receive_some(65_536))
         if not data:
             raise ConnectionClosedError("closed")
-        return data
+        return [data[:7], data[7:]]
 
     async def write(self, data):
+        await self.write_pieces([data])
+
+    async def write_pieces(self, pieces):
         if self.clogged:
             await self.closed.wait()
-        await self.stream.send_all(data)
+        await self.stream.send_all(b"".join(pieces))
 
     async def close(self):
         self.closed.set()
