@@ -2,14 +2,16 @@
 
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eth_utils.address import to_checksum_address
-from web3 import HTTPProvider, Web3
 
 from ledger.errors import ChainUnreachable, RpcRefused, WrongChain
 from ledger.rpc import Rpc
 from ledger.values import Receipt
+
+if TYPE_CHECKING:
+    from web3 import Web3
 
 GWEI = 10**9
 LATEST = "latest"
@@ -38,8 +40,10 @@ class Chain:
         return self.rpc.url
 
     @property
-    def web3(self) -> Web3:
+    def web3(self) -> "Web3":
         """A new web3.py client of the same node, for what this class does not ask."""
+        from web3 import HTTPProvider, Web3  # takes as long to import as all the rest: only where it is wanted
+
         return Web3(HTTPProvider(self.url, request_kwargs={"timeout": self.rpc.timeout}))
 
     def chain_id(self) -> int:

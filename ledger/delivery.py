@@ -54,12 +54,16 @@ class Delivery:
         height = chain.block_number()
         arrived = self._arrived(session_id, head.slot & ~HOLD)
         waiting = self._keep_places(session_id, arrived, height)
-        if self._follow_attempts(height) or not waiting:
-            return  # a block came in after we asked for the slot: the next step sees both
+        if self._follow_attempts(arrived, height) or not waiting:
+            return
         if head.held:
             raise self._why_held(session_id)
-        with chain.sending:
-            self._deliver(waiting[: self.terms.batch], head.slot, height)
+        try:
+            with chain.sending:
+                self._deliver(waiting[: self.terms.batch], head.slot, height)
+        except RecordRefused:
+            if self.ledger.head(session_id, self.account.address) == head:
+                raise  # else a block came in meanwhile, with these very records
 
     # ---- where the records are ----
 
@@ -106,8 +110,8 @@ class Delivery:
         self.store.set_places(changed)
         return [row for row in rows if row.seq > arrived]
 
-    def _follow_attempts(self, height: int) -> bool:
-        """Whether a transaction was mined since the last step; keeps what became of each.
+    def _follow_attempts(self, arrived: int, height: int) -> bool:
+        """Whether a block came in after we asked for the slot, so that the next step knows more; keeps what was mined.
 
         Raises:
             TransactionLost: one was mined and failed; its records are sent again.
@@ -125,7 +129,7 @@ class Delivery:
                 continue
             receipt, succeeded = found
             self.store.set_mined(one.tx_hash, receipt.block, receipt.gas_used)
-            news = news or one.block is None
+            news = news or (succeeded and one.last > arrived)
             failed = one.tx_hash if not succeeded and one.block is None else failed
             if height - receipt.block + 1 >= self.terms.confirmations:
                 self.store.settle([one.tx_hash])

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 import orjson
 import requests
+import urllib3
 
 from ledger.errors import ChainUnreachable, RpcRefused
 
@@ -66,11 +67,11 @@ class Rpc:
                 self.url, data=orjson.dumps(body), headers=headers, timeout=self.timeout, stream=True
             ) as answer:
                 content = self._read(answer, deadline)
-        except requests.Timeout as error:
+        except (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError) as error:
             raise ChainUnreachable(
                 f"{self.url} did not answer {method} within {self.timeout:g} s: is it up?"
             ) from error
-        except (requests.RequestException, UnicodeError, ValueError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError, ValueError) as error:
             raise ChainUnreachable(
                 f"{self.url} can't be reached ({_cause(error)}): is the URL right, is it up?"
             ) from error
@@ -83,11 +84,11 @@ class Rpc:
     def _read(self, answer: requests.Response, deadline: float) -> bytes:
         parts: list[bytes] = []
         size = 0
-        for chunk in answer.iter_content(_CHUNK):
+        while chunk := answer.raw.read1(_CHUNK, decode_content=True):  # what is there: a full chunk may never come
             parts.append(chunk)
             size += len(chunk)
             if time.monotonic() > deadline:
-                raise requests.Timeout
+                raise TimeoutError
             if size > LARGEST_ANSWER:
                 raise ChainUnreachable(
                     f"{self.url} sent over {LARGEST_ANSWER} bytes for one call: ask for fewer blocks"

@@ -6,7 +6,7 @@ from typing import Any
 from eth_account.signers.local import LocalAccount
 
 from ledger.abi import decode_error, sentence
-from ledger.chain import Chain, Fees
+from ledger.chain import LATEST, Chain, Fees
 from ledger.errors import AccountUnfunded, CallRefused, LedgerError, RpcRefused, TransactionLost
 from ledger.values import Receipt
 
@@ -26,7 +26,7 @@ def estimate(chain: Chain, account: str, to: str | None, data: bytes) -> int:
     """
     call = {"from": account, "data": "0x" + data.hex()} | ({"to": to} if to else {})
     try:
-        needed = chain.number("eth_estimateGas", call)
+        needed = chain.number("eth_estimateGas", call, LATEST)  # Anvil would count what waits in its pool
     except RpcRefused as error:
         raise refusal(error) from error
     return needed + needed // 4 + _MARGIN
