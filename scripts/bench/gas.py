@@ -150,6 +150,10 @@ def tables(costs: dict[int, Costs], rest: dict[str, int]) -> str:
     return "\n".join(lines + [f"| {name} | {gas:,} |" for name, gas in rest.items()])
 
 
+def as_json(costs: dict[int, Costs]) -> str:
+    return json.dumps({peers: {"gas": c.gas, "floor": c.floor, "naive": c.naive} for peers, c in costs.items()})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
@@ -157,11 +161,7 @@ def main() -> None:
     with Devnet(DevnetOptions(block_time=0)) as devnet:
         bench = Bench(devnet)
         costs = measure(bench)
-        if arguments.json:
-            shown = {peers: {"gas": c.gas, "floor": c.floor, "naive": c.naive} for peers, c in costs.items()}
-            print(json.dumps(shown))
-        else:
-            print(tables(costs, others(bench)))
+        print(as_json(costs) if arguments.json else tables(costs, others(bench)))
 
 
 if __name__ == "__main__":
