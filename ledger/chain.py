@@ -1,5 +1,6 @@
 """An Ethereum chain behind an RPC URL: what the ledger asks it, as numbers and bytes. Knows no contract of ours."""
 
+import re
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 GWEI = 10**9
 LATEST = "latest"
+_QUANTITY = re.compile("0x[0-9a-fA-F]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,9 @@ class Chain:
         return found
 
     def _as_number(self, method: str, found: Any) -> int:
-        try:
-            return int(found, 16)
-        except (TypeError, ValueError) as error:
-            raise self._garbage(method, found) from error
+        if not isinstance(found, str) or not _QUANTITY.fullmatch(found):
+            raise self._garbage(method, found)
+        return int(found, 16)
 
     def _garbage(self, method: str, found: Any) -> ChainUnreachable:
         return ChainUnreachable(

@@ -43,8 +43,6 @@ def save_keystore(path: Path, account: LocalAccount, passphrase: str, cost: int 
     secret = Account.encrypt(account.key, passphrase, kdf="scrypt", iterations=cost)
     try:
         _write_new(path, json.dumps(secret).encode())
-    except FileExistsError as error:
-        raise KeystoreError(f"{path} exists and a key is never overwritten: choose another file") from error
     except OSError as error:
         raise KeystoreError(f"the keystore {path} can't be written: {error.strerror}; check the folder") from error
 
@@ -85,15 +83,16 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _check_cost(path: Path, found: dict[str, object]) -> None:
+    """A hostile file must not keep us busy for a year, nor take all memory."""
     crypto = found.get("crypto", found.get("Crypto"))
     params = crypto.get("kdfparams") if isinstance(crypto, dict) else None
     if not isinstance(params, dict):
         raise KeystoreError(f"{path} is no keystore (no crypto.kdfparams): restore it from a backup")
-    numbers = [params.get(name, 1) for name in ("n", "r", "p")]
-    if not all(isinstance(one, int) and 0 < one <= _LARGEST_COST * 8 for one in numbers):
-        raise KeystoreError(f"{path} asks for scrypt parameters {numbers}: restore it from a backup")
-    if numbers[0] * numbers[1] * numbers[2] > _LARGEST_COST * 8:
-        raise KeystoreError(f"{path} asks for scrypt parameters {numbers}, too much memory: restore it from a backup")
+    numbers = {name: params.get(name, 1) for name in ("n", "r", "p", "c", "dklen")}
+    if not all(isinstance(one, int) and 0 < one <= _LARGEST_COST * 8 for one in numbers.values()):
+        raise KeystoreError(f"{path} asks for a key derivation with {numbers}: restore it from a backup")
+    if numbers["n"] * numbers["r"] * numbers["p"] > _LARGEST_COST * 8:
+        raise KeystoreError(f"{path} asks for scrypt with {numbers}, too much memory: restore it from a backup")
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -22,13 +22,10 @@ class Rpc:
     """One node's JSON-RPC endpoint. Thread-safe; every call ends within about twice `timeout` seconds."""
 
     def __init__(self, url: str, timeout: float = 10.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ChainUnreachable(f"{url!r} is no RPC URL: give one such as http://127.0.0.1:8545")
         self.url = url
         self.timeout = timeout
         self._session = requests.Session()
-        self._session.trust_env = parts.hostname not in _LOOPBACK  # no proxy on the way to this machine
+        self._session.trust_env = _host_of(url) not in _LOOPBACK  # no proxy on the way to this machine
 
     def call(self, method: str, *params: Any) -> Any:
         """The result of one call.
@@ -94,6 +91,16 @@ class Rpc:
                     f"{self.url} sent over {LARGEST_ANSWER} bytes for one call: ask for fewer blocks"
                 )
         return b"".join(parts)
+
+
+def _host_of(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return parts.hostname
+    except ValueError:
+        pass
+    raise ChainUnreachable(f"{url!r} is no RPC URL: give one such as http://127.0.0.1:8545")
 
 
 def _refusal(url: str, method: str, error: Any) -> RpcRefused:

@@ -1,0 +1,99 @@
+import time
+
+import pytest
+
+from ledger import AccountUnfunded, Chain, ChainUnreachable, WrongChain, connect
+from ledger.errors import RpcRefused
+from ledger.transact import transact
+from tests.ledger.faulty_rpc import FaultyRpc
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def rpc(devnet):
+    with FaultyRpc(devnet.url) as rpc:
+        yield rpc
+
+
+def test_a_chain_says_its_id(devnet):
+    assert connect(devnet.url).expected_id == connect(devnet.url, 31337).expected_id == 31337
+
+
+def test_another_chain_than_the_expected_one_is_refused(devnet):
+    with pytest.raises(WrongChain, match=r"serves chain 31337 instead of 1: give the RPC URL"):
+        connect(devnet.url, 1)
+
+
+@pytest.mark.parametrize("url", ["", "hello", "ftp://127.0.0.1", "http://", "ws://127.0.0.1:8545", "http://[::1"])
+def test_a_url_that_is_none_is_refused(url):
+    with pytest.raises(ChainUnreachable, match=r"is no RPC URL: give one such as"):
+        connect(url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid:8545", "http://127.0.0.1:99999"])
+def test_nobody_at_the_url_is_one_clear_error(url):
+    with pytest.raises(ChainUnreachable, match=r"is the URL right, is it up\?|is no RPC URL"):
+        connect(url)
+
+
+@pytest.mark.parametrize("fault", ["hang", "trickle"])
+def test_a_call_ends_at_its_deadline(fault, rpc):
+    rpc.fault = fault
+    began = time.monotonic()
+    with pytest.raises(ChainUnreachable, match=r"did not answer eth_chainId within 0.3 s"):
+        connect(rpc.url, timeout=0.3)
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"null",
+        b"3",
+        b"{}",
+        b'{"result":null}',
+        b'{"result":"0xzz"}',
+        b'{"result":[]}',
+        b'{"result":{"a":1}}',
+        b'{"result":"' + b"9" * 5000 + b'"}',
+        b"\x00\xff",
+        b"[" * 100_000,
+    ],
+)
+def test_garbage_is_one_clear_error(answer, rpc):
+    rpc.forged = {"eth_chainId": answer}
+    with pytest.raises(ChainUnreachable, match="it is no Ethereum RPC"):
+        connect(rpc.url)
+
+
+@pytest.mark.parametrize(
+    "error", [b'"no"', b"null", b"7", b'{"code":"x","message":null}', b'{"data":{"data":{"data":1}}}']
+)
+def test_an_error_of_any_shape_is_a_refusal(error, rpc):
+    rpc.forged = {"eth_chainId": b'{"jsonrpc":"2.0","id":1,"error":' + error + b"}"}
+    with pytest.raises(RpcRefused, match="refuses eth_chainId"):
+        connect(rpc.url)
+
+
+def test_a_batch_comes_back_in_order(devnet):
+    found = connect(devnet.url).rpc.batch("eth_getBlockByNumber", [["0x0", False], ["0xffffff", False], ["0x0", False]])
+    assert [block and block["number"] for block in found] == ["0x0", None, "0x0"]
+    assert connect(devnet.url).rpc.batch("eth_chainId", []) == []
+
+
+@pytest.mark.parametrize("answer", [b"[]", b'[{"id":0,"result":1}]', b'[null,{"id":"0"}]', b'{"result":[1,2]}'])
+def test_a_batch_with_missing_answers_is_garbage(answer, rpc):
+    chain = Chain(rpc.url)
+    rpc.forged = {"eth_getBalance": answer}
+    with pytest.raises(ChainUnreachable, match="it is no Ethereum RPC"):
+        chain.rpc.batch("eth_getBalance", [["0x00", "latest"], ["0x01", "latest"]])
+
+
+def test_an_empty_account_is_told_what_it_lacks(devnet):
+    chain, account = devnet.connect(), devnet.accounts[9]
+    devnet.fund(account.address, 0)
+    with pytest.raises(AccountUnfunded, match=rf"{account.address} has 0.000000 ether.* send it at least"):
+        transact(chain, account, account.address, b"")
+    assert not chain.nonce(account.address)
