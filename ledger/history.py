@@ -54,6 +54,7 @@ class History:
         self.session: SessionEntry = ledger.session(session_id)
         self._behind, self._progress = behind, progress
         self._store = LogStore(Source(ledger.chain, ledger.address, self.session), cache)
+        self._folded: list[MemberEntry] | None = None  # the members as of the last reading
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +70,7 @@ class History:
 
     def follow(self) -> int:
         """Reads on to the chain's head; the last block that is covered. Every other method does this first."""
+        self._folded = None
         return self._store.follow(self._behind, self._progress)
 
     # ---- for people ----
@@ -129,7 +131,7 @@ class History:
     def member_entries(self) -> list[MemberEntry]:
         """All who ever joined, by index, with keys and bindings."""
         self.follow()
-        return self._members()
+        return list(self._members())
 
     def verify(self) -> int:
         """The number of records, all of which are in a hash chain that ends in its member's slot on the ledger.
@@ -167,9 +169,11 @@ class History:
     # ---- ----
 
     def _members(self) -> list[MemberEntry]:
-        chain_id = self.ledger.chain.expected_id or self.ledger.chain.chain_id()
-        events = self._store.events(MEMBER_EVENTS)
-        return fold_members(events, chain_id, self.ledger.address, self.session.session_id)
+        if self._folded is None:
+            chain_id = self.ledger.chain.expected_id or self.ledger.chain.chain_id()
+            events = self._store.events(MEMBER_EVENTS)
+            self._folded = fold_members(events, chain_id, self.ledger.address, self.session.session_id)
+        return self._folded
 
     def _indices(self) -> dict[str, int]:
         return {member.account.lower()[2:]: member.index for member in self._members()}

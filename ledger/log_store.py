@@ -80,20 +80,26 @@ class LogStore:
         for _ in range(_TRIES):
             head = max(0, self.source.chain.block_number() - behind)
             mark = self._hash(head)
-            self.db.execute("begin immediate")
-            try:
-                self._catch_up(head, progress)
-                stands = mark is not None and self._hash(head) == mark
-                if stands:
-                    self.db.execute("insert or replace into blocks values (?, ?)", (head, mark))
-            except BaseException:
-                self.db.execute("rollback")
-                raise
-            self.db.execute("commit" if stands else "rollback")
-            if stands:
+            if self._read_to(head, mark, progress):
                 self.last = head
                 return head
         raise HistoryError(f"{self.source.chain.url} reorganises faster than its events can be read: try again")
+
+    def _read_to(self, head: int, mark: str | None, progress: Progress | None) -> bool:
+        """Whether the block `head` was the same before and after reading; else nothing is kept."""
+        try:
+            self.db.execute("begin immediate")
+        except sqlite3.Error as error:
+            raise HistoryError(f"the history cache can't be written ({error}): is another program using it?") from error
+        stands = False
+        try:
+            self._catch_up(head, progress)
+            stands = mark is not None and self._hash(head) == mark
+            if stands:
+                self.db.execute("insert or replace into blocks values (?, ?)", (head, mark))
+        finally:
+            self.db.execute("commit" if stands else "rollback")
+        return stands
 
     def _catch_up(self, head: int, progress: Progress | None) -> None:
         created = self.source.session.created_block

@@ -1,3 +1,6 @@
+import contextlib
+import sqlite3
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -235,6 +238,19 @@ def test_a_cache_of_another_session_is_refused(devnet, deployed, party, tmp_path
     (tmp_path / "junk").write_bytes(b"no database at all" * 100)
     with pytest.raises(HistoryError, match="can't be used"):
         History(party.ledger, party.session_id, cache=tmp_path / "junk")
+
+
+def test_a_cache_that_another_program_holds_is_one_clear_error(party, tmp_path):
+    with (
+        History(party.ledger, party.session_id, cache=tmp_path / "cache") as history,
+        contextlib.closing(sqlite3.connect(tmp_path / "cache", isolation_level=None)) as other,
+    ):
+        history._store.db.execute("pragma busy_timeout = 10")
+        other.execute("begin immediate")
+        with pytest.raises(HistoryError, match=r"locked.*is another program using it\?"):
+            history.records()
+        other.execute("rollback")
+        assert len(history.records()) == 0
 
 
 def test_what_a_reorganisation_undid_is_forgotten_and_what_it_did_is_read(party, tmp_path, monkeypatch):
