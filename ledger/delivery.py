@@ -143,7 +143,7 @@ class Delivery:
         """Sends, unless it is on its way: then sees to it that it gets there."""
         chain = self.ledger.chain
         pending = chain.nonce(self.account.address, "pending")
-        current = next((one for one in reversed(self.store.attempts()) if one.block is None), None)
+        current = _current(self.store.attempts(), waiting[0].seq)
         if current is None or current.nonce > pending:  # nothing on its way, or only beyond a gap
             self._offer(self._attempt(waiting, slot, pending, (chain.fees(), height)))
             return
@@ -208,6 +208,12 @@ class Delivery:
         else:
             reason = f"it is {state}: " + ("wait until it is resumed" if state == "paused" else "no record can follow")
         return RecordRefused(f"session {session_id:016x} takes no record, {reason}", "SessionIsNotOpen")
+
+
+def _current(attempts: Sequence[Attempt], seq: int) -> Attempt | None:
+    """The transaction on its way that the record waits for; else the newest, whose nonce the next could take."""
+    unmined = [one for one in reversed(attempts) if one.block is None]
+    return next((one for one in unmined if one.first == seq), unmined[0] if unmined else None)
 
 
 def _dearer(before: Attempt, now: Fees) -> Fees | None:

@@ -1,6 +1,7 @@
 """Everything that can happen to a transaction, on a real Anvil that mines when it is told to."""
 
 import dataclasses
+import sqlite3
 
 import pytest
 from eth_account import Account
@@ -167,6 +168,29 @@ def test_a_reorganisation_takes_records_back_and_they_are_sent_again(held, party
         held.mine()
     entries = [entry_of(alice.address, plain(party, round)) for round in range(4)]
     assert recorded(party.ledger, party.session_id, alice) == entries
+
+
+def test_transactions_that_a_node_puts_back_into_its_pool_are_waited_for(held, party, alice, open_outbox):
+    outbox = open_outbox()
+    for round in range(3):
+        outbox.add(plain(party, round))
+        outbox.pump()
+        held.mine()
+        outbox.pump()
+    with sqlite3.connect(outbox._store.path) as db:
+        sent = [raw for (raw,) in db.execute("select raw from attempts order by nonce")]
+    db.close()
+    party.ledger.chain.rpc.call("anvil_reorg", 3, [])
+    for raw in sent:  # as geth does after a reorganisation
+        party.ledger.chain.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
+    before = set(waiting(party, alice))
+    for _ in range(3):
+        status = outbox.pump()
+        assert (status.pending, status.last_error) == (3, None)
+    assert set(waiting(party, alice)) == before
+    held.mine()
+    assert outbox.pump().confirmed == 3
+    assert rounds(party.ledger, party.session_id, alice) == [0, 1, 2]
 
 
 def test_a_closing_record_survives_a_reorganisation_once(held, party, alice, open_outbox):
