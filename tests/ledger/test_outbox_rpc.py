@@ -1,5 +1,7 @@
 """An RPC that is down, hangs, lies or leads elsewhere: records wait on disk, and arrive once when it is well again."""
 
+import os
+import signal
 import time
 from dataclasses import replace
 
@@ -194,3 +196,23 @@ def send(devnet, outbox, records):
         outbox.pump()
         outbox.pump()
         devnet.mine()
+
+
+def test_a_chain_that_stands_still_for_a_while_gets_all_that_waited_in_order(tmp_path):
+    with Devnet(DevnetOptions(block_time=0.2)) as devnet:
+        party = make_party(devnet, Ledger(devnet.connect(), deploy(devnet.connect(), devnet.accounts[0])), members=1)
+        ledger = Ledger(connect(devnet.url, 31337, 0.2), party.ledger.address)
+        outbox = Outbox(tmp_path / "o", ledger, party.accounts[0])
+        outbox.add(plain(party, 0))
+        pump_until_done(outbox)
+        os.kill(devnet.pid, signal.SIGSTOP)
+        try:
+            for round in range(1, 6):
+                outbox.add(plain(party, round))
+                assert "did not answer" in outbox.pump().last_error
+        finally:
+            os.kill(devnet.pid, signal.SIGCONT)
+        outbox.add(closing(party, 6))
+        assert pump_until_done(outbox).confirmed == 7
+        assert rounds(party.ledger, party.session_id) == list(range(7))
+        outbox.close()
