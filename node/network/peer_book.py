@@ -19,6 +19,7 @@ class RedialRules:
 
     first: float = 0.5
     longest: float = 30.0
+    courtesy: float = 1.0  # of two peers that hear of each other at once, the one with the smaller id dials first
 
 
 @dataclass
@@ -26,6 +27,7 @@ class _Entry:
     own: list[str] = field(default_factory=list)  # what the peer said of itself, newest first
     hints: list[str] = field(default_factory=list)  # what anybody else said, newest first
     pinned: bool = False  # the user named it
+    deferred: bool = False  # whether it had its chance to dial us first
     failures: int = 0
     not_before: float = 0.0
 
@@ -57,6 +59,9 @@ class PeerBook:
         entry = self._entry(peer_id)
         if entry is not None:
             self._merge(entry, entry.hints, addresses)
+            if not entry.deferred and not entry.pinned and peer_id < self._own_id:
+                entry.not_before = self._clock() + self._rules.courtesy
+            entry.deferred = True
 
     def said_by_itself(self, peer_id: str, addresses: Iterable[str]) -> None:
         """Notes what a peer said of itself over an authenticated connection."""

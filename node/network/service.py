@@ -19,7 +19,7 @@ from libp2p.peer.id import ID
 
 from node.errors import NetworkError, PeerError
 from node.messages import Announcement, Traffic
-from node.network import bitswap, exchange
+from node.network import bitswap, exchange, rendezvous
 from node.network.addresses import known_addresses, parse_peer_address
 from node.network.announcements import AnnouncementBook, Equivocation, Verdict
 from node.network.bitswap import Bitswap, BlockStore
@@ -38,6 +38,9 @@ from node.network.standing import Standings
 logger = logging.getLogger(__name__)
 
 ANNOUNCEMENTS_WAITING = 4096
+FIRST_TRACKER_PAUSE, LONELY_TRACKER_PAUSE, TRACKER_PAUSE = 0.25, 5.0, 60.0  # seconds between questions to a tracker
+REGISTERED_SECONDS = 300.0  # how long a tracker should remember us
+ASKED_OF_TRACKER = 16
 PROTOCOL = TProtocol(exchange.PROTOCOL)
 
 
@@ -50,6 +53,7 @@ class NetworkSettings:
     mdns: bool
     session_id: int
     payload_limit: int  # bytes; larger announcements are refused
+    trackers: tuple[str, ...] = ()  # multiaddrs with /p2p/
     ask_seconds: float = 15.0  # between questions to a random member for the members it knows
     spool: SpoolRule = field(default_factory=SpoolRule)
     connections: ConnectionRules = field(default_factory=ConnectionRules)
@@ -72,7 +76,8 @@ async def open_network(
     called on the event loop and must not take long; an exception in one of them ends the network and is raised here.
     Raises NetworkError for an address that is malformed or cannot be listened on.
     """
-    pinned = [parse_peer_address(text) for text in settings.peers]
+    trackers = [parse_peer_address(text) for text in settings.trackers]
+    pinned = [*map(parse_peer_address, settings.peers), *trackers]
     faults = OwnFaults()
     standings = Standings(trio.current_time)
     peers = PeerBook(identity.peer_id, trio.current_time, random.Random(identity.peer_id))  # noqa: S311  (jitter)
@@ -90,6 +95,8 @@ async def open_network(
                 nursery.start_soon(connector.run, network.greet, faults)
                 nursery.start_soon(network.ask_around)
                 nursery.start_soon(network.bitswap.run)
+                for each in trackers:
+                    nursery.start_soon(network.ask_tracker, each.peer_id)
                 if settings.mdns:
                     nursery.start_soon(run_mdns, settings.session_id, identity.peer_id, running.addresses, network.hint)
                 yield network
@@ -132,6 +139,7 @@ class Network:
         self._client = ExchangeClient(settings.session_id, self._open_stream, standings, settings.fetch_times)
         self.bitswap = Bitswap(self._open_stream, standings, faults)
         self.gossip = Gossip(running.host, self._book, standings, gate, self._deliver)
+        self.tracker_latency: dict[str, tuple[float, float]] = {}  # seconds of the last announce and look-up
         self._gate = gate
         self._faults = faults
 
@@ -241,6 +249,33 @@ class Network:
                     await self.refresh(chance.choice(connected))
                 except PeerError as error:
                     logger.info("%s", error)
+
+    async def ask_tracker(self, tracker: str) -> None:
+        """Announces us to a tracker and takes its hints: often as long as we know nobody, then now and then."""
+        chance = random.Random(self.peer_id)  # noqa: S311  (jitter)
+        pause = FIRST_TRACKER_PAUSE
+        while True:
+            try:
+                await self._consult(tracker)
+            except PeerError as error:
+                logger.info("%s", error)
+            pause = min(2 * pause, TRACKER_PAUSE if self.connected() else LONELY_TRACKER_PAUSE)
+            await trio.sleep(pause * chance.uniform(0.5, 1.0))
+
+    async def _consult(self, tracker: str) -> None:
+        stream = await self._open_stream(tracker, [rendezvous.PROTOCOL])
+        namespace = rendezvous.namespace_of(self._settings.session_id)
+        try:
+            began = trio.current_time()
+            await rendezvous.announce(stream, namespace, self.peer_id, self._running.addresses, REGISTERED_SECONDS)
+            announced = trio.current_time()
+            found = await rendezvous.look_up(stream, namespace, ASKED_OF_TRACKER)
+            self.tracker_latency[tracker] = (announced - began, trio.current_time() - announced)
+        finally:
+            await rendezvous.finish(stream)
+        for peer_id, addresses in found.members:
+            self._peers.hint(peer_id, addresses)
+        self._connector.wake()
 
     def _hear(self, announcement: Announcement, teller: str) -> None:
         verdict = self._book.judge(announcement)

@@ -156,7 +156,7 @@ async def test_a_thousand_connections_that_say_nothing(victim):
         await serves_the_honest(victim)
 
 
-async def test_garbage_on_a_thousand_connections(victim):
+async def test_garbage_on_hundreds_of_connections(victim):
     port = int(parse_peer_address(victim.address).address.rpartition("/")[2])
     chance = random.Random(5)
 
@@ -165,7 +165,7 @@ async def test_garbage_on_a_thousand_connections(victim):
             async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
                 await stream.send_all(content)
 
-    for _ in range(20):
+    for _ in range(8):
         async with trio.open_nursery() as nursery:
             for _ in range(50):
                 prefix = chance.choice([b"", b"\x13/multistream/1.0.0\n", b"\x13/multistream/1.0.0\n\x07/noise\n"])

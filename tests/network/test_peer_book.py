@@ -10,7 +10,7 @@ class Clock:
         return self.now
 
 
-def book(clock=None, own="me"):
+def book(clock=None, own="a node"):
     return PeerBook(own, clock or Clock(), random.Random(1), RedialRules(first=1, longest=8))
 
 
@@ -23,7 +23,7 @@ def test_a_peer_with_an_address_is_due():
 
 def test_we_are_never_due_ourselves():
     peers = book()
-    peers.hint("me", ["a"])
+    peers.hint("a node", ["a"])
     assert peers.due() == []
 
 
@@ -82,4 +82,22 @@ def test_pinned_peers_are_kept():
     peers.pin("alice", "a")
     assert peers.is_pinned("alice")
     assert not peers.is_pinned("bob")
+    assert peers.due() == ["alice"]
+
+
+def test_of_two_that_hear_of_each_other_the_smaller_id_dials_first():
+    clock = Clock()
+    alice, bob = book(clock, "alice"), book(clock, "bob")
+    alice.hint("bob", ["b"])
+    bob.hint("alice", ["a"])
+    assert alice.due() == ["bob"]
+    assert bob.due() == []
+    clock.now = 1.0
+    assert bob.due() == ["alice"]
+
+
+def test_who_was_named_by_the_user_is_dialed_at_once():
+    peers = book(own="z")
+    peers.pin("alice", "a")
+    peers.hint("alice", ["a"])
     assert peers.due() == ["alice"]
