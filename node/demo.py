@@ -17,7 +17,7 @@ import trio
 
 from ledger import Devnet, DevnetOptions, History, create_keystore
 from node.audit.run import AuditSettings, audit_opened
-from node.daemon.sessions import OpenSession, Wishes, create_session
+from node.agreement import OpenSession, Wishes, create_session
 from node.dashboard.plots import plot_accuracy, plot_trust
 from node.errors import ConfigError, NodeError
 from node.home import Home, read_status

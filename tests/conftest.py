@@ -10,7 +10,7 @@ with warnings.catch_warnings():  # libraries that warn when they are imported
     import web3  # noqa: F401
 
 from ledger import Devnet, DevnetOptions
-from node.daemon.sessions import OpenSession
+from node.agreement import OpenSession
 from node.home import Home
 from tests.nodes import make_home, make_session, running, start_all
 

@@ -15,7 +15,7 @@ from eth_account import Account
 
 from ledger import Devnet
 from ledger.keys import save_keystore
-from node.daemon.sessions import OpenSession, Wishes, create_session
+from node.agreement import OpenSession, Wishes, create_session
 from node.home import Home, read_status
 from node.network.identity import create_identity
 

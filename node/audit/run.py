@@ -17,7 +17,7 @@ from ledger import BrokenChain, History
 from ledger import Step as LedgerStep
 from node.audit.replay import Fault, Rules, Step, check_row, fault_json, replay
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
-from node.daemon.sessions import OpenSession, open_session
+from node.agreement import OpenSession, open_session
 from node.learning.codecs import codec
 from node.learning.parameters import ParameterSpec
 from node.messages import Input, Mix

@@ -14,7 +14,7 @@ from node.audit.evidence import judge_evidence
 from node.audit.run import AuditSettings, audit_session
 from node.cli.options import rpc_option, session_option
 from node.cli.result import Result, answers, note
-from node.daemon.sessions import open_session
+from node.agreement import open_session
 from node.dashboard.tables import matrix_table
 from node.errors import ConfigError
 

@@ -1,8 +1,8 @@
 """topk: only the numbers that changed most, as differences from the member's own previous payload.
 
-`topk:0.05` sends one number in twenty, in about two bytes each (docs/protocol.md, section 3). A payload is either a
-*key frame* (all numbers, as int8 blocks) or a *difference* that names the SHA-256 of the payload it builds on, always
-the sender's own previous one. At most CHAIN differences follow a key frame. Why so:
+`topk:0.2` sends one number in five, in about five bits each (docs/protocol.md, section 3). A payload is either a *key
+frame* (all numbers, as int8 blocks) or a *difference* that names the SHA-256 of the payload it builds on, always the
+sender's own previous one. At most CHAIN differences follow a key frame. Why so:
 
 - Sparse updates need a reference. Peers mix different cohorts at different times, so there is no vector that all have
   but the session's initial one, which is soon too far away. A receiver's own parameters would do only without a late or
@@ -13,21 +13,20 @@ the sender's own previous one. At most CHAIN differences follow a key frame. Why
 - Key frames bound what a late member or an auditor has to fetch, and a sender that lost its memory starts with one.
 
 What was left out is sent later (error feedback), and the way back to the consensus is damped: CHOCO-SGD (Koloskova et
-al., arXiv:1902.00340) with the residual in the caller's hands. Undamped, members would send each other's progress back
-and forth. Knows no network: it asks `resolve` for earlier payloads, by hash.
+al., arXiv:1902.00340) with the residual in the caller's hands. Undamped, members send each other's progress back and
+forth until it diverges. Knows no network: it asks `resolve` for earlier payloads, by hash.
 """
 
 import hashlib
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from node.errors import UpdateError
 from node.learning.codec_int8 import blocks_size, decode_blocks, encode_blocks
+from node.learning.codec_sparse import Layout, decode_sparse, encode_sparse
 from node.learning.codec_types import (
     MODEL_TAG_BYTES,
     Buffer,
@@ -46,10 +45,9 @@ from node.learning.parameters import ParameterSpec, require_finite
 
 MAGIC = b"topk"
 CHAIN = 31  # differences after a key frame, at most
-CONSENSUS_STEP = 0.5  # how much of the way to the mixture a payload goes; CHOCO-SGD's gamma
+GAMMA = 2.0  # times the ratio: the consensus step of CHOCO-SGD; beyond 3 to 5 members swing, then diverge
 PREFIX = len(MAGIC) + MODEL_TAG_BYTES + 1  # the last byte is the depth: differences since the key frame
 REFERENCE = 32 + 8  # hash and size
-ESCAPE = 255  # a gap byte that says: 255 more, and go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +66,14 @@ class TopK:
     ratio: float
     packing: Packing = PLAIN
 
-    def count(self, spec: ParameterSpec) -> int:
-        """Numbers in a difference, always exactly so many."""
-        return max(1, round(self.ratio * spec.size))
+    @property
+    def consensus_step(self) -> float:
+        """How much of the way from what was announced to the mixture one payload goes."""
+        return min(0.5, GAMMA * self.ratio)
+
+    def layout(self, spec: ParameterSpec) -> Layout:
+        """Numbers in a difference, always exactly so many, and their encoding."""
+        return Layout(max(1, round(self.ratio * spec.size)), spec.size)
 
 
 def topk(ratio: float, packing: Packing = PLAIN) -> Codec:
@@ -91,15 +94,15 @@ def encode(how: TopK, spec: ParameterSpec, flat: Tensor, residual: Tensor | None
     if past is None or before is None:
         return _key_frame(how, spec, corrected(flat, residual))
     announced, reference, depth = before
-    change = corrected(flat - past.start, residual) + CONSENSUS_STEP * (past.start - announced)
+    change = corrected(flat - past.start, residual) + how.consensus_step * (past.start - announced)
     if depth >= CHAIN:
         return _key_frame(how, spec, announced + change)
-    count = how.count(spec)
-    positions = change.abs().topk(count, sorted=False).indices.sort().values
-    blocks = encode_blocks(change[positions].numpy())
-    sent = torch.from_numpy(decode_blocks(memoryview(blocks), count))
+    layout = how.layout(spec)
+    positions = change.abs().topk(layout.count, sorted=False).indices.sort().values
+    body = encode_sparse(layout, positions.numpy(), change[positions].numpy())
+    sent = torch.from_numpy(decode_sparse(layout, memoryview(body))[1])
     names = reference.digest + reference.size.to_bytes(8, "big")
-    raw = MAGIC + model_tag(spec) + bytes([depth + 1]) + names + blocks + encode_gaps(positions.numpy())
+    raw = MAGIC + model_tag(spec) + bytes([depth + 1]) + names + body
     # what a receiver will compute, so that no rounding is ever forgotten
     left = change.index_copy(0, positions, (announced + change)[positions] - (announced[positions] + sent))
     return Encoded(how.packing.pack(raw), left)
@@ -111,12 +114,9 @@ def decode(how: TopK, spec: ParameterSpec, payload: Buffer, resolve: Resolve = n
     while (reference := frames[-1].reference) is not None:
         frames.append(_earlier(how, spec, frames[-1].depth, fetch(reference, resolve)))
     flat = torch.from_numpy(decode_blocks(frames.pop().body, spec.size))
-    count = how.count(spec)
     while frames:
-        body = frames.pop().body
-        numbers = decode_blocks(body[: blocks_size(count)], count)
-        positions = torch.from_numpy(decode_gaps(body[blocks_size(count) :], count, spec.size))
-        flat[positions] = flat[positions] + torch.from_numpy(numbers)
+        positions, numbers = map(torch.from_numpy, decode_sparse(how.layout(spec), frames.pop().body))
+        flat[positions] = flat[positions] + numbers
     require_finite(spec, flat)
     return flat
 
@@ -149,33 +149,7 @@ def parse(how: TopK, spec: ParameterSpec, payload: Buffer) -> Frame:
 
 def plain_limit(how: TopK, spec: ParameterSpec) -> int:
     """Bytes of the largest payload before it is packed: a key frame, or a difference with a high ratio."""
-    count = how.count(spec)
-    gaps = count + spec.size // ESCAPE
-    return PREFIX + max(blocks_size(spec.size), REFERENCE + blocks_size(count) + gaps)
-
-
-def encode_gaps(positions: npt.NDArray[np.int64]) -> bytes:
-    """Ascending positions as the count of numbers skipped before each: a byte, after 255 for each 255 of them."""
-    skipped = np.diff(positions, prepend=-1) - 1
-    escapes, rest = np.divmod(skipped, ESCAPE)
-    ends = np.cumsum(escapes + 1) - 1
-    gaps = np.full(int(ends[-1]) + 1, ESCAPE, dtype=np.uint8)
-    gaps[ends] = rest
-    return gaps.tobytes()
-
-
-def decode_gaps(view: memoryview, count: int, size: int) -> npt.NDArray[np.int64]:
-    """Ascending positions (count,) below `size`. Raises UpdateError for what no encoder writes."""
-    if not count <= len(view) <= count + size // ESCAPE:
-        raise UpdateError(f"{len(view)} bytes of gaps for {count} positions among {size} numbers")
-    gaps = np.frombuffer(view, dtype=np.uint8)
-    ends = np.flatnonzero(gaps != ESCAPE)
-    if len(ends) != count or ends[-1] != len(gaps) - 1:
-        raise UpdateError(f"the gaps give {len(ends)} positions, or end in 255: expected {count} of them")
-    positions: npt.NDArray[np.int64] = np.cumsum(gaps, dtype=np.int64)[ends] + np.arange(count)
-    if positions[-1] >= size:
-        raise UpdateError(f"the gaps reach position {positions[-1]}: the model has {size} numbers")
-    return positions
+    return PREFIX + max(blocks_size(spec.size), REFERENCE + how.layout(spec).limit)
 
 
 def _key_frame(how: TopK, spec: ParameterSpec, wanted: Tensor) -> Encoded:

@@ -20,7 +20,7 @@ class ClassificationMetrics:
 
 def classification_metrics(predicted: Tensor, targets: Tensor, classes: int) -> ClassificationMetrics:
     """Metrics of predicted classes (n,) against target classes (n,); a class that never occurs counts as 0."""
-    from sklearn import metrics  # type: ignore[import-untyped]  # takes over a second to import
+    from sklearn import metrics
 
     expected, given, labels = targets.numpy(), predicted.numpy(), np.arange(classes)
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(

@@ -1,10 +1,10 @@
 """Accuracy against bytes: what each codec costs and saves, by the node's own training, encoding and mixing.
 
-    python scripts/bench/codecs.py [--tasks mnist-cnn,fashion-softmax] [--codecs float32,int8,topk:0.05] [--json]
+    python scripts/bench/codecs.py [--tasks mnist-cnn,fashion-softmax] [--codecs float32,int8,topk:0.2] [--json]
 
 Members with equal shares, equal weights and a full cohort; every member's accuracy on the common test set is averaged
 after the last round. `times_fewer` is the bytes of float32 payloads over those of this codec's. The default is a short
-run (a few minutes on one core, the CNN takes a third of an epoch per round); --epochs 1 is what a node does.
+run (a few minutes on one core, the CNN takes an eighth of an epoch per round); --epochs 1 is what a node does.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from node.learning.mixing import mix, quantise
 from node.learning.task import Learner, LocalSplit, Share, prepare
 from node.learning.task_files import load_task
 
-DEFAULT_CODECS = "float32,bfloat16,int8,int8+zstd,topk:0.05,topk:0.05+zstd"
+CNN_EPOCHS = 1 / 8
+DEFAULT_CODECS = "float32,bfloat16,int8,int8+zstd,topk:0.2,topk:0.2+zstd"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def run(learner: Learner, splits: list[LocalSplit], chosen: Codec, setting: Sett
 
 def measure(name: str, codecs: list[str], setting: Setting) -> list[Row]:
     task = load_task(name)
-    default = 1 / 3 if "cnn" in name else 1.0
+    default = CNN_EPOCHS if "cnn" in name else 1.0
     task = replace(task, local_epochs=setting.epochs or default)
     learner = prepare(task, setting.seed)
     shares = [Share(None, i, setting.members, setting.split, setting.seed) for i in range(setting.members)]
@@ -99,7 +100,9 @@ def measure(name: str, codecs: list[str], setting: Setting) -> list[Row]:
     rows: list[Row] = []
     for chosen in codecs:
         accuracy, size, seconds = run(learner, splits, codec(chosen), setting)
-        exact = next((row.accuracy for row in rows if row.codec == "float32"), accuracy if chosen == "float32" else None)
+        exact = next(
+            (row.accuracy for row in rows if row.codec == "float32"), accuracy if chosen == "float32" else None
+        )
         below = None if exact is None else round(exact - accuracy, 3)
         fewer = round(learner.spec.payload_size / size, 2)
         rows.append(Row(name, chosen, round(accuracy, 3), below, round(size, 1), fewer, round(seconds, 1)))
@@ -113,7 +116,7 @@ def main() -> None:
     parser.add_argument("--codecs", default=DEFAULT_CODECS, help="float32 first, if points below it are wanted")
     parser.add_argument("--members", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--epochs", type=float, help="local epochs per round; default 1, for a CNN a third")
+    parser.add_argument("--epochs", type=float, help="local epochs per round; default 1, for a CNN an eighth")
     parser.add_argument("--split", default="iid")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
@@ -121,7 +124,9 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = Setting(arguments.members, arguments.rounds, arguments.epochs, arguments.split, arguments.seed)
     try:
-        rows = [row for task in arguments.tasks.split(",") for row in measure(task, arguments.codecs.split(","), setting)]
+        rows = [
+            row for task in arguments.tasks.split(",") for row in measure(task, arguments.codecs.split(","), setting)
+        ]
     except NodeError as error:
         sys.exit(str(error))
     if arguments.json:
