@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import pytest
+
+from node.errors import ConfigError
+from node.simulation.run import SimulationSettings, simulate
+
+TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
+
+
+def run(**options):
+    return list(simulate(SimulationSettings(task=TASK, **{"members": 4, "rounds": 5, **options})))
+
+
+def test_members_learn_and_every_row_adds_up():
+    rounds = run()
+    assert [finished.round for finished in rounds] == [1, 2, 3, 4, 5]
+    assert all(metrics["loss"] < 0.02 for metrics in rounds[-1].metrics)
+    assert all(sum(row.values()) == 65535 and len(row) == 4 for finished in rounds for row in finished.rows)
+
+
+def test_the_same_seed_gives_the_same_result_bit_for_bit():
+    assert run(seed=3) == run(seed=3)
+    assert run(seed=3) != run(seed=4)
+
+
+def test_without_sharing_everybody_stays_alone():
+    assert all(row == {member: 65535} for member, row in enumerate(run(sharing="none")[-1].rows))
+
+
+def test_a_cohort_limits_who_is_mixed():
+    assert all(len(row) == 3 for finished in run(members=8, cohort=2) for row in finished.rows)
+
+
+def test_fixed_sharing_gives_everybody_the_same_weight():
+    assert set(run(sharing="fixed")[-1].rows[0].values()) == {16384, 16383}
+
+
+def test_an_unknown_way_of_sharing_is_a_clear_error():
+    with pytest.raises(ConfigError, match="no-such"):
+        run(sharing="no-such")
