@@ -5,6 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import orjson
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
@@ -71,7 +72,7 @@ def _read(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > _LONGEST_FILE:
             raise KeystoreError(f"{path} has {path.stat().st_size} bytes: a keystore has a few hundred, check the path")
-        found = json.loads(path.read_bytes())
+        found = orjson.loads(path.read_bytes())
     except OSError as error:
         raise KeystoreError(f"the keystore {path} can't be read: {error.strerror}; create one with init") from error
     except ValueError as error:

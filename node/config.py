@@ -100,6 +100,8 @@ def parse_session(content: bytes, source: str) -> Session:
         raise SessionFileError(
             f"{source} is not a text file (byte {error.start}): ask its creator for the file"
         ) from error
+    except RecursionError as error:
+        raise SessionFileError(f"{source} is nested too deeply: ask its creator for the file") from error
     except tomllib.TOMLDecodeError as error:
         raise SessionFileError(
             f"{source} is not valid TOML ({error}): truncated? Ask its creator for the file"

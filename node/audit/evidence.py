@@ -1,10 +1,11 @@
 """Evidence of equivocation, verified offline: two signed announcements of one member for one round."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from node.errors import ConfigError
 from node.messages import Announcement
@@ -41,10 +42,10 @@ def judge_evidence(path: Path) -> Verdict:
             content = file.read(LIMIT + 1)
         if len(content) > LIMIT:
             raise ConfigError(f"{path} is longer than {LIMIT} bytes: it is no evidence")
-        first, second = (_announcement(entry) for entry in json.loads(content)["announcements"])
+        first, second = (_announcement(entry) for entry in orjson.loads(content)["announcements"])
     except OSError as error:
         raise ConfigError(f"the evidence {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(f"{path} holds no two signed announcements ({error!r}): is it the right file?") from error
     reason = _flaw(first, second)
     return Verdict(not reason, first.peer_id, f"{first.session_id:016x}", first.round, reason or "two signed updates")

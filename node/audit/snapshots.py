@@ -1,11 +1,12 @@
 """Where an audit finds snapshots: homes on this machine, or a Kubo daemon; what they give is checked by its hash."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import orjson
 
 from node.errors import ConfigError, ContentMissing
 from node.learning.parameters import ParameterSpec
@@ -63,9 +64,9 @@ def spec_of_payload(payload: bytes) -> ParameterSpec | None:
     """
     length = int.from_bytes(payload[:8], "little")
     try:
-        entries = json.loads(payload[8 : 8 + min(length, len(payload))])
+        entries = orjson.loads(payload[8 : 8 + min(length, len(payload))])
         names = tuple(sorted(entries))
         shapes = tuple(tuple(int(size) for size in entries[name]["shape"]) for name in names)
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
     return ParameterSpec(names, shapes)

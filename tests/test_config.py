@@ -1,0 +1,51 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.config import FILE_LIMIT, Contract, Initial, Limits, Session, config_hash, format_session, parse_session
+from node.errors import SessionFileError
+
+SESSION = Session(
+    name="a session",
+    creator="0x" + "ab" * 20,
+    task="mnist-softmax",
+    model_sha256="0" * 64,
+    rounds=10,
+    seed=1,
+    initial=Initial(cid="bafy", sha256="1" * 64),
+    limits=Limits(payload_bytes=100),
+    ledger=Contract(chain_id=1, address="0x" + "00" * 20),
+)
+
+
+def test_a_session_survives_its_file():
+    assert parse_session(format_session(SESSION), "file") == SESSION
+
+
+def test_a_change_of_one_byte_changes_the_hash():
+    content = format_session(SESSION)
+    assert config_hash(content) != config_hash(content + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"x" * (FILE_LIMIT + 1), "at most"),
+        (b"a = " + b"[" * 60_000, "deeply"),
+        (b"\xff\xfe", "not a text file"),
+        (b"rounds =", "not valid TOML"),
+        (b"", "name"),
+        (format_session(SESSION) + b'\nsurprise = "field"\n', "surprise"),
+        (format_session(SESSION).replace(b"rounds = 10", b"rounds = 0"), "rounds"),
+        (format_session(SESSION).replace(b"0xabab", b"0xzzzz"), "creator"),
+    ],
+)
+def test_what_is_wrong_is_named(content, words):
+    with pytest.raises(SessionFileError, match=words):
+        parse_session(content, "session.toml")
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise_anything_else(content):
+    with pytest.raises(SessionFileError):
+        parse_session(content, "session.toml")
