@@ -1,0 +1,1 @@
+"""The node: learns, exchanges, mixes, records. See docs/architecture.md for its rooms."""

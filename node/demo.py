@@ -16,8 +16,8 @@ from typing import Any
 import trio
 
 from ledger import Devnet, DevnetOptions, History, create_keystore
-from node.audit.run import AuditSettings, audit_opened
 from node.agreement import OpenSession, Wishes, create_session
+from node.audit.run import AuditSettings, audit_opened
 from node.dashboard.plots import plot_accuracy, plot_trust
 from node.errors import ConfigError, NodeError
 from node.home import Home, read_status

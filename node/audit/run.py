@@ -15,9 +15,9 @@ from rich.console import Group, RenderableType
 
 from ledger import BrokenChain, History
 from ledger import Step as LedgerStep
+from node.agreement import OpenSession, open_session
 from node.audit.replay import Fault, Rules, Step, check_row, fault_json, replay
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
-from node.agreement import OpenSession, open_session
 from node.learning.codecs import codec
 from node.learning.parameters import ParameterSpec
 from node.messages import Input, Mix

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ledger import History
+from node.agreement import open_session
 from node.audit.evidence import judge_evidence
 from node.audit.run import AuditSettings, audit_session
 from node.cli.options import rpc_option, session_option
 from node.cli.result import Result, answers, note
-from node.agreement import open_session
 from node.dashboard.tables import matrix_table
 from node.errors import ConfigError
 

@@ -7,11 +7,11 @@ from typing import Any
 import click
 import trio
 
+from node.agreement import Wishes, create_session, open_session, read_session_file
 from node.cli.options import home_option, passphrase_option, rpc_option
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers
 from node.config import Session, config_hash
-from node.agreement import Wishes, create_session, open_session, read_session_file
 from node.errors import SessionFileError
 from node.home import open_home
 

@@ -9,9 +9,9 @@ import torch
 from eth_account.signers.local import LocalAccount
 
 from ledger import Membership, binding_message, load_keystore
+from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
 from node.daemon.directory import LedgerDirectory, save_seats, seats_of
 from node.daemon.learner import Seat, TorchLearner
-from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
 from node.daemon.settings import StartSettings
 from node.errors import HomeError, SessionFileError, StorageError, TaskError
 from node.home import bind_home, open_home

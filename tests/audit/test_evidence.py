@@ -55,7 +55,9 @@ def test_nobody_is_convicted_without_proof(judge, first, second, reason):
     assert reason in verdict["reason"]
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"announcements": [1, 2]}', '{"announcements": [{}, {}]}', "[" * 60_000])
+@pytest.mark.parametrize(
+    "content", ["", "{}", '{"announcements": [1, 2]}', '{"announcements": [{}, {}]}', "[" * 60_000], ids=range(5)
+)
 def test_a_file_that_is_no_evidence_is_a_clear_error(tmp_path, content):
     (tmp_path / "file").write_text(content)
     result = CliRunner().invoke(cli, ["audit", "--evidence", str(tmp_path / "file")])
