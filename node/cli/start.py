@@ -38,6 +38,13 @@ from node.network.addresses import parse_address, parse_peer_address
 @click.option("--task", envvar="FL_NODE_TASK", help="The session's task, if it is your own: FILE.py:NAME.")
 @click.option("--share", type=click.IntRange(0), help="Which share of a common data set is mine (default: my index).")
 @click.option("--threads", envvar="FL_NODE_THREADS", default=0, help="Threads for training; 0: all cores but one.")
+@click.option(
+    "--confirmations",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Blocks until a record counts as there.",
+)
 @click.option("--quorum-timeout", "quorum_s", default=600.0, show_default=True, help="Seconds to wait for the quorum.")
 @click.option(
     "--linger", "linger_s", default=120.0, show_default=True, help="Seconds to serve slower members at the end."

@@ -11,6 +11,7 @@ import torch
 import trio
 
 from ledger import Outbox
+from ledger.delivery import Terms
 from node.daemon.directory import keep_fresh
 from node.daemon.journal import Journal
 from node.daemon.ports import Announced, DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
@@ -56,7 +57,8 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
         async with AsyncExitStack() as stack:
             journal = Journal(settings.home.state, keep=session.limits.staleness + 2)
             stack.callback(journal.close)
-            outbox = Outbox(settings.home.outbox, prepared.opened.ledger, prepared.account)
+            terms = Terms(confirmations=settings.confirmations)
+            outbox = Outbox(settings.home.outbox, prepared.opened.ledger, prepared.account, terms)
             stack.callback(outbox.close)
             recorder = Recorder(outbox)
             network = await stack.enter_async_context(open_peers(settings, prepared, journal))
