@@ -202,13 +202,13 @@ def get_zmq(port: str, keys: Path) -> Iterator[Get]:
 # fl-node
 
 
-def identity(name: str):  # noqa: ANN201
+def identity(name: str):
     from node.network.identity import identity_from_seed
 
     return identity_from_seed(hashlib.sha256(name.encode()).digest())
 
 
-def announcement(payload: bytes, digest: bytes):  # noqa: ANN201
+def announcement(payload: bytes, digest: bytes):
     from node.messages import Announcement, announcement_bytes
 
     who = identity("server")
@@ -224,7 +224,7 @@ class Shelf(dict[bytes, bytes]):
         return self.get(digest)
 
 
-def settings(peers: tuple[str, ...]):  # noqa: ANN201
+def settings(peers: tuple[str, ...]):
     from node.network.service import NetworkSettings
 
     return NetworkSettings(("/ip4/127.0.0.1/tcp/0",), peers, mdns=False, session_id=1, payload_limit=1 << 40)
@@ -387,8 +387,8 @@ def row(transport: str, size: int, seconds: list[float], busy: float) -> dict[st
 
 
 def measure_driver(name: str, python: str, size: str) -> dict[str, object] | None:
-    """What drivers/<name>.py measures in the Python that has the library; None if it cannot."""
-    command = [python, str(DRIVERS / f"{name}.py"), str(SIZES[size]), str(max(2, REPETITIONS[size] // 4))]
+    """What drivers/drive_<name>.py measures in the Python that has the library; None if it cannot."""
+    command = [python, str(DRIVERS / f"drive_{name}.py"), str(SIZES[size]), str(max(2, REPETITIONS[size] // 4))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         print(f"{name} does not work with {python}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)

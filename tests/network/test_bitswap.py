@@ -106,7 +106,7 @@ async def test_many_blocks_come_from_several_peers():
         bob.serve_blocks(store(*blocks[100:]), everybody)
         found = await carol.fetch_blocks(map(cid, blocks), [alice.peer_id, bob.peer_id], soon())
         assert found == {cid(block): block for block in blocks}
-        assert not carol.bitswap._received
+        assert not carol._parts.bitswap._received
 
 
 @pytest.mark.real
@@ -194,7 +194,7 @@ async def test_a_block_that_nobody_asked_for_is_dropped_and_counted():
     async with member("alice") as alice, talking_to(alice) as (_, say, _):
         await say(Message(payload=[Message.Block(prefix=bytes([1, RAW, 0x12, 0x20]), data=b"unsolicited")]))
         await until(lambda: alice.standings.refused["unsolicited-block"] == 1)
-        assert not alice.bitswap._received
+        assert not alice._parts.bitswap._received
 
 
 @pytest.mark.real

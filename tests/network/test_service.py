@@ -161,8 +161,8 @@ async def test_a_forged_announcement_is_neither_delivered_nor_forwarded():
     ):
         await meet(alice, bob, carol)
         forged = replace(announce(ALICE, 1, b"payload"), signature=bytes(64))
-        await until(lambda: len(alice.gossip.neighbors()) == 2)
-        await alice.gossip.announce(forged)
+        await until(lambda: len(alice._parts.gossip.neighbors()) == 2)
+        await alice._parts.gossip.announce(forged)
         await until(lambda: bob.standings.refused["bad-announcement"] + carol.standings.refused["bad-announcement"] > 0)
         for each in (bob, carol):
             with pytest.raises(trio.WouldBlock):
@@ -303,7 +303,7 @@ async def test_a_stranger_is_refused_politely_and_counted():
         assert shelf.opened == 0
         assert alice.standings.refused["stranger-asks"] >= 2
         assert alice.connected() == frozenset()
-        assert alice.gossip.neighbors() == frozenset()
+        assert alice._parts.gossip.neighbors() == frozenset()
 
 
 async def test_a_member_that_is_admitted_later_is_greeted_then():
@@ -317,16 +317,16 @@ async def test_a_member_that_is_admitted_later_is_greeted_then():
         await until(lambda: alice.peer_id in bob.connected())
         members.add(BOB.peer_id)
         assert await heard(bob) == announcement
-        await until(lambda: bob.peer_id in alice.gossip.neighbors())
+        await until(lambda: bob.peer_id in alice._parts.gossip.neighbors())
 
 
 async def test_a_member_that_is_removed_is_cut_off():
     members = {ALICE.peer_id, BOB.peer_id}
     async with member("alice", gate=members.__contains__) as alice, member("bob", alice.addresses()) as bob:
         await meet(alice, bob)
-        await until(lambda: bob.peer_id in alice.gossip.neighbors())
+        await until(lambda: bob.peer_id in alice._parts.gossip.neighbors())
         members.remove(BOB.peer_id)
-        await until(lambda: not alice.gossip.neighbors())
+        await until(lambda: not alice._parts.gossip.neighbors())
         assert not alice.connected()
         with pytest.raises(PeerError):
             await bob.refresh(alice.peer_id)
@@ -344,7 +344,7 @@ async def test_strangers_take_only_so_much_room():
         for name in ("bob", "carol", "dave", "erin"):
             nursery.start_soon(visit, name)
         await until(lambda: alice.standings.refused["stranger-limit"] >= 2)
-        linked = [name for name in NAMES[1:5] if alice._connector.is_linked(identity(name).peer_id)]
+        linked = [name for name in NAMES[1:5] if alice._parts.connector.is_linked(identity(name).peer_id)]
         assert len(linked) == 2
         nursery.cancel_scope.cancel()
 
@@ -355,8 +355,8 @@ async def test_a_stranger_that_does_nothing_is_disconnected():
         member("alice", gate={ALICE.peer_id}.__contains__, connections=rules) as alice,
         member("bob", alice.addresses(), gate={BOB.peer_id}.__contains__) as bob,
     ):
-        await until(lambda: bob._connector.is_linked(alice.peer_id))
-        await until(lambda: not alice._connector.is_linked(bob.peer_id))
+        await until(lambda: bob._parts.connector.is_linked(alice.peer_id))
+        await until(lambda: not alice._parts.connector.is_linked(bob.peer_id))
 
 
 # Faults
@@ -399,8 +399,8 @@ async def test_a_silent_holder_is_given_up_for_the_next(nursery):
         member("carol", alice.addresses(), fetch_times=times) as carol,
     ):
         await meet(alice, bob, carol)
-        bob._running.host.set_stream_handler("/fl-node/exchange/1", lambda stream: trio.sleep_forever())
-        carol._client.forget(bob.peer_id)
+        bob._parts.running.host.set_stream_handler("/fl-node/exchange/1", lambda stream: trio.sleep_forever())
+        carol._parts.client.forget(bob.peer_id)
         assert await carol.fetch(announcement, [bob.peer_id, alice.peer_id], soon()) == b"payload"
 
 

@@ -103,7 +103,7 @@ async def test_members_of_one_session_find_each_other_through_a_tracker():
         ):
             await meet(alice, bob, carol)
             assert not dave.connected()
-            assert all(TRACKER.peer_id in each.tracker_latency for each in (alice, bob, carol))
+            assert all(TRACKER.peer_id in each.tracker_seconds() for each in (alice, bob, carol))
             assert tracker.directory.members(rendezvous.namespace_of(SESSION)) == 3
             assert tracker.counts.announces >= 4
 

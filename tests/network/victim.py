@@ -40,10 +40,10 @@ async def main() -> None:
                 resident=resident(),
                 refused=network.standings.refused,
                 scores=network.standings.scores(),
-                linked=len(network._connector._linked()),
+                linked=len(network._parts.connector._linked()),
                 connected=sorted(network.connected()),
-                pushed_out=network._running.door.pushed_out,
-                turned_away=network._running.door.refused,
+                pushed_out=network._parts.running.door.pushed_out,
+                turned_away=network._parts.running.door.refused,
                 tasks=trio.lowlevel.current_statistics().tasks_living,
             )
 

@@ -1,0 +1,148 @@
+"""What the session uses of the network: one object, whose parts are in the other modules of this room."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import trio
+from libp2p.peer.id import ID
+
+from node.errors import NetworkError, PeerError
+from node.messages import Announcement, Traffic
+from node.network import exchange
+from node.network.addresses import known_addresses
+from node.network.announcements import Equivocation
+from node.network.asking import Asker
+from node.network.bitswap import BlockStore
+from node.network.lateness import Lateness
+from node.network.metrics import Metric, labelled, single
+from node.network.parts import Parts
+from node.network.peer_book import MAX_ADDRESSES
+from node.network.standing import Standings
+
+
+class Network:
+    """`announcements` delivers each believed announcement of another member once; `standings` knows who misbehaved."""
+
+    def __init__(self, parts: Parts, asker: Asker) -> None:
+        self._parts = parts
+        self._asker = asker
+        self.peer_id = parts.identity.peer_id
+        self.announcements: trio.MemoryReceiveChannel[Announcement] = parts.inbox.receive
+        self.standings: Standings = parts.standings
+
+    # Peers
+
+    def addresses(self) -> list[str]:
+        """Full multiaddrs, with /p2p/, at which others can reach this node."""
+        return [f"{address}/p2p/{self.peer_id}" for address in self._parts.running.addresses]
+
+    def connected(self) -> frozenset[str]:
+        """Peer ids of the members that a connection is open to."""
+        return self._parts.connector.connected()
+
+    def hint(self, peer_id: str, addresses: Iterable[str]) -> None:
+        """Notes where a member may be reached, from the ledger say; what is no address is left out."""
+        self._parts.peers.hint(peer_id, known_addresses(addresses, MAX_ADDRESSES))
+        self._parts.connector.wake()
+
+    async def refresh(self, peer_id: str) -> None:
+        """Asks a member again what was announced and whom it knows. Raises PeerError."""
+        await self._asker.refresh(peer_id)
+
+    # Announcements and payloads
+
+    async def announce(self, announcement: Announcement) -> None:
+        """Tells every member. Raises NetworkError if the announcement is not our own or not of this session."""
+        if announcement.peer_id != self.peer_id or announcement.session_id != self._parts.settings.session_id:
+            raise NetworkError(f"not ours to announce: an update of {announcement.peer_id}; sign it with this identity")
+        await self._parts.gossip.announce(announcement)
+
+    async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> bytes | Path:
+        """The announced payload, size and SHA-256 verified; a temporary file, now the caller's, if it is large.
+
+        Tries `holders` in turn, each going on where the last one stopped, until `deadline` (trio's clock, seconds).
+        Raises PeerError.
+        """
+        parts = self._parts
+        if announcement.size > parts.settings.payload_limit:
+            raise PeerError(f"{announcement.peer_id} announced {announcement.size} bytes, over the session's limit")
+        with trio.CancelScope(deadline=deadline):
+            return await exchange.fetch(parts.client, parts.standings, announcement, holders, parts.settings.spool)
+        raise PeerError(f"no holder gave the payload of {announcement.peer_id}, round {announcement.round}, in time")
+
+    def equivocations(self) -> Sequence[Equivocation]:
+        """Evidence against members that announced two different updates for one round."""
+        return tuple(self._parts.book.evidence)
+
+    # Blocks
+
+    def serve_blocks(self, store: BlockStore, gate: Callable[[str], bool]) -> None:
+        """From now on gives IPFS blocks of `store` over bitswap to whoever passes `gate`, strangers included."""
+        self._parts.bitswap.serve(store, gate)
+
+    async def fetch_blocks(self, cids: Iterable[bytes], peers: Sequence[str], deadline: float) -> Mapping[bytes, bytes]:
+        """The IPFS blocks that `peers` gave until `deadline` (trio's clock), by CID and checked against it.
+
+        CIDs are in bytes, v0 or v1, with SHA-256; PeerError for others. What nobody gave is not in the mapping.
+        """
+        return await self._parts.bitswap.fetch(cids, peers, deadline)
+
+    # Numbers
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """Bytes on the wire by peer id; "" stands for failed handshakes and peers of long ago."""
+        return self._parts.running.traffic.traffic()
+
+    def latency(self, peer_id: str) -> float | None:
+        """Smoothed round-trip time to a connected peer, seconds; None if it is not connected or not yet known."""
+        for connection in self._parts.running.host.get_network().get_connections(ID.from_string(peer_id)):
+            rtt = connection.muxed_conn.rtt()
+            if rtt:
+                return float(rtt)
+        return None
+
+    def lateness(self) -> Lateness:
+        """How late the event loop was over the last minute, seconds."""
+        return self._parts.lateness.report()
+
+    def tracker_seconds(self) -> Mapping[str, tuple[float, float]]:
+        """By tracker, how long the last announce and the last look-up took."""
+        return dict(self._asker.tracker_seconds)
+
+    def metrics(self) -> list[Metric]:
+        """All of it for `metrics.prometheus_text`; peers that are no members are summed up as "others"."""
+        traffic = self._traffic_of_members()
+        latencies = {peer_id: self.latency(peer_id) for peer_id in self.connected()}
+        late = self.lateness()
+        lateness = {"0.5": late.median, "0.99": late.p99, "1": late.worst}
+        announces = {tracker: seconds for tracker, (seconds, _) in self.tracker_seconds().items()}
+        look_ups = {tracker: seconds for tracker, (_, seconds) in self.tracker_seconds().items()}
+        door = self._parts.running.door
+        bytes_in = {peer_id: float(each.bytes_in) for peer_id, each in traffic.items()}
+        bytes_out = {peer_id: float(each.bytes_out) for peer_id, each in traffic.items()}
+        known = {peer_id: seconds for peer_id, seconds in latencies.items() if seconds is not None}
+        refused: dict[str, float] = dict(self.standings.refused)
+        return [
+            labelled("fl_node_received_bytes_total", "counter", "On the wire, by peer.", "peer", bytes_in),
+            labelled("fl_node_sent_bytes_total", "counter", "On the wire, by peer.", "peer", bytes_out),
+            single("fl_node_connected_members", "gauge", "Members connected now.", len(latencies)),
+            labelled("fl_node_round_trip_seconds", "gauge", "Smoothed, by peer.", "peer", known),
+            labelled("fl_node_peer_score", "gauge", "Below 0: misbehaved.", "peer", self.standings.scores()),
+            labelled("fl_node_refused_total", "counter", "What was refused, by cause.", "cause", refused),
+            single("fl_node_turned_away_total", "counter", "Connections over the rate of an address.", door.refused),
+            single("fl_node_pushed_out_total", "counter", "Handshakes pushed out by newer ones.", door.pushed_out),
+            labelled("fl_node_loop_lateness_seconds", "gauge", "Over the last minute.", "quantile", lateness),
+            labelled("fl_node_tracker_announce_seconds", "gauge", "The last one, by tracker.", "tracker", announces),
+            labelled("fl_node_tracker_look_up_seconds", "gauge", "The last one, by tracker.", "tracker", look_ups),
+        ]
+
+    def _traffic_of_members(self) -> dict[str, Traffic]:
+        by_peer: dict[str, Traffic] = {}
+        others_in = others_out = 0
+        for peer_id, each in self.traffic().items():
+            if peer_id and self._parts.gate(peer_id):
+                by_peer[peer_id] = each
+            else:
+                others_in += each.bytes_in
+                others_out += each.bytes_out
+        return by_peer | {"others": Traffic(others_in, others_out)}

@@ -1,0 +1,153 @@
+"""The parts that a network is made of, and how they are put together on a running host.
+
+The only place, beside `service.py`, that knows all of them.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+from libp2p.abc import INetStream
+from libp2p.custom_types import TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.peer.id import ID
+
+from node.errors import PeerError
+from node.messages import Announcement
+from node.network import bitswap, exchange
+from node.network.announcements import AnnouncementBook, Verdict
+from node.network.bitswap import Bitswap
+from node.network.connecting import Connector
+from node.network.containment import OwnFaults
+from node.network.fetching import ExchangeClient
+from node.network.gossip import Gossip
+from node.network.host import RunningHost
+from node.network.identity import Identity
+from node.network.lateness import LatenessMeter
+from node.network.peer_book import PeerBook
+from node.network.serving import ExchangeServer, PayloadSource
+from node.network.settings import NetworkSettings
+from node.network.standing import Standings
+
+ANNOUNCEMENTS_WAITING = 4096
+
+
+@dataclass(frozen=True)
+class Caller:
+    """What the caller provides: who is a member, its payloads, its own announcements from a round on."""
+
+    gate: Callable[[str], bool]
+    payloads: PayloadSource
+    own_announcements: Callable[[int], Sequence[Announcement]]
+
+
+class Inbox:
+    """Announcements that were believed, on their way to the session."""
+
+    def __init__(self, own_id: str, standings: Standings) -> None:
+        self._own_id = own_id
+        self._standings = standings
+        self._send, self.receive = trio.open_memory_channel[Announcement](ANNOUNCEMENTS_WAITING)
+
+    def deliver(self, announcement: Announcement) -> None:
+        """Hands over an announcement of somebody else; it is lost, and counted, if thousands wait already."""
+        if announcement.peer_id == self._own_id:
+            return
+        try:
+            self._send.send_nowait(announcement)
+        except trio.WouldBlock:
+            self._standings.refused["announcements-not-collected"] += 1
+        except trio.BrokenResourceError:
+            return  # the session has stopped listening
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that runs on one host for one session."""
+
+    identity: Identity
+    settings: NetworkSettings
+    running: RunningHost
+    gate: Callable[[str], bool]
+    faults: OwnFaults
+    standings: Standings
+    peers: PeerBook
+    connector: Connector
+    book: AnnouncementBook
+    inbox: Inbox
+    gossip: Gossip
+    client: ExchangeClient
+    bitswap: Bitswap
+    lateness: LatenessMeter
+
+    def hear(self, announcement: Announcement, teller: str) -> None:
+        """Judges an announcement that a member told us on request."""
+        verdict = self.book.judge(announcement)
+        if verdict is Verdict.NEW:
+            self.inbox.deliver(announcement)
+        elif verdict is Verdict.EQUIVOCATION:
+            self.standings.penalize(announcement.peer_id, 50.0, verdict.value)
+        elif verdict is Verdict.FOREIGN_SESSION:
+            self.standings.penalize(teller, 5.0, verdict.value)
+
+
+class StreamOpener:
+    """Opens streams to peers, connecting to them first if need be. Raises PeerError."""
+
+    def __init__(self, running: RunningHost, connector: Connector) -> None:
+        self._host = running.host
+        self._connector = connector
+
+    async def __call__(self, peer_id: str, protocols: Sequence[str] = (exchange.PROTOCOL,)) -> INetStream:
+        """A stream on the first of `protocols` that the peer speaks."""
+        await self._connector.connect(peer_id)
+        try:
+            return await self._host.new_stream(ID.from_string(peer_id), list(map(TProtocol, protocols)))
+        except BaseLibp2pError as error:
+            raise PeerError(f"peer {peer_id} opens no stream for {protocols[0]} ({error}); retrying") from error
+
+
+def assemble(identity: Identity, settings: NetworkSettings, running: RunningHost, caller: Caller) -> Parts:
+    """The parts, with the host answering the exchange and bitswap protocols."""
+    standings, faults = Standings(trio.current_time), OwnFaults()
+    peers = PeerBook(identity.peer_id, trio.current_time, random.Random(identity.peer_id))  # noqa: S311  (jitter)
+    connector = Connector(running.host, peers, caller.gate, standings, settings.connections)
+    open_stream = StreamOpener(running, connector)
+    book = AnnouncementBook(settings.session_id, settings.payload_limit, caller.gate)
+    inbox = Inbox(identity.peer_id, standings)
+    parts = Parts(
+        identity=identity,
+        settings=settings,
+        running=running,
+        gate=caller.gate,
+        faults=faults,
+        standings=standings,
+        peers=peers,
+        connector=connector,
+        book=book,
+        inbox=inbox,
+        gossip=Gossip(running.host, book, standings, caller.gate, inbox.deliver),
+        client=ExchangeClient(settings.session_id, open_stream, standings, settings.fetch_times),
+        bitswap=Bitswap(open_stream, standings, faults),
+        lateness=LatenessMeter(),
+    )
+    _answer(parts, caller)
+    return parts
+
+
+def _answer(parts: Parts, caller: Caller) -> None:
+    server = ExchangeServer(
+        parts.settings.session_id,
+        caller.gate,
+        caller.payloads,
+        caller.own_announcements,
+        parts.book,
+        parts.peers,
+        parts.standings,
+        parts.faults,
+        parts.settings.serving_times,
+    )
+    parts.running.host.set_stream_handler(TProtocol(exchange.PROTOCOL), server.handle)
+    for protocol in bitswap.PROTOCOLS:
+        parts.running.host.set_stream_handler(TProtocol(protocol), parts.bitswap.handle)
