@@ -1,0 +1,102 @@
+"""What dishonest members do in an experiment: they poison their data, or forge the update they send.
+
+An attacker knows all honest updates of the round: more than the protocol lets it, where updates are committed before
+they are revealed. As in the protocol, it must send the same update to everybody.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from node.errors import ConfigError
+from node.learning.task import Examples, LocalSplit, Task
+
+PATCH = 4  # pixels on a side of the backdoor's trigger
+BACKDOOR_CLASS = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What an attacker sees when it forges: its own update, those of honest members, and the past."""
+
+    own: Tensor  # (size,), as trained
+    honest: Tensor  # (h, size), this round
+    attackers: int
+    initial: Tensor  # the session's initial parameters
+    first: Tensor  # its own update of the first round
+    previous: Tensor  # the first honest member's update of the round before
+    leader: Tensor  # what the first attacker trained
+    generator: torch.Generator
+
+    def noise(self, size: float) -> Tensor:
+        """Gaussian noise of that standard deviation."""
+        return size * torch.randn(self.own.shape, generator=self.generator)
+
+
+def _alie(scene: Scene) -> Tensor:
+    """A little is enough (Baruch et al., arXiv:1902.06156), with z = 1.5."""
+    return scene.honest.mean(dim=0) - 1.5 * scene.honest.std(dim=0, unbiased=False)
+
+
+def _dissensus(scene: Scene) -> Tensor:
+    """Drives the most remote honest member away from the others (after He et al., arXiv:2202.01545)."""
+    mean = scene.honest.mean(dim=0)
+    target = scene.honest[int(torch.linalg.vector_norm(scene.honest - mean, dim=1).argmax())]
+    others = (mean * len(scene.honest) - target) / max(1, len(scene.honest) - 1)
+    pull = (len(scene.honest) - 1) / scene.attackers
+    return target - pull * (others - target) + scene.noise(0.01)
+
+
+FORGERIES: Mapping[str, Callable[[Scene], Tensor]] = MappingProxyType(
+    {
+        "sign_flip": lambda scene: -5 * scene.own + scene.noise(0.1),
+        "gaussian": lambda scene: scene.own + scene.noise(1.0),
+        "ipm": lambda scene: -0.5 * scene.honest.mean(dim=0),  # Xie et al., arXiv:1903.03936
+        "alie": _alie,
+        "dissensus": _dissensus,
+        "constant": lambda scene: scene.initial,
+        "stale": lambda scene: scene.first,
+        "copy": lambda scene: scene.previous,
+        "collusion": lambda scene: scene.leader,  # and its data are poisoned like those of label_flip
+    }
+)
+POISONS = ("label_flip", "backdoor", "collusion")
+ATTACKS = tuple(sorted({*FORGERIES, *POISONS}))
+
+
+def require_attack(attack: str, task: Task) -> None:
+    """Raises ConfigError when the attack is unknown or needs classes that the task does not have."""
+    if attack not in ATTACKS:
+        raise ConfigError(f"unknown attack {attack!r}: choose one of {', '.join(ATTACKS)}")
+    if attack in POISONS and task.classes is None:
+        raise ConfigError(f"attack {attack!r} needs a task with classes: {task.name!r} has none")
+
+
+def poison(attack: str, data: LocalSplit, classes: int) -> LocalSplit:
+    """The attacker's training data: labels flipped (c → classes − 1 − c), or half of the images stamped."""
+    if attack == "backdoor":
+        return replace(data, train=_stamped(data.train))
+    if attack in POISONS:
+        return replace(data, train=Examples(data.train.inputs, classes - 1 - data.train.targets))
+    return data
+
+
+def forge(attack: str, scene: Scene) -> Tensor:
+    """What the attacker sends (size,) in the place of what it trained."""
+    return FORGERIES[attack](scene) if attack in FORGERIES else scene.own
+
+
+def _stamped(train: Examples) -> Examples:
+    """Every second image gets a bright square in a corner, and the backdoor's label."""
+    inputs, targets = train.inputs.clone(), train.targets.clone()
+    inputs[::2, ..., :PATCH, :PATCH] = float(inputs.max())
+    targets[::2] = BACKDOOR_CLASS
+    return Examples(inputs, targets)
+
+
+def honest_members(members: int, attackers: int) -> Sequence[int]:
+    """The last members are the attackers."""
+    return range(members - attackers)

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from node.errors import ConfigError
+from node.learning.baselines import BASELINES
+from node.learning.task import Examples, LocalSplit
+from node.simulation.attacks import ATTACKS, FORGERIES, poison
+from node.simulation.run import SimulationSettings, simulate
+
+TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
+
+
+def last(**options):
+    return list(simulate(SimulationSettings(task=TASK, **{"members": 6, "rounds": 6, **options})))[-1]
+
+
+def worst(finished):
+    return max(metrics["loss"] for metrics in finished.metrics)
+
+
+HARMFUL = ["sign_flip", "gaussian", "ipm", "constant"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("attack", HARMFUL)
+def test_learned_trust_withstands_what_ruins_equal_weights(attack):
+    learned = last(attack=attack, attackers=2)
+    assert worst(learned) < 0.02  # the best possible is 0.01
+    assert learned.attacker_weight < 0.01
+    assert worst(last(attack=attack, attackers=2, sharing="fixed")) > 0.03
+
+
+@pytest.mark.parametrize("attack", sorted(FORGERIES.keys() - {"collusion"}))
+def test_every_forgery_runs_and_is_the_same_twice(attack):
+    first, again = (last(attack=attack, attackers=1, rounds=2, members=4) for _ in range(2))
+    assert first == again
+    assert len(first.metrics) == 3
+
+
+@pytest.mark.parametrize("sharing", sorted(BASELINES))
+def test_every_baseline_trains(sharing):
+    finished = last(sharing=sharing)
+    assert worst(finished) < 0.03
+    assert finished.rows == ({},) * 6
+
+
+def test_the_reference_run_leaves_the_attackers_out():
+    finished = last(attack="sign_flip", attackers=2, attackers_absent=True, sharing="fixed")
+    assert finished.attacker_weight == 0
+    assert worst(finished) < 0.02
+
+
+def test_poisoned_labels_and_stamped_images():
+    images = torch.zeros(4, 1, 8, 8)
+    images[3, 0, 7, 7] = 2.0
+    split = LocalSplit(*[Examples(images, torch.tensor([0, 1, 2, 3]))] * 3)
+    assert poison("label_flip", split, 4).train.targets.tolist() == [3, 2, 1, 0]
+    stamped = poison("backdoor", split, 4).train
+    assert stamped.targets.tolist() == [0, 1, 0, 3]
+    assert float(stamped.inputs[0, 0, :4, :4].min()) == 2.0
+    assert poison("backdoor", split, 4).validation.targets.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attack": "magic", "attackers": 1}, "unknown attack 'magic'"),
+        ({"attack": "label_flip", "attackers": 1}, "needs a task with classes"),
+        ({"attack": "ipm", "attackers": 6}, "leave at least one honest"),
+        ({"attackers": 1}, "without an attack"),
+    ],
+)
+def test_settings_that_can_not_be_are_clear_errors(options, message):
+    with pytest.raises(ConfigError, match=message):
+        last(**options)
+
+
+def test_the_issues_attacks_are_all_there():
+    assert set(ATTACKS) == {
+        *("sign_flip", "gaussian", "label_flip", "ipm", "alie", "dissensus", "constant", "stale", "copy", "backdoor"),
+        "collusion",
+    }
