@@ -38,6 +38,7 @@ from node.network.addresses import parse_address, parse_peer_address
 @click.option("--task", envvar="FL_NODE_TASK", help="The session's task, if it is your own: FILE.py:NAME.")
 @click.option("--share", type=click.IntRange(0), help="Which share of a common data set is mine (default: my index).")
 @click.option("--threads", envvar="FL_NODE_THREADS", default=0, help="Threads for training; 0: all cores but one.")
+@click.option("--misbehave", help="Attack the session, if it is an experiment: sign_flip, label_flip, alie, …")
 @click.option(
     "--confirmations",
     default=1,

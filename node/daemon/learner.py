@@ -16,6 +16,7 @@ import trio.from_thread
 from safetensors import SafetensorError
 from torch import Tensor
 
+from node.daemon.misbehavior import Misbehavior
 from node.errors import HomeError, NodeError, UpdateError
 from node.learning import parameters, trainer, trust
 from node.learning.codecs import Codec
@@ -55,6 +56,7 @@ class TorchLearner:
     flat: Tensor
     state: trust.TrustState = field(default_factory=trust.TrustState.fresh)
     residual: Tensor | None = None
+    misbehavior: Misbehavior | None = None
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
     async def train(self, round: int) -> Trained:
@@ -81,7 +83,10 @@ class TorchLearner:
                 f"training diverged in round {round} (a parameter is not finite): lower the task's learning_rate "
                 f"({self.learner.task.learning_rate})"
             )
-        encoded = self.codec.encode(self.learner.spec, result.flat, self.residual)
+        flat = result.flat
+        if self.misbehavior is not None:
+            flat = self.misbehavior(flat, self.seat.generator("misbehave", round))
+        encoded = self.codec.encode(self.learner.spec, flat, self.residual)
         self.residual = encoded.residual
         digest = hashlib.sha256(encoded.payload).digest()
         return Trained(encoded.payload, digest, {"train_loss": result.loss})
@@ -102,6 +107,8 @@ class TorchLearner:
         payloads: dict[int, Payload] = {other.member: other.payload for other in others} | {self.seat.member: own}
         members = tuple(sorted(payloads))
         stacked = torch.stack([self._decode(payloads[member]) for member in members])
+        if self.misbehavior is not None:
+            self.misbehavior.see(stacked[[member != self.seat.member for member in members]])
         inputs = trust.Inputs(members, members.index(self.seat.member), stacked)
         judge = trust.Judge(self.learner, self.data.validation)
         self.state, row = trust.learn_row(self.state, inputs, judge, self.settings, self.seat.generator("trust", round))

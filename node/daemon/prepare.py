@@ -12,8 +12,9 @@ from ledger import Membership, binding_message, load_keystore
 from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
 from node.daemon.directory import LedgerDirectory, save_seats, seats_of
 from node.daemon.learner import Seat, TorchLearner
+from node.daemon.misbehavior import Misbehavior
 from node.daemon.settings import StartSettings
-from node.errors import HomeError, SessionFileError, StorageError, TaskError
+from node.errors import ConfigError, HomeError, SessionFileError, StorageError, TaskError
 from node.home import bind_home, open_home
 from node.learning import parameters, trainer
 from node.learning.builtin_tasks import BUILTIN_TASKS
@@ -22,6 +23,7 @@ from node.learning.task import Learner, LocalSplit, Share, prepare
 from node.learning.task_files import load_task
 from node.learning.trust import TrustSettings
 from node.network.identity import Identity, load_identity
+from node.simulation.attacks import poison, require_attack
 from node.storage import Snapshots
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ def prepare_node(settings: StartSettings) -> Prepared:
     identity = load_identity(home.identity)
     opened = open_session(settings.session_path, settings.rpc)
     learner = session_learner(opened, settings.task)
+    if settings.misbehave is not None:
+        require_experiment(opened, learner, settings.misbehave)
     account = load_keystore(home.keystore, settings.passphrase)
     data_of = share_reader(opened, learner, settings)
     expected = opened.entry.member_count if settings.share is None else settings.share
@@ -54,11 +58,16 @@ def prepare_node(settings: StartSettings) -> Prepared:
     if settings.share is None and directory.own_index != expected:
         data = data_of(directory.own_index)
     try_one_step(learner, data)
+    misbehavior = None
+    if settings.misbehave is not None:
+        data = poison(settings.misbehave, data, learner.task.classes or 0)
+        misbehavior = Misbehavior(settings.misbehave, learner.initial())
     seat = Seat(opened.session_id, opened.session.seed, directory.own_index)
     flat = learner.initial()
     digest = hashlib.sha256(parameters.encode(learner.spec, flat)).hexdigest()
     trust = TrustSettings(objective=opened.session.objective)
     torch_learner = TorchLearner(learner, data, codec(opened.session.codec), seat, trust, flat)
+    torch_learner.misbehavior = misbehavior
     matches = digest == opened.session.initial.sha256
     return Prepared(opened, identity, account, directory, torch_learner, matches)
 
@@ -79,6 +88,16 @@ def session_learner(opened: OpenSession, task: str | None) -> Learner:
             f"session's: use the file that the creator of {session.name} used"
         )
     return learner
+
+
+def require_experiment(opened: OpenSession, learner: Learner, attack: str) -> None:
+    """Raises ConfigError unless the session is an experiment, and the attack one that there is."""
+    if not opened.session.experiment:
+        raise ConfigError(
+            f"--misbehave {attack} is refused: session {opened.session.name} is no experiment "
+            "(its creator says so with `fl-node session create --experiment`)"
+        )
+    require_attack(attack, learner.task)
 
 
 def try_one_step(learner: Learner, data: LocalSplit) -> None:

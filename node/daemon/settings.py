@@ -22,6 +22,7 @@ class StartSettings:
     share: int | None = None  # None: the member's index
     ipfs: str | None = None
     threads: int = 0  # torch threads; 0: all cores but one
+    misbehave: str | None = None  # an attack, in a session that is an experiment
     confirmations: int = 1  # blocks on top of a record before it counts as there
     quorum_s: float = 600.0  # to wait for the session's quorum
     linger_s: float = 120.0  # to serve on for the others after the last round

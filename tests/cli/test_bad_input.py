@@ -181,6 +181,10 @@ def test_another_task_than_the_session_s(run, home, session_file):
     assert says(result, "pipe-flow", "mnist-softmax")
 
 
+def test_misbehaving_in_a_session_that_is_no_experiment(start):
+    assert says(start("--misbehave", "sign_flip"), "sign_flip", "no experiment")
+
+
 def test_a_home_of_another_session(start, run, home, chain, tmp_path):
     other = tmp_path / "other.toml"
     make_session(home, chain, other)

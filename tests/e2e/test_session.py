@@ -108,3 +108,19 @@ def test_members_find_each_other_by_mdns(chain, homes, session_file):
     assert [code for code, _ in ends] == [0, 0]
     peers = json.loads((homes[0].path / "status.json").read_text())["peers"]
     assert len([peer for peer in peers if peer["member"] is not None]) == 1
+
+
+def test_a_member_that_misbehaves_loses_its_weight(chain, homes, session_file):
+    make_session(homes[0], chain, session_file, rounds=6, experiment=True)
+    honest = start_all(homes[:2], session_file)
+    peers = ("--peers", honest[0].address(), "--no-mdns", "--misbehave", "sign_flip")
+    nodes = [*honest, NodeProcess(homes[2], session_file, *peers)]
+    with running(nodes):
+        ends = [node.end() for node in nodes]
+    assert [code for code, _ in ends] == [0, 0, 0]
+    attacker = read_status(homes[2])["member"]
+    for home in homes[:2]:
+        last = read_status(home)["finished_rounds"][-1]
+        weights = {cell["member"]: cell["weight"] for cell in last["inputs"]}
+        assert weights[attacker] < 656  # one in a hundred
+        assert last["metrics"]["test_loss"] < 0.05
