@@ -10,6 +10,7 @@ import trio
 
 from node.errors import PeerError
 from node.network import rendezvous
+from node.network.kademlia import key_of
 from node.network.parts import Parts, StreamOpener
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,21 @@ class Asker:
             except PeerError as error:
                 logger.info("%s", error)
             pause = min(2 * pause, SETTLED_PAUSE if self._parts.connector.connected() else LONELY_PAUSE)
+            await trio.sleep(pause * self._chance.uniform(0.5, 1.0))
+
+    async def ask_directory(self) -> None:
+        """Takes part in the Kademlia directory, says there that we are a member, and looks for others."""
+        parts = self._parts
+        key = key_of(parts.settings.session_id)
+        pause = FIRST_PAUSE
+        while True:
+            linked = [peer_id for peer_id in parts.connector.linked() if parts.peers.addresses(peer_id)]
+            await parts.directory.join([(peer_id, tuple(parts.peers.addresses(peer_id))) for peer_id in linked])
+            await parts.directory.provide(key)
+            for peer_id, told in await parts.directory.find_providers(key):
+                parts.peers.hint(peer_id, told)
+            parts.connector.wake()
+            pause = min(2 * pause, SETTLED_PAUSE if parts.connector.connected() else LONELY_PAUSE)
             await trio.sleep(pause * self._chance.uniform(0.5, 1.0))
 
     async def _consult(self, tracker: str) -> None:

@@ -54,11 +54,11 @@ class Connector:
 
     def connected(self) -> frozenset[str]:
         """The members that a connection is open to."""
-        return frozenset(peer_id for peer_id in self._linked() if self._gate(peer_id))
+        return frozenset(peer_id for peer_id in self.linked() if self._gate(peer_id))
 
     def is_linked(self, peer_id: str) -> bool:
         """Whether a connection to the peer is open, member or not."""
-        return peer_id in self._linked()
+        return peer_id in self.linked()
 
     def wake(self) -> None:
         """Looks at once whether somebody is due."""
@@ -96,7 +96,7 @@ class Connector:
                     await self._wake.wait()
 
     def _dial_who_is_due(self, nursery: trio.Nursery) -> None:
-        linked = self._linked()
+        linked = self.linked()
         for peer_id in self._peers.due():
             if len(self._dialing) >= self._rules.max_dials:
                 return
@@ -124,7 +124,7 @@ class Connector:
             self._wake.set()
 
     async def _patrol(self, nursery: trio.Nursery, greet: Callable[[str], Awaitable[None]]) -> None:
-        linked = self._linked()
+        linked = self.linked()
         self._greeted &= linked
         self._since = {peer_id: at for peer_id, at in self._since.items() if peer_id in linked}
         for peer_id in linked:
@@ -154,13 +154,14 @@ class Connector:
             return False
         if self._gate(peer_id) or self._peers.is_pinned(peer_id):
             return True
-        strangers = sum(not self._gate(each) for each in self._linked())
+        strangers = sum(not self._gate(each) for each in self.linked())
         if strangers >= self._rules.max_strangers:
             self._standings.refused["stranger-limit"] += 1
             return False
         return True
 
-    def _linked(self) -> set[str]:
+    def linked(self) -> set[str]:
+        """The peers that a connection is open to, members or not."""
         return {str(peer_id) for peer_id, conns in self._swarm.connections.items() if conns}
 
 

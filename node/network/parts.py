@@ -15,7 +15,7 @@ from libp2p.peer.id import ID
 
 from node.errors import PeerError
 from node.messages import Announcement
-from node.network import bitswap, exchange
+from node.network import bitswap, exchange, kademlia
 from node.network.announcements import AnnouncementBook, Verdict
 from node.network.bitswap import Bitswap
 from node.network.connecting import Connector
@@ -24,6 +24,7 @@ from node.network.fetching import ExchangeClient
 from node.network.gossip import Gossip
 from node.network.host import RunningHost
 from node.network.identity import Identity
+from node.network.kademlia import Kademlia
 from node.network.lateness import LatenessMeter
 from node.network.peer_book import PeerBook
 from node.network.serving import ExchangeServer, PayloadSource
@@ -79,6 +80,7 @@ class Parts:
     gossip: Gossip
     client: ExchangeClient
     bitswap: Bitswap
+    directory: Kademlia
     lateness: LatenessMeter
 
     def hear(self, announcement: Announcement, teller: str) -> None:
@@ -130,6 +132,7 @@ def assemble(identity: Identity, settings: NetworkSettings, running: RunningHost
         gossip=Gossip(running.host, book, standings, caller.gate, inbox.deliver),
         client=ExchangeClient(settings.session_id, open_stream, standings, settings.fetch_times),
         bitswap=Bitswap(open_stream, standings, faults),
+        directory=Kademlia((identity.peer_id, running.addresses), open_stream, peers.hint),
         lateness=LatenessMeter(),
     )
     _answer(parts, caller)
@@ -151,3 +154,5 @@ def _answer(parts: Parts, caller: Caller) -> None:
     parts.running.host.set_stream_handler(TProtocol(exchange.PROTOCOL), server.handle)
     for protocol in bitswap.PROTOCOLS:
         parts.running.host.set_stream_handler(TProtocol(protocol), parts.bitswap.handle)
+    if parts.settings.dht:
+        parts.running.host.set_stream_handler(TProtocol(kademlia.PROTOCOL), parts.directory.handle)

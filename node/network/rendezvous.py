@@ -2,7 +2,7 @@
 side, by which members find a tracker's other members. The tracker itself is in `tracker.py`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import trio
@@ -10,19 +10,12 @@ from google.protobuf.message import DecodeError
 from libp2p.abc import INetStream
 from libp2p.discovery.rendezvous.pb.rendezvous_pb2 import Message
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.peer.id import ID
-from libp2p.utils.varint import encode_uvarint, read_varint_prefixed_bytes_limited
-from multiaddr import Multiaddr
-from multiaddr.exceptions import Error as MultiaddrError
 
-from node.errors import IdentityError, PeerError
-from node.network.addresses import known_addresses
-from node.network.identity import public_key_of
-from node.network.peer_book import MAX_ADDRESSES
+from node.errors import PeerError
+from node.network.delimited import decode_peer, encode_addresses, encode_peer_id, receive, send
 from node.network.wire import patience
 
 PROTOCOL = "/rendezvous/1.0.0"
-MAX_MESSAGE = 64 * 1024  # bytes
 MAX_ANSWERS = 64  # registrations taken from one reply
 REPLY_SECONDS = 10.0
 OK = Message.ResponseStatus.OK
@@ -58,32 +51,17 @@ async def look_up(stream: INetStream, namespace: str, limit: int, cookie: bytes 
     answer = reply.discoverResponse
     if reply.type != Message.DISCOVER_RESPONSE or answer.status != OK:
         raise PeerError(f"the tracker refuses the look-up: {answer.statusText[:200]!r}; trying again")
-    members = [read_peer(each.peer) for each in answer.registrations[:MAX_ANSWERS] if each.ns == namespace]
+    members = [
+        decode_peer(each.peer.id, each.peer.addrs)
+        for each in answer.registrations[:MAX_ANSWERS]
+        if each.ns == namespace
+    ]
     return Found(tuple(each for each in members if each is not None), answer.cookie)
 
 
 def peer_message(peer_id: str, addresses: Iterable[str]) -> Message.PeerInfo:
     """A peer as it travels."""
-    encoded = [Multiaddr(address).to_bytes() for address in addresses]
-    return Message.PeerInfo(id=ID.from_string(peer_id).to_bytes(), addrs=encoded)
-
-
-def read_peer(message: Message.PeerInfo) -> tuple[str, tuple[str, ...]] | None:
-    """The peer in a message with the addresses that can be dialed; None if it names no Ed25519 peer."""
-    peer_id = str(ID(message.id[:64]))
-    try:
-        public_key_of(peer_id)
-    except IdentityError:
-        return None
-    return peer_id, tuple(known_addresses(_texts(message.addrs[: 2 * MAX_ADDRESSES]), MAX_ADDRESSES))
-
-
-def _texts(addresses: Sequence[bytes]) -> Iterable[str]:
-    for encoded in addresses:
-        try:
-            yield str(Multiaddr(encoded[:256]))
-        except (MultiaddrError, ValueError, KeyError, IndexError):
-            continue
+    return Message.PeerInfo(id=encode_peer_id(peer_id), addrs=encode_addresses(addresses))
 
 
 async def _ask(stream: INetStream, message: Message) -> Message:
@@ -91,23 +69,10 @@ async def _ask(stream: INetStream, message: Message) -> Message:
     try:
         with patience(peer_id, REPLY_SECONDS):
             await send(stream, message)
-            return await receive(stream)
+            return await receive(stream, Message)
     except (BaseLibp2pError, DecodeError) as error:
         raise PeerError(f"the tracker {peer_id} gives no answer ({type(error).__name__}); trying again") from error
     raise AssertionError("unreachable")
-
-
-async def send(stream: INetStream, message: Message) -> None:
-    """Sends one message."""
-    data = message.SerializeToString()
-    await stream.write(encode_uvarint(len(data)) + data)
-
-
-async def receive(stream: INetStream) -> Message:
-    """The next message; raises what the stream or the decoder raises."""
-    message = Message()
-    message.ParseFromString(await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE))
-    return message
 
 
 async def finish(stream: INetStream) -> None:

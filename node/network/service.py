@@ -64,6 +64,8 @@ def _start(nursery: trio.Nursery, parts: Parts, asker: Asker, network: Network) 
     nursery.start_soon(asker.ask_around)
     nursery.start_soon(parts.bitswap.run)
     nursery.start_soon(parts.lateness.run)
+    if parts.settings.dht:
+        nursery.start_soon(asker.ask_directory)
     if parts.settings.mdns:
         session, addresses = parts.settings.session_id, parts.running.addresses
         nursery.start_soon(run_mdns, session, parts.identity.peer_id, addresses, network.hint)

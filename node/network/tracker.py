@@ -18,9 +18,10 @@ from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.discovery.rendezvous.pb.rendezvous_pb2 import Message
 
+from node.network.delimited import decode_peer, receive, send
 from node.network.host import HostLimits, RunningHost, run_host
 from node.network.identity import Identity
-from node.network.rendezvous import PROTOCOL, peer_message, read_peer, receive, send
+from node.network.rendezvous import PROTOCOL, peer_message
 from node.network.standing import TokenBucket
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ class Tracker:
         peer_id = str(stream.muxed_conn.peer_id)
         while True:
             with trio.fail_after(self._rules.idle):
-                request = await receive(stream)
+                request = await receive(stream, Message)
             answer = self._answer(peer_id, request)
             if answer is not None:
                 with trio.fail_after(self._rules.idle):
@@ -175,7 +176,7 @@ class Tracker:
         return None
 
     def _register(self, peer_id: str, request: Message.Register) -> Message:
-        named = read_peer(request.peer)
+        named = decode_peer(request.peer.id, request.peer.addrs)
         if not self._permit(peer_id):
             return self._registered(Status.E_UNAVAILABLE, "too many requests; slow down")
         if named is None or named[0] != peer_id or not named[1]:

@@ -11,6 +11,7 @@ from multiaddr import Multiaddr
 
 from node.errors import PeerError
 from node.network import rendezvous
+from node.network.delimited import receive, send
 from node.network.host import dial
 from node.network.tracker import Directory, TrackerRules, run_tracker
 from tests.network.members import LOOPBACK, SESSION, identity, meet, member, until
@@ -158,9 +159,9 @@ async def test_requests_that_are_not_allowed_are_refused_and_counted(request_, r
     async with run_tracker(TRACKER, [LOOPBACK]) as tracker, hardened() as asker:
         await dial(asker.host, TRACKER.peer_id, tracker.running.addresses[0], 5)
         stream = await asker.host.new_stream(ID.from_string(TRACKER.peer_id), [rendezvous.PROTOCOL])
-        await rendezvous.send(stream, request_)
+        await send(stream, request_)
         with trio.fail_after(5):
-            await rendezvous.receive(stream)
+            await receive(stream, Message)
         assert tracker.counts.refused == {refusal: 1}
 
 

@@ -40,7 +40,7 @@ async def main() -> None:
                 resident=resident(),
                 refused=network.standings.refused,
                 scores=network.standings.scores(),
-                linked=len(network._parts.connector._linked()),
+                linked=len(network._parts.connector.linked()),
                 connected=sorted(network.connected()),
                 pushed_out=network._parts.running.door.pushed_out,
                 turned_away=network._parts.running.door.refused,
