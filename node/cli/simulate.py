@@ -13,52 +13,69 @@ from rich.table import Table
 from node.cli.options import data_option
 from node.cli.result import Result, answers
 from node.dashboard.tables import percent
+from node.simulation.attacks import ATTACKS
 from node.simulation.run import SHARING, SimulatedRound, SimulationSettings
 from node.simulation.run import simulate as run_simulation
 
 
 @click.command()
-@click.option("--task", default="mnist-softmax", show_default=True, help="A built-in task or FILE.py:NAME.")
+@click.option("--dataset", type=click.Choice(["mnist", "fashion"]), default="mnist", show_default=True)
+@click.option("--model", type=click.Choice(["softmax", "cnn"]), default="softmax", show_default=True)
+@click.option("--task", help="A task by name or FILE.py:NAME, instead of --dataset and --model.")
 @click.option("--members", default=4, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--cohort", type=click.IntRange(1), help="Peers asked in a round; default: everybody.")
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--split", default="iid", show_default=True, help="iid, unbalanced, dirichlet:ALPHA or shards:K.")
 @click.option("--sharing", default="learned", show_default=True, type=click.Choice(SHARING))
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
+@click.option("--attack", type=click.Choice(ATTACKS), help="What dishonest members do.")
+@click.option("--attackers", default=0, show_default=True, type=click.IntRange(0), help="How many, the last of all.")
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
 @click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @data_option
 @answers
-def simulate(**choices: Any) -> Result:
+def simulate(dataset: str, model: str, task: str | None, **choices: Any) -> Result:
     """Run many virtual members in one process, from the node's own functions.
 
     \b
-    Example: fl-node simulate --members 6 --split dirichlet:0.5 --sharing learned --rounds 20 --seed 7
+    Example: fl-node simulate --dataset mnist --split dirichlet:0.5 --members 6 --sharing learned \\
+                 --objective common --attack sign_flip --attackers 2 --rounds 20 --seed 7 --json
     """
-    settings = SimulationSettings(**choices)
+    settings = SimulationSettings(task=task or f"{dataset}-{model}", **choices)
     torch.set_num_threads(1)  # small models: more threads only wait for each other
     started = time.perf_counter()
     rounds = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("simulating", total=settings.rounds)
+        bar = progress.add_task("simulating", total=settings.rounds)
         for finished in run_simulation(settings):
             rounds.append(finished)
-            progress.advance(task)
+            progress.advance(bar)
     fields = {
         "rounds": [round_json(finished) for finished in rounds],
         **summary(rounds[-1]),
-        "bytes_per_member_round": rounds[-1].payload_bytes * min(settings.cohort or settings.members, settings.members),
+        "bytes_per_member_round": shared_bytes(settings, rounds[-1]),
         "seconds": round(time.perf_counter() - started, 3),
     }
     return Result(fields, rounds_table(rounds))
 
 
+def shared_bytes(settings: SimulationSettings, finished: SimulatedRound) -> int:
+    """Payload bytes that a member receives in a round, and on average sends."""
+    others = settings.members - 1
+    asked = 0 if settings.sharing == "none" else min(settings.cohort or others, others)
+    return finished.payload_bytes * asked
+
+
 def summary(finished: SimulatedRound) -> dict[str, float | None]:
-    """Mean and standard deviation of the members' accuracy on the common test set."""
-    values = [metrics["accuracy"] for metrics in finished.metrics if "accuracy" in metrics]
-    if not values:
-        return {"common_accuracy": None, "std_over_members": None}
-    return {"common_accuracy": statistics.fmean(values), "std_over_members": statistics.pstdev(values)}
+    """Means over the honest members: accuracy on the common test set and on their own distribution, trust lost."""
+    common = [metrics["accuracy"] for metrics in finished.metrics if "accuracy" in metrics]
+    own = [metrics["own_accuracy"] for metrics in finished.metrics if "own_accuracy" in metrics]
+    return {
+        "common_accuracy": statistics.fmean(common) if common else None,
+        "own_accuracy": statistics.fmean(own) if own else None,
+        "std_over_members": statistics.pstdev(common) if common else None,
+        "attacker_weight": finished.attacker_weight,
+    }
 
 
 def round_json(finished: SimulatedRound) -> dict[str, Any]:
@@ -73,11 +90,13 @@ def round_json(finished: SimulatedRound) -> dict[str, Any]:
 def rounds_table(rounds: list[SimulatedRound]) -> Table:
     """Loss and accuracy by round, mean over the members."""
     table = Table(header_style="bold")
-    for column in ("round", "loss", "accuracy (%)", "std over members"):
+    for column in ("round", "loss", "accuracy (%)", "own (%)", "std over members", "weight on attackers (%)"):
         table.add_column(column, justify="right")
     for finished in rounds:
         loss = statistics.fmean(metrics["loss"] for metrics in finished.metrics)
         seen = summary(finished)
-        cells = (percent(seen["common_accuracy"]), percent(seen["std_over_members"]))
+        cells = [
+            percent(seen[name]) for name in ("common_accuracy", "own_accuracy", "std_over_members", "attacker_weight")
+        ]
         table.add_row(str(finished.round), f"{loss:.4f}", *cells)
     return table
