@@ -18,7 +18,7 @@ from node.config import (
     format_session,
     parse_session,
 )
-from node.errors import SessionFileError
+from node.errors import ConfigError, SessionFileError
 from node.home import Home
 from node.learning import parameters
 from node.learning.codecs import codec
@@ -71,6 +71,12 @@ async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[b
     Raises NodeError or LedgerError; nothing is written to the chain before everything else is known to work.
     """
     account = load_keystore(home.keystore, passphrase)
+    if wishes.codec.startswith("topk"):
+        raise ConfigError(
+            f"codec {wishes.codec!r} builds on earlier updates, which nodes do not keep for it yet: "
+            "choose float32, bfloat16 or int8, each also with +zstd"
+        )
+    codec(wishes.codec)  # an unknown name is an error before anything is sent
     chain = connect(wishes.rpc, timeout=RPC_TIMEOUT_S)
     seed = wishes.seed if wishes.seed is not None else secrets.randbelow(2**32)
     learner = prepare(load_task(wishes.task), seed)

@@ -225,3 +225,10 @@ def test_settings_that_no_command_has(run, tmp_path):
     result = run("--config", settings, "status")
     assert result.exit_code == 2
     assert "hoem" in result.stderr
+
+
+@pytest.mark.parametrize("codec", ["topk:0.2", "float31"])
+def test_a_codec_that_a_session_cannot_use(run, home, chain, tmp_path, codec):
+    wishes = ("--task", "mnist-softmax", "--rpc", chain.url, "--codec", codec)
+    result = run("session", "create", *wishes, "--home", home.path, "--out", tmp_path / "s.toml")
+    assert says(result, codec, "float32")
