@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from node.errors import PeerError
+from node.errors import NetworkError, PeerError
 from node.messages import Announcement
 from node.network.fetching import ExchangeClient
 from node.network.sink import Sink, SpoolRule
@@ -29,12 +29,25 @@ async def fetch(
     holders: Sequence[str],
     rule: SpoolRule,
 ) -> bytes | Path:
-    """The announced payload, verified. Tries until cancelled; raises PeerError when every holder proved bad."""
+    """The announced payload, verified. Tries until cancelled.
+
+    Raises PeerError when every holder proved bad, NetworkError when the payload cannot be stored here.
+    """
     sink = Sink(announcement.digest, announcement.size, rule)
+    failure: NetworkError | None = None
     try:
-        return await _Fetch(client, standings, sink, holders).run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sink.run)
+            try:
+                return await _Fetch(client, standings, sink, holders).run()
+            except NetworkError as error:
+                failure = error  # raised below, since a nursery would wrap it
+            finally:
+                nursery.cancel_scope.cancel()
     finally:
         sink.discard()
+    assert failure is not None
+    raise failure
 
 
 class _Fetch:
@@ -67,25 +80,25 @@ class _Fetch:
         except PeerError as error:
             logger.info("%s", error)
             if self._alone:
-                self._start_again()
+                await self._start_again()
             elif self._sink.received > before:
                 self._suppliers.add(holder)
             return None
         self._suppliers.add(holder)
         payload = await self._sink.finish()
         if payload is None:
-            self._reject()
+            await self._reject()
         return payload
 
-    def _reject(self) -> None:
+    async def _reject(self) -> None:
         """The bytes do not match the hash: who supplied all of them is to blame, a mixture proves nothing."""
         if len(self._suppliers) == 1:
             (culprit,) = self._suppliers
             self._standings.penalize(culprit, CORRUPT_PENALTY, "corrupt-payload")
             self._holders.remove(culprit)
         self._alone = True
-        self._start_again()
+        await self._start_again()
 
-    def _start_again(self) -> None:
-        self._sink.restart()
+    async def _start_again(self) -> None:
+        await self._sink.restart()
         self._suppliers.clear()

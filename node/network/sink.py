@@ -1,6 +1,7 @@
 """A payload on its way in: to memory, or to a file above a limit; hashed as it comes, so it is read only once.
 
-Knows no peer. Where the bytes come from, and when to start again, is the caller's.
+Knows no peer. Where the bytes come from, and when to start again, is the caller's. A worker thread writes files while
+the next bytes arrive. (Hashing there too was slower: the threads take turns at the interpreter lock for every piece.)
 """
 
 import hashlib
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import trio
 
-FLUSH_AT = 4 << 20  # bytes gathered before a worker thread hashes and writes them
+from node.errors import NetworkError
+
+BATCH = 4 << 20  # bytes that are written at a time; two batches wait at most
+MAX_VECTOR = 512  # pieces in one system call
 
 
 @dataclass(frozen=True)
@@ -25,40 +29,62 @@ class SpoolRule:
 
 
 class Sink:
-    """Takes `size` bytes whose SHA-256 must be `digest`. `received` says where to go on after an interruption."""
+    """Takes `size` bytes whose SHA-256 must be `digest`. `received` says where to go on after an interruption.
+
+    `run` must be running meanwhile. Raises NetworkError when the bytes cannot be stored.
+    """
 
     def __init__(self, digest: bytes, size: int, rule: SpoolRule) -> None:
         self.digest = digest
         self.size = size
         self.received = 0
-        self._rule = rule
         self._path: Path | None = None
         self._file: io.BytesIO | io.FileIO = io.BytesIO()
         self._hash = hashlib.sha256()
-        self._pending: list[bytes] = []
-        self._pending_size = 0
+        self._batch: list[bytes] = []
+        self._batch_size = 0
+        self._give, self._take = trio.open_memory_channel[list[bytes]](1)
+        self._in_work = 0
+        self._idle = trio.Event()
+        self._failure: OSError | None = None
         if size > rule.memory_limit:
-            descriptor, name = tempfile.mkstemp(prefix="fl-node-", suffix=".payload", dir=rule.directory)
-            self._path = Path(name)
-            self._file = io.FileIO(descriptor, "wb")
+            self._open(rule.directory)
+
+    def _open(self, directory: Path | None) -> None:
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="fl-node-", suffix=".payload", dir=directory)
+        except OSError as error:
+            raise NetworkError(f"cannot spool payloads in {directory}: {error.strerror}; choose another") from error
+        self._path = Path(name)
+        self._file = io.FileIO(descriptor, "wb")
+
+    async def run(self) -> None:
+        """Stores batches until cancelled."""
+        async for batch in self._take:
+            try:
+                await trio.to_thread.run_sync(self._store, batch)
+            except OSError as error:
+                self._failure = error
+            self._in_work -= 1
+            self._idle.set()
 
     async def write(self, pieces: Sequence[bytes]) -> None:
-        """Takes the next bytes."""
-        size = sum(map(len, pieces))
-        self.received += size
-        if self._path is None:
-            for piece in pieces:
-                self._hash.update(piece)
-                self._file.write(piece)
+        """Takes the next bytes; waits only if two batches wait already."""
+        for piece in pieces:
+            self._hash.update(piece)
+            self.received += len(piece)
+        if isinstance(self._file, io.BytesIO):
+            self._file.writelines(pieces)
             return
-        self._pending.extend(pieces)
-        self._pending_size += size
-        if self._pending_size >= FLUSH_AT:
+        self._batch.extend(pieces)
+        self._batch_size += sum(map(len, pieces))
+        if self._batch_size >= BATCH:
             await self._flush()
 
     async def finish(self) -> bytes | Path | None:
         """The payload, in memory or as a file that is now the caller's; None if it is not what was promised."""
         await self._flush()
+        await self._settle()
         if self.received != self.size or self._hash.digest() != self.digest:
             return None
         if isinstance(self._file, io.BytesIO):
@@ -67,13 +93,14 @@ class Sink:
         path, self._path = self._path, None
         return path
 
-    def restart(self) -> None:
+    async def restart(self) -> None:
         """Forgets everything received."""
+        await self._settle()
         self._file.seek(0)
         self._file.truncate()
         self._hash = hashlib.sha256()
-        self._pending.clear()
-        self._pending_size = self.received = 0
+        self._batch = []
+        self._batch_size = self.received = 0
 
     def discard(self) -> None:
         """Frees memory and file, unless `finish` has handed them out."""
@@ -83,13 +110,29 @@ class Sink:
             self._path = None
 
     async def _flush(self) -> None:
-        pending, self._pending, self._pending_size = self._pending, [], 0
-        if pending:
-            await trio.to_thread.run_sync(self._store, pending)
+        batch, self._batch, self._batch_size = self._batch, [], 0
+        if batch:
+            self._in_work += 1
+            await self._give.send(batch)
+        self._check()
 
-    def _store(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
-            self._hash.update(piece)
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(self._file.fileno(), view) :]
+    async def _settle(self) -> None:
+        """Waits until everything given to the worker is stored."""
+        while self._in_work:
+            self._idle = trio.Event()
+            await self._idle.wait()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            reason = self._failure.strerror
+            raise NetworkError(f"cannot spool a payload to {self._path}: {reason}; free space there") from self._failure
+
+    def _store(self, pieces: Sequence[bytes]) -> None:
+        left = [memoryview(piece) for piece in pieces]
+        while left:
+            written = os.writev(self._file.fileno(), left[:MAX_VECTOR])
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]

@@ -414,3 +414,13 @@ async def test_bytes_and_latency_are_known_per_peer():
 
 def test_every_verdict_has_a_word_for_the_counters():
     assert len({each.value for each in Verdict}) == len(Verdict)
+
+
+async def test_a_full_disk_is_one_clear_error(tmp_path):
+    payload = os.urandom(9_000_000)
+    shelf = Shelf(ALICE)
+    announcement = shelf.put(payload, 1)
+    spool = SpoolRule(0, Path("/dev/shm/no-such-directory"))
+    async with member("alice", shelf=shelf) as alice, member("bob", alice.addresses(), spool=spool) as bob:
+        with pytest.raises(NetworkError, match="cannot spool payloads in /dev/shm/no-such-directory"):
+            await bob.fetch(announcement, [alice.peer_id], soon())
