@@ -39,7 +39,7 @@ class DemoSettings:
     rounds: int = 10
     split: str = "iid"
     objective: str = "common"
-    snapshot_every: int = 5
+    snapshot_every: int = 1
     seed: int = 7
     data_dir: Path | None = None
     timeout_s: float = 600.0

@@ -75,6 +75,19 @@ class AuditReport:
             "mb_per_s": round(self.bytes_replayed / 1e6 / self.seconds, 1) if self.seconds else None,
         }
 
+    @property
+    def checked(self) -> bool:
+        """Whether any mixing step could be replayed."""
+        return self.steps_replayed > 0
+
+    def _verdict(self) -> str:
+        if not self.clean:
+            return f"{len(self.faults)} faults"
+        if not self.checked:
+            return "could not be checked: no mixing step has its snapshots (say where they are with --ipfs)"
+        left = self.steps_total - self.steps_replayed
+        return f"no fault found; {left} steps could not be replayed" if left else "clean"
+
     def _failed(self) -> int:
         return len({(fault.member, fault.round) for fault in self.faults if fault.kind == "mixed parameters"})
 
@@ -92,7 +105,7 @@ class AuditReport:
                 f"FAULT member {fault.member}, round {fault.round}, {fault.kind}: "
                 f"expected {fault.expected}, found {fault.found}"
             )
-        lines.append("clean" if self.clean else f"{len(self.faults)} faults")
+        lines.append(self._verdict())
         return Group(*lines)
 
 

@@ -27,7 +27,7 @@ from node.demo import DemoSettings, Finished, run_demo
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
 @click.option("--split", default="iid", show_default=True, help="iid, unbalanced, dirichlet:ALPHA or shards:K.")
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
-@click.option("--snapshot-every", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--snapshot-every", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds until the demo gives up.")
 @click.option("--keep", "keep_chain", is_flag=True, help="Leave the chain running at the end, until Ctrl-C.")

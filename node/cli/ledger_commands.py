@@ -131,9 +131,9 @@ def _open_for(path: Path) -> Any:
 @click.option("--evidence", type=click.Path(path_type=Path), help="Judge a file of signed announcements, offline.")
 @answers
 def audit(session_path: Path | None, rpc: str | None, evidence: Path | None, **choices: Any) -> Result:
-    """Check a session's log: hash chains, identities, cohorts, rows, and every mixing step, bit for bit.
+    """Check a session's log: hash chains, identities, cohorts, rows; and bit for bit each mixing step with snapshots.
 
-    Exit status: 0 clean, 1 evidence of wrongdoing, 2 it could not be checked.
+    Exit status: 0 no fault found, 1 evidence of wrongdoing, 2 it could not be checked (no step has its snapshots).
 
     \b
     Example: fl-node audit --session session.toml --rpc http://127.0.0.1:8545 --ipfs a
@@ -150,4 +150,5 @@ def audit(session_path: Path | None, rpc: str | None, evidence: Path | None, **c
     console = Console(stderr=True)
     with console.status("auditing") as spinner:
         report = trio.run(audit_session, settings, spinner.update)
-    return Result(report.json(), report.text(), 0 if report.clean else 1)
+    status = (0 if report.checked else 2) if report.clean else 1
+    return Result(report.json(), report.text(), status)

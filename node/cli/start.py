@@ -1,5 +1,6 @@
 """`fl-node start`: one node, from its first check to its last record."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def start(home: Path, session_path: Path, passphrase_file: Path | None, **choice
     Example: fl-node start --session session.toml --home a --listen /ip4/0.0.0.0/tcp/4001
              fl-node start --session session.toml --home b --peers /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…
     """
+    os.umask(0o077)  # what a node writes is the operator's alone
     place: Home = open_home(home)
     choices["listen"] = tuple(parse_address(text) for text in split(choices["listen"]))
     choices["peers"] = tuple(str(parse_peer_address(text)) for text in split(choices["peers"]))

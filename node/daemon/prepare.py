@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from node.daemon.directory import LedgerDirectory, save_seats, seats_of
 from node.daemon.learner import Seat, TorchLearner
 from node.daemon.misbehavior import Misbehavior
 from node.daemon.settings import StartSettings
-from node.errors import ConfigError, HomeError, SessionFileError, StorageError, TaskError
+from node.errors import ConfigError, HomeError, NetworkError, SessionFileError, StorageError, TaskError
 from node.home import bind_home, open_home
 from node.learning import parameters, trainer
 from node.learning.builtin_tasks import BUILTIN_TASKS
@@ -53,11 +54,13 @@ def prepare_node(settings: StartSettings) -> Prepared:
     data_of = share_reader(opened, learner, settings)
     expected = opened.entry.member_count if settings.share is None else settings.share
     data = data_of(expected)  # before joining: a missing data set must not cost a membership
+    try_one_step(learner, data)
+    for address in settings.listen:
+        require_free(address)
     bind_home(home, opened.session_id, opened.session.name)
     directory = take_seat(settings, opened, identity, account)
     if settings.share is None and directory.own_index != expected:
         data = data_of(directory.own_index)
-    try_one_step(learner, data)
     misbehavior = None
     if settings.misbehave is not None:
         data = poison(settings.misbehave, data, learner.task.classes or 0)
@@ -98,6 +101,28 @@ def require_experiment(opened: OpenSession, learner: Learner, attack: str) -> No
             "(its creator says so with `fl-node session create --experiment`)"
         )
     require_attack(attack, learner.task)
+
+
+def require_free(address: str) -> None:
+    """Raises NetworkError if a TCP address cannot be listened on: found now, it costs no membership."""
+    family, host, port = listening_place(address)
+    if not port:
+        return
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise NetworkError(f"cannot listen on {address}: {error.strerror}; choose another --listen") from error
+
+
+def listening_place(address: str) -> tuple[socket.AddressFamily, str, int]:
+    """Address family, host and port of a /ip4/…/tcp/… or /ip6/…/tcp/… multiaddr; port 0 for anything else."""
+    parts = address.strip("/").split("/")
+    if len(parts) < 4 or parts[2] != "tcp":
+        return socket.AF_INET, "", 0
+    family = socket.AF_INET6 if parts[0] == "ip6" else socket.AF_INET
+    return family, parts[1], int(parts[3])
 
 
 def try_one_step(learner: Learner, data: LocalSplit) -> None:

@@ -22,11 +22,12 @@ from node.daemon.status import Status, keep_writing
 from node.daemon.watching import hear_announcements
 from node.errors import NetworkError
 from node.home import lock_home
+from node.messages import ABSENT
 from node.network.service import Network, NetworkSettings, open_network
 from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
 from node.session.gather import Gatherer
-from node.session.gossip import Gossip, Plan, Ports, linger, wait_for_quorum
+from node.session.gossip import Gossip, Plan, Ports, RoundReport, linger, wait_for_quorum
 from node.storage import BlockStore, FetchBlocks, Snapshots, open_snapshots
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
     """
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) - 1))
     with lock_home(settings.home), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        if settings.ipfs is not None:  # a daemon that does not answer must not cost a membership
+            async with open_snapshots(settings.home.path, settings.ipfs):
+                pass
         prepared = await trio.to_thread.run_sync(prepare_node, settings)
         session, session_id = prepared.opened.session, prepared.opened.session_id
         tell(f"member {prepared.directory.own_index} of session {session_id:016x} ({session.name})")
@@ -132,7 +136,7 @@ class Life:
         deadline = AdaptiveDeadline(session.limits.round_deadline_s)
         gatherer = Gatherer(ports.peers, directory, self.board, ports.learner, session.limits.staleness, deadline)
         self.status = Status(settings.home, prepared, network, recorder)
-        self.gossip = Gossip(self.plan, ports, self.board, gatherer, self.status.observe)
+        self.gossip = Gossip(self.plan, ports, self.board, gatherer, self._observe)
         self.rounds_scope = trio.CancelScope()
 
     async def live(self) -> Outcome:
@@ -162,17 +166,10 @@ class Life:
         """The session's rounds, as far as they come; returns the last finished one."""
         session = self.prepared.opened.session
         with self.rounds_scope:
-            with trio.move_on_after(self.settings.quorum_s) as patience:
-                await wait_for_quorum(self.ports, session.quorum, self._tell_presence)
-            if patience.cancelled_caught:
-                raise NetworkError(
-                    f"fewer than {session.quorum} members came within {self.settings.quorum_s:g} s: "
-                    "start the others, check --peers, or wait longer with --quorum-timeout"
-                )
             progress = await self.ports.journal.load()
             self.gossip.finished = progress.next_round - 1
-            if not self.gossip.finished:
-                await initial_parameters(self.prepared, self.snapshots)
+            if not self.gossip.finished:  # a node that goes on after a crash needs no quorum: the others may have ended
+                await self._begin(session.quorum)
             await self.gossip.run()
             if not self.gossip.stopping.is_set():
                 self.status.observe("serving the others", self.gossip.finished)
@@ -180,11 +177,26 @@ class Life:
                     await linger(self.ports, self.board, self.plan.rounds)
         return self.gossip.finished
 
+    async def _begin(self, quorum: int) -> None:
+        """Waits for the quorum before the first round. NetworkError if it does not come."""
+        with trio.move_on_after(self.settings.quorum_s) as patience:
+            await wait_for_quorum(self.ports, quorum, self._tell_presence)
+        if patience.cancelled_caught:
+            raise NetworkError(
+                f"fewer than {quorum} members came within {self.settings.quorum_s:g} s: "
+                "start the others, check --peers, or wait longer with --quorum-timeout"
+            )
+        await initial_parameters(self.prepared, self.snapshots)
+
+    def _observe(self, event: str, value: RoundReport | int) -> None:
+        self.status.observe(event, value)
+        if isinstance(value, RoundReport):
+            self.tell(round_line(value, self.plan.rounds))
+
     def _tell_presence(self, present: int) -> None:
         quorum = self.prepared.opened.session.quorum
         self.status.observe(f"waiting for members ({present} of {quorum})", 0)
-        if present < quorum:
-            self.tell(f"{present} of {quorum} members are here, waiting for the others")
+        self.tell(f"{present} of {quorum} members are here" + (", waiting for the others" if present < quorum else ""))
 
     async def _follow_members(self) -> None:
         directory, opened = self.prepared.directory, self.prepared.opened
@@ -207,3 +219,13 @@ class Life:
             self.gossip.stopping.set()
             waiting = self.status.state.startswith(("waiting", "serving"))
             self.rounds_scope.deadline = trio.current_time() + (0 if waiting else self.settings.stop_s)
+
+
+def round_line(report: RoundReport, rounds: int) -> str:
+    """A finished round for people."""
+    shown = ("train_loss", "validation_accuracy", "test_accuracy")
+    metrics = ", ".join(
+        f"{name.replace('_', ' ')} {report.metrics[name]:.4f}" for name in shown if name in report.metrics
+    )
+    present = sum(entry.lag != ABSENT for entry in report.inputs)
+    return f"round {report.round} of {rounds}: {metrics}; mixed {present} updates"

@@ -24,6 +24,7 @@ from node.session.ports import (
 )
 
 log = logging.getLogger(__name__)
+GONE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +187,23 @@ async def wait_for_quorum(ports: Ports, quorum: int, progress: Callable[[int], N
 
 
 async def linger(ports: Ports, board: Board, rounds: int) -> None:
-    """Serves on until every connected member has announced its last round, so that nobody misses our update."""
+    """Serves on until every member has announced its last round, so that nobody misses our update.
+
+    A member without a connection is given GONE_S to come back: it may be restarting after a crash.
+    """
+    gone_since: dict[int, float] = {}
     while True:
-        members = [ports.directory.index_of(peer) for peer in ports.peers.connected()]
-        newest = [board.newest(member) for member in members if member is not None]
-        if all(seen is not None and seen.round >= rounds for seen in newest):
+        connected = {ports.directory.index_of(peer) for peer in ports.peers.connected()}
+        waiting = False
+        for member in range(ports.directory.count()):
+            newest = board.newest(member)
+            if member == ports.directory.own_index or (newest is not None and newest.round >= rounds):
+                continue
+            if member in connected:
+                gone_since.pop(member, None)
+                waiting = True
+            elif newest is not None:
+                waiting |= trio.current_time() - gone_since.setdefault(member, trio.current_time()) < GONE_S
+        if not waiting:
             return
         await trio.sleep(0.1)

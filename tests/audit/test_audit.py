@@ -33,10 +33,11 @@ def test_a_range_of_rounds_can_be_audited(finished_run):
     assert (report["steps_total"], report["steps_replayed"]) == (6, 3)
 
 
-def test_without_snapshots_nothing_is_replayed_and_nothing_is_wrong(finished_run, tmp_path):
+def test_without_snapshots_a_session_could_not_be_checked(finished_run, tmp_path):
     (tmp_path / "empty" / "ipfs").mkdir(parents=True)
     code, report = audit(finished_run, "--ipfs", tmp_path / "empty")
-    assert code == 0
+    assert code == 2
+    assert report["first_fault"] is None
     assert (report["steps_total"], report["steps_replayed"]) == (12, 0)
 
 

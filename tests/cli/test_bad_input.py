@@ -116,12 +116,14 @@ def test_an_address_to_listen_on_that_is_malformed(start):
     assert says(start("--listen", "/ip4/127.0.0.1/udp"), "/ip4/127.0.0.1/udp")
 
 
-def test_a_port_that_is_in_use(start):
+def test_a_port_that_is_in_use_costs_no_membership(start, run, session_file):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         assert says(start("--listen", f"/ip4/127.0.0.1/tcp/{port}"), port)
+    verified = run("session", "verify", session_file, "--json")
+    assert json.loads(verified.stdout.strip().splitlines()[-1])["members"] == 0
 
 
 def test_a_wrong_passphrase(start):
