@@ -1,4 +1,4 @@
-"""DP-SGD (Abadi et al., arXiv:1607.00133) in the functional training step. Knows no budget: see accounting.
+"""DP-SGD (Abadi et al., arXiv:1607.00133) in the functional training step. Knows no history: see accounting.
 
 What it protects and what not is in docs/privacy.md.
 """
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from node.errors import ConfigError, TaskError
-from node.learning.accounting import Release
+from node.learning.accounting import Budget, Release, calibrate
 from node.learning.secret_noise import SecretNoise
-from node.learning.task import Examples, Learner
+from node.learning.task import Examples, Learner, Task
 from node.learning.trainer import Loss, Trained, batch_loss, require_fit
 
 GRADIENT_NUMBERS = 1 << 25  # held at a time: 128 MiB of per-example gradients
@@ -47,6 +47,16 @@ class PrivatePlan:
     steps: int
     mechanism: Mechanism
     noise: SecretNoise
+
+
+def mechanism_for(task: Task, examples: int, budget: Budget, rounds: int, clip: float = 1.0) -> Mechanism:
+    """The mechanism with which a member spends its budget evenly over the session's rounds.
+
+    Batches have the task's batch size on average; a round has `task.steps_per_round(examples)` steps. Raises
+    ConfigError where no noise is enough, or the accountant can't say.
+    """
+    rate = min(1.0, task.batch_size / max(1, examples))
+    return Mechanism(clip, calibrate(budget, rate, rounds * task.steps_per_round(examples)), rate)
 
 
 def private_step(learner: Learner, loss: Loss, mechanism: Mechanism, expected: float) -> PrivateStep:
