@@ -69,7 +69,7 @@ def spent(history: History, budget: Budget) -> float:
     """
     if not history:
         return 0.0
-    from opacus.accountants import create_accountant  # type: ignore[import-untyped]  # takes seconds to import
+    from opacus.accountants import create_accountant  # takes seconds to import
 
     accountant: Any = create_accountant(mechanism=budget.accountant)
     accountant.history = [(r.noise_multiplier, r.sample_rate, r.steps) for r in history]
@@ -96,7 +96,7 @@ def calibrate(budget: Budget, sample_rate: float, steps: int) -> float:
     `steps` are those of the whole session: rounds × steps a round. Raises ConfigError where there is none.
     """
     Release(1.0, sample_rate, steps)
-    from opacus.accountants.utils import get_noise_multiplier  # type: ignore[import-untyped]
+    from opacus.accountants.utils import get_noise_multiplier
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

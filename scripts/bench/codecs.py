@@ -26,7 +26,7 @@ from node.learning.task import Learner, LocalSplit, Share, prepare
 from node.learning.task_files import load_task
 
 CNN_EPOCHS = 1 / 8
-DEFAULT_CODECS = "float32,bfloat16,int8,int8+zstd,topk:0.2,topk:0.2+zstd"
+DEFAULT_CODECS = "float32,bfloat16,int8,topk:0.2"
 
 
 @dataclass(frozen=True)
