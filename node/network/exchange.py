@@ -11,7 +11,7 @@ import trio
 
 from node.errors import NetworkError, PeerError
 from node.messages import Announcement
-from node.network.fetching import ExchangeClient
+from node.network.fetching import ExchangeClient, Refused
 from node.network.sink import Sink, SpoolRule
 from node.network.standing import Standings
 
@@ -79,6 +79,8 @@ class _Fetch:
             await self._client.fetch_into(self._sink, holder)
         except PeerError as error:
             logger.info("%s", error)
+            if isinstance(error, Refused):
+                self._holders.remove(holder)
             if self._alone:
                 await self._start_again()
             elif self._sink.received > before:

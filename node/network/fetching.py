@@ -32,6 +32,10 @@ class FetchTimes:
     chunk: float = 30.0  # for each chunk of a payload
 
 
+class Refused(PeerError):
+    """The peer refuses and says that asking again will not help."""
+
+
 @dataclass(frozen=True)
 class _Conversation:
     """An open stream, and the frames on it."""
@@ -131,7 +135,8 @@ class ExchangeClient:
             reply = await frames.receive(Reply, MAX_REPLY)
         kind = reply.WhichOneof("kind")
         if kind == "refusal":
-            raise PeerError(f"peer {frames.peer_id} refuses: {reply.refusal.reason[:200]}")
+            refusal = Refused if reply.refusal.final else PeerError
+            raise refusal(f"peer {frames.peer_id} refuses: {reply.refusal.reason[:200]}")
         if kind != expected:
             self._standings.penalize(frames.peer_id, 20.0, "wrong-reply")
             raise PeerError(f"peer {frames.peer_id} answered with {kind}, not {expected}; dropped")

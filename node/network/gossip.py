@@ -29,7 +29,8 @@ MAX_MESSAGE = 1024  # bytes; an announcement has about 250
 MESSAGES_PER_SECOND = 200.0  # from one neighbor
 MESSAGE_BURST = 2000.0
 MAX_BUCKETS = 1024
-PENALTIES = {Verdict.FOREIGN_SESSION: 5.0, Verdict.NOT_A_MEMBER: 1.0, Verdict.TOO_LARGE: 10.0, Verdict.TOO_OLD: 0.5}
+# A forwarder may know of a member before we do, and we may have forgotten what it has not: that is counted, no more.
+PENALTIES = {Verdict.FOREIGN_SESSION: 5.0, Verdict.NOT_A_MEMBER: 0.0, Verdict.TOO_LARGE: 10.0, Verdict.TOO_OLD: 0.1}
 
 
 def topic_of(session_id: int) -> str:

@@ -32,6 +32,7 @@ MAX_STREAMS_PER_PEER = 8
 MAX_TRANSFERS_PER_PEER = 4  # payloads on their way at a time
 MAX_TRANSFERS = 64  # each holds about 3 MiB
 REQUESTS_PER_SECOND = 50.0
+STRANGER_PENALTY = 0.5  # small: it may be a member that we have not read of yet
 REQUEST_BURST = 500.0
 
 
@@ -98,7 +99,7 @@ class ExchangeServer:
         with self.faults.ours():
             member = self.gate(frames.peer_id)
         if not member:
-            self.standings.penalize(frames.peer_id, 5.0, "stranger-asks")
+            self.standings.penalize(frames.peer_id, STRANGER_PENALTY, "stranger-asks")
             await self._refuse(frames, "you are no member of this session; join it on its ledger", final=True)
             return False
         if not self._bucket(frames.peer_id).take():
