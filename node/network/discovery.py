@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 from zeroconf import Error as ZeroconfError
-from zeroconf import ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
+from zeroconf import EventLoopBlocked, ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
 
 from node.errors import NetworkError
 from node.network.addresses import PeerAddress, host_and_port, parse_peer_address
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 64  # finds that were not collected yet
 MAX_RECORDS = 16  # addresses taken from one service
 LOOK_UP_MS = 3000
+LOOK_UPS = 3
 MASK = (1 << 48) - 1  # a service name has at most 15 characters (RFC 6763, section 7)
 Found = Callable[[str, list[str]], None]
 
@@ -35,9 +36,14 @@ class _Listener(ServiceListener):
         self._found = found
 
     def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        info = zc.get_service_info(type_, name, LOOK_UP_MS)
-        if info is not None:
-            self._found(info)
+        for _ in range(LOOK_UPS):
+            try:
+                info = zc.get_service_info(type_, name, LOOK_UP_MS)
+            except EventLoopBlocked:
+                continue  # a busy machine; an exception would end zeroconf's thread
+            if info is not None:
+                self._found(info)
+                return
 
     def update_service(self, zc: Zeroconf, type_: str, name: str) -> None:
         self.add_service(zc, type_, name)

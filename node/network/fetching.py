@@ -18,7 +18,7 @@ from node.network.identity import peer_id_of
 from node.network.peer_book import MAX_ADDRESSES
 from node.network.sink import Sink
 from node.network.standing import Standings
-from node.network.wire import MAX_REPLY, Frames, patience, read_announcement
+from node.network.wire import MAX_REPLY, Frames, Malformed, patience, read_announcement
 from node.network.wire_pb2 import AnnouncementsRequest, PayloadRequest, PeersRequest, Reply, Request
 
 MAX_IDLE_STREAMS = 2  # kept open per peer
@@ -117,6 +117,9 @@ class ExchangeClient:
         try:
             yield conversation.frames
             finished = True
+        except Malformed:
+            self._standings.penalize(peer_id, 20.0, "bad-reply")
+            raise
         finally:
             if finished and len(idle) < MAX_IDLE_STREAMS:
                 idle.append(conversation)

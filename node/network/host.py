@@ -54,6 +54,7 @@ class RunningHost:
     addresses: tuple[str, ...]
     traffic: TrafficLedger
     door: Door
+    budget: BufferBudget
 
 
 @asynccontextmanager
@@ -71,12 +72,15 @@ async def run_host(
     traffic = TrafficLedger()
     door = Door(limits.door)
     host = _build(identity, announced, MeteredTCP(traffic, bound, door), limits)
-    _harden(host, admission, limits)
+    budget = BufferBudget(limits.max_buffered)
+    swarm = host.get_network()
+    swarm.upgrader.muxer_multistream = hardening.OwnMuxer(limits.yamux, budget)
+    _harden(host, admission)
     async with host.run([Multiaddr(each.address) for each in bound]):
         if len(host.get_network().listeners) != len(bound):
             raise NetworkError(f"cannot listen on all of {', '.join(listen)}; choose other --listen addresses")
         try:
-            yield RunningHost(host, tuple(announced), traffic, door)
+            yield RunningHost(host, tuple(announced), traffic, door, budget)
         finally:
             await _close_all(host)
 
@@ -137,9 +141,8 @@ def _connections(limits: HostLimits) -> ConnectionConfig:
     )
 
 
-def _harden(host: IHost, admission: Admission, limits: HostLimits) -> None:
+def _harden(host: IHost, admission: Admission) -> None:
     swarm = host.get_network()
-    swarm.upgrader.muxer_multistream = hardening.OwnMuxer(limits.yamux, BufferBudget(limits.max_buffered))
     hardening.contain_stream_handlers(host)
     hardening.release_inbound_slots(swarm)
     hardening.gate_connections(swarm, admission)

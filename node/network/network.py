@@ -122,6 +122,7 @@ class Network:
         bytes_out = {peer_id: float(each.bytes_out) for peer_id, each in traffic.items()}
         known = {peer_id: seconds for peer_id, seconds in latencies.items() if seconds is not None}
         refused: dict[str, float] = dict(self.standings.refused)
+        violations: dict[str, float] = dict(self._parts.running.budget.violations)
         return [
             labelled("fl_node_received_bytes_total", "counter", "On the wire, by peer.", "peer", bytes_in),
             labelled("fl_node_sent_bytes_total", "counter", "On the wire, by peer.", "peer", bytes_out),
@@ -129,6 +130,7 @@ class Network:
             labelled("fl_node_round_trip_seconds", "gauge", "Smoothed, by peer.", "peer", known),
             labelled("fl_node_peer_score", "gauge", "Below 0: misbehaved.", "peer", self.standings.scores()),
             labelled("fl_node_refused_total", "counter", "What was refused, by cause.", "cause", refused),
+            labelled("fl_node_violations_total", "counter", "Connections that broke Yamux.", "cause", violations),
             single("fl_node_turned_away_total", "counter", "Connections over the rate of an address.", door.refused),
             single("fl_node_pushed_out_total", "counter", "Handshakes pushed out by newer ones.", door.pushed_out),
             labelled("fl_node_loop_lateness_seconds", "gauge", "Over the last minute.", "quantile", lateness),

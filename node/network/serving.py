@@ -21,7 +21,7 @@ from node.network.containment import OwnFaults
 from node.network.identity import public_key_of
 from node.network.peer_book import MAX_ADDRESSES, PeerBook
 from node.network.standing import Standings, TokenBucket
-from node.network.wire import DIGEST_BYTES, FULL_CHUNK, MAX_REQUEST, Frames, announcement_message, patience
+from node.network.wire import DIGEST_BYTES, FULL_CHUNK, MAX_REQUEST, Frames, Malformed, announcement_message, patience
 from node.network.wire_pb2 import Announcements, Header, Peer, Peers, Refusal, Reply, Request
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,9 @@ class ExchangeServer:
                 return
             while await self._answer_one(frames):
                 pass
+        except Malformed as error:
+            logger.info("%s", error)
+            self.standings.penalize(peer_id, 10.0, "bad-request")
         except PeerError as error:
             logger.debug("%s", error)
         finally:

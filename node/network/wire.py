@@ -31,6 +31,10 @@ READ_SIZE = 1 << 20
 M = TypeVar("M", bound=Message)
 
 
+class Malformed(PeerError):
+    """What the peer sent cannot be: it is at fault, not the line."""
+
+
 class ByteStream(Protocol):
     """What is used of a libp2p stream: that of the muxer, without the library's wrapper."""
 
@@ -80,14 +84,14 @@ class Frames:
         """The next message, if it is a `kind` of at most `limit` bytes."""
         size = int.from_bytes(await self._exactly(LENGTH_BYTES), "big")
         if size > limit:
-            raise PeerError(f"peer {self.peer_id} sent a frame of {size} bytes, over {limit}; dropped")
+            raise Malformed(f"peer {self.peer_id} sent a frame of {size} bytes, over {limit}; dropped")
         return decode(kind, await self._exactly(size), self.peer_id)
 
     async def chunk_size(self) -> int:
         """Length of the data of the next Chunk, whose data is read next, by `some`."""
         size = int.from_bytes(await self._exactly(LENGTH_BYTES), "big")
         if not 2 < size <= MAX_CHUNK + MAX_CHUNK_PREFIX or (await self._exactly(1))[0] != CHUNK_TAG:
-            raise PeerError(f"peer {self.peer_id} sent {size} bytes that are no chunk; dropped")
+            raise Malformed(f"peer {self.peer_id} sent {size} bytes that are no chunk; dropped")
         length, shift, prefix = 0, 0, 1
         while True:
             byte = (await self._exactly(1))[0]
@@ -97,7 +101,7 @@ class Frames:
             if byte < 0x80 or shift > 28:
                 break
         if prefix + length != size or not length:
-            raise PeerError(f"peer {self.peer_id} sent a chunk that lies about its length; dropped")
+            raise Malformed(f"peer {self.peer_id} sent a chunk that lies about its length; dropped")
         return length
 
     async def some(self, n: int) -> list[bytes]:
@@ -142,12 +146,12 @@ def patience(peer_id: str, seconds: float) -> Iterator[None]:
 
 
 def decode(kind: type[M], data: bytes, peer_id: str) -> M:
-    """`data` as a message; raises PeerError if it is not one."""
+    """`data` as a message; raises Malformed if it is not one."""
     message = kind()
     try:
         message.ParseFromString(data)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise PeerError(f"peer {peer_id} sent {len(data)} bytes that are no {kind.__name__}; dropped") from error
+        raise Malformed(f"peer {peer_id} sent {len(data)} bytes that are no {kind.__name__}; dropped") from error
     return message
 
 

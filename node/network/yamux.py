@@ -6,6 +6,8 @@ message. This one bounds what a peer can make us hold (docs/decisions.md has the
 the streams carry. Streams are in `yamux_stream.py`.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +20,21 @@ from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from multiaddr import Multiaddr
 
 from node.network.containment import containing
-from node.network.yamux_stream import (
+from node.network.yamux_frames import (
     ACK,
     DATA,
     GO_AWAY,
     HEADER,
-    INITIAL_WINDOW,
     PING,
     RST,
     SYN,
     WINDOW_UPDATE,
-    YamuxStream,
+    FrameParser,
+    Violation,
 )
+from node.network.yamux_stream import INITIAL_WINDOW, YamuxStream
+
+logger = logging.getLogger(__name__)
 
 NOISE_SIZED_FRAME = MAX_PLAINTEXT_LENGTH - HEADER.size  # header and payload fill one Noise message exactly
 LARGE_FRAME = 16 * MAX_PLAINTEXT_LENGTH - HEADER.size  # just under 1 MiB
@@ -37,16 +42,13 @@ ABANDONED_AFTER = 60.0  # seconds
 MAX_CONTROL_BACKLOG = 64 * 1024  # bytes of answers (pongs, resets) that a peer may leave unread
 
 
-class Violation(Exception):
-    """The peer broke the protocol; its connection is closed."""
-
-
 class BufferBudget:
-    """Bytes that all connections of a host may hold unread, together."""
+    """Bytes that all connections of a host may hold unread, together; and what their peers did against the protocol."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.violations: Counter[str] = Counter()
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,6 @@ class Yamux(IMuxedConn):
         self._pings: dict[int, float] = {}
         self._ping_answered = trio.Event()
         self._rtt = 0.0
-        self._header = b""  # of the frame that is coming in, as far as it has
-        self._body_left = self._body_flags = 0
-        self._body_stream: YamuxStream | None = None
         self._peer_left = False
 
     # What the swarm asks
@@ -129,7 +128,7 @@ class Yamux(IMuxedConn):
 
     async def start(self) -> None:
         """Runs the connection. Returns, never raises, when it ends: the swarm would end with it."""
-        with containing("connection", self.peer_id):
+        with containing("connection", self.peer_id) as outcome:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_control)
                 nursery.start_soon(self._keep_alive)
@@ -140,7 +139,15 @@ class Yamux(IMuxedConn):
                     await self.close()  # first the socket, since a write that is under way holds out until it closes
                     nursery.cancel_scope.cancel()
         self.event_started.set()
+        self._count_violations(outcome.error)
         await self.close()
+
+    def _count_violations(self, error: Exception | None) -> None:
+        found = error.exceptions if isinstance(error, ExceptionGroup) else [error]
+        for each in found:
+            if isinstance(each, Violation):
+                self.budget.violations[each.cause] += 1
+                logger.info("peer %s broke Yamux and was disconnected: %s", self.peer_id, each)
 
     async def close(self) -> None:
         """Says goodbye if the peer listens, closes the socket and wakes everyone who waits for a stream."""
@@ -209,7 +216,7 @@ class Yamux(IMuxedConn):
         Raises Violation if the peer leaves too many answers unread.
         """
         if len(self._control) > MAX_CONTROL_BACKLOG:
-            raise Violation("asks without reading the answers")
+            raise Violation("answers-unread", f"{len(self._control)} bytes")
         self.queue(kind, flags, stream_id, value)
 
     def queue(self, kind: int, flags: int, stream_id: int, value: int) -> None:
@@ -237,7 +244,7 @@ class Yamux(IMuxedConn):
             with trio.move_on_after(self.limits.ping_timeout):
                 await self._ping_answered.wait()
             if not self._ping_answered.is_set():
-                raise Violation(f"no pong in {self.limits.ping_timeout:.0f} s")
+                raise Violation("silent", f"no pong in {self.limits.ping_timeout:.0f} s")
             self._drop_abandoned()
             await trio.sleep(self.limits.ping_interval)
 
@@ -252,38 +259,16 @@ class Yamux(IMuxedConn):
     # Receiving
 
     async def _receive(self) -> None:
+        parser = FrameParser(self._frame)
         while not self._peer_left:
             for message in await self.secured_conn.read_messages():
-                self._take(message)
+                parser.feed(message)
 
-    def _take(self, message: bytes) -> None:
-        """Takes the next bytes, wherever they begin and end: bodies go to their streams as they arrive."""
-        position = 0
-        while position < len(message):
-            if self._body_left:
-                piece = message[position : position + self._body_left]
-                self._body_left -= len(piece)
-                if self._body_stream is not None:
-                    self._body_stream.feed(piece)
-                    if not self._body_left:
-                        self._body_stream.flagged(self._body_flags)
-            else:
-                piece = message[position : position + HEADER.size - len(self._header)]
-                self._header += piece
-                if len(self._header) == HEADER.size:
-                    fields, self._header = HEADER.unpack(self._header), b""
-                    self._frame(*fields)
-            position += len(piece)
-
-    def _frame(self, version: int, kind: int, flags: int, stream_id: int, value: int) -> None:
-        if version != 0 or kind > GO_AWAY:
-            raise Violation(f"frame of version {version} and kind {kind}")
+    def _frame(self, kind: int, flags: int, stream_id: int, value: int) -> YamuxStream | None:
+        """Acts on a header; returns the stream that the body is for."""
         if kind == DATA:
-            self._body_left, self._body_flags = value, flags
-            self._body_stream = self._data_begins(flags, stream_id, value)
-            if not value and self._body_stream is not None:
-                self._body_stream.flagged(flags)
-        elif kind == WINDOW_UPDATE:
+            return self._data_begins(flags, stream_id, value)
+        if kind == WINDOW_UPDATE:
             stream = self._stream_of(flags, stream_id)
             if stream is not None:
                 stream.grant(value)
@@ -292,17 +277,18 @@ class Yamux(IMuxedConn):
             self._ping(flags, value)
         else:
             self._peer_left = True
+        return None
 
     def _data_begins(self, flags: int, stream_id: int, size: int) -> YamuxStream | None:
         stream = self._stream_of(flags, stream_id)
         if stream is None:
             if size > INITIAL_WINDOW:
-                raise Violation(f"{size} bytes for a stream that is not open")
+                raise Violation("no-stream", f"{size} bytes for a stream that is not open")
             return None
         if size > stream.receive_window:
-            raise Violation(f"{size} bytes into a window of {stream.receive_window}")
+            raise Violation("window", f"{size} bytes into a window of {stream.receive_window}")
         if self.buffered + size > self.limits.max_buffered or self.budget.used + size > self.budget.limit:
-            raise Violation("more unread bytes than we hold for anyone")
+            raise Violation("unread-bytes", f"{self.buffered + size}, or too many over all connections")
         stream.receive_window -= size
         return stream
 
@@ -312,7 +298,7 @@ class Yamux(IMuxedConn):
             return self.streams.get(stream_id)
         ours = stream_id % 2 == (1 if self.is_initiator else 0)
         if ours or stream_id == 0 or stream_id in self.streams:
-            raise Violation(f"opens stream {stream_id}, which is not its to open")
+            raise Violation("stream-id", f"opens stream {stream_id}")
         if len(self.streams) >= self.limits.max_streams:
             self.answer(WINDOW_UPDATE, RST, stream_id, 0)
             return None

@@ -1,7 +1,6 @@
 """One stream of a Yamux connection: flow control in both directions, half-close, reset."""
 
 import math
-import struct
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -11,12 +10,11 @@ import trio
 from libp2p.abc import IMuxedStream
 from libp2p.stream_muxer.exceptions import MuxedStreamClosed, MuxedStreamEOF, MuxedStreamReset
 
+from node.network.yamux_frames import DATA, FIN, HEADER, RST, WINDOW_UPDATE
+
 if TYPE_CHECKING:
     from node.network.yamux import Yamux
 
-HEADER = struct.Struct("!BBHII")  # version, type, flags, stream id, length or increment
-DATA, WINDOW_UPDATE, PING, GO_AWAY = 0, 1, 2, 3
-SYN, ACK, FIN, RST = 1, 2, 4, 8
 INITIAL_WINDOW = 256 * 1024
 MAX_SEND_WINDOW = (1 << 32) - 1
 WINDOW_STALL = 60.0  # seconds that a writer waits for a reader that grants nothing

@@ -33,7 +33,8 @@ from node.network.delimited import decode_peer
 from node.network.identity import public_key_of
 from node.network.members_pubsub import MembersPubsub
 from node.network.wire import MAX_CHUNK, Frames, decode, read_announcement
-from node.network.yamux import BufferBudget, Violation, Yamux, YamuxLimits
+from node.network.yamux import BufferBudget, Yamux, YamuxLimits
+from node.network.yamux_frames import FrameParser, Violation
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -126,9 +127,10 @@ def yamux(data: bytes) -> None:
     budget = BufferBudget(1 << 20)
     connection = Yamux(secured, ID(b"peer"), 1000, YamuxLimits(max_streams=4), budget)  # type: ignore[arg-type]
     step = 1 + (data[0] if data else 0)
+    parser = FrameParser(connection._frame)
     with suppress(Violation):
         for start in range(1, len(data), step):
-            connection._take(data[start : start + step])
+            parser.feed(data[start : start + step])
     assert 0 <= budget.used == connection.buffered <= len(data)
     assert len(connection.streams) <= 4
 

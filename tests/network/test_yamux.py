@@ -6,10 +6,11 @@ import trio
 from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable, MuxedStreamEOF, MuxedStreamReset
-from trio.testing import memory_stream_pair
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from node.network.yamux import BufferBudget, Yamux, YamuxLimits
-from node.network.yamux_stream import DATA, HEADER, INITIAL_WINDOW, PING, SYN, WINDOW_UPDATE
+from node.network.yamux_frames import DATA, HEADER, PING, SYN, WINDOW_UPDATE
+from node.network.yamux_stream import INITIAL_WINDOW
 
 PEER = ID(b"peer")
 
@@ -197,7 +198,9 @@ async def test_more_than_the_window_closes_the_connection(attacked):
     await hostile.send(DATA, 0, 2, 1, b"x")
     with trio.fail_after(5):
         await ours.event_closed.wait()
+    await wait_all_tasks_blocked()
     assert ours.buffered == 0
+    assert ours.budget.violations == {"window": 1}
 
 
 async def test_more_streams_than_allowed_are_reset_and_the_others_live(attacked):
