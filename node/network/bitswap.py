@@ -8,7 +8,6 @@ the caller's, and a block is checked against its CID before it is handed out.
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 import trio
 from google.protobuf.message import DecodeError
@@ -18,8 +17,9 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.utils.varint import encode_uvarint
 
 from node.errors import PeerError
-from node.network.bitswap_peer import IDLE_SECONDS, Correspondence, Want, finish, question, read_exactly, read_size
-from node.network.cids import cid_of, digest_and_codec, prefix_of
+from node.network.bitswap_answers import DONT_HAVE, BlockAnswers, BlockStore
+from node.network.bitswap_peer import IDLE_SECONDS, Correspondence, finish, question, read_exactly, read_size
+from node.network.cids import cid_of, digest_and_codec
 from node.network.containment import OwnFaults, containing
 from node.network.standing import Standings
 
@@ -30,22 +30,10 @@ MAX_BLOCK = 2 << 20  # bytes, as the specification says
 MAX_MESSAGE = 4 << 20  # from a peer that we asked for blocks
 MAX_QUESTION = 256 * 1024  # from one that we did not
 MAX_STREAMS_PER_PEER = 8
-MAX_WANTS = 4096  # of one peer, waiting for an answer
 MAX_ASKED = 64  # blocks asked of one peer at a time
-ANSWER_BYTES = 1 << 20  # per message
-SMALL_BLOCK = 1024  # sent at once to who only asks whether it is there
 WRITE_SECONDS = 60.0
-WANT_HAVE = Message.Wantlist.Have
-HAVE, DONT_HAVE = Message.Have, Message.DontHave
 
 OpenStream = Callable[[str, Sequence[str]], Awaitable[INetStream]]
-
-
-class BlockStore(Protocol):
-    """Where blocks come from; called in a worker thread."""
-
-    def get(self, cid: bytes) -> bytes | None:
-        """The block, or None if it is not here."""
 
 
 class Bitswap:
@@ -54,9 +42,7 @@ class Bitswap:
     def __init__(self, open_stream: OpenStream, standings: Standings, faults: OwnFaults) -> None:
         self._open_stream = open_stream
         self._standings = standings
-        self._faults = faults
-        self._store: BlockStore | None = None
-        self._gate: Callable[[str], bool] = _nobody
+        self._answers = BlockAnswers(self._send, standings, faults)
         self._nursery: trio.Nursery | None = None
         self._peers: defaultdict[str, Correspondence] = defaultdict(Correspondence)
         self._received: dict[bytes, bytes] = {}
@@ -64,12 +50,12 @@ class Bitswap:
 
     def serve(self, store: BlockStore, gate: Callable[[str], bool]) -> None:
         """From now on answers with blocks of `store` whoever passes `gate`."""
-        self._store, self._gate = store, gate
+        self._answers.serve(store, gate)
 
     async def run(self) -> None:
         """Carries the work, and closes streams that are idle, until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._nursery = self._answers.nursery = nursery
             while True:
                 await trio.sleep(IDLE_SECONDS / 2)
                 for peer_id, peer in list(self._peers.items()):
@@ -127,6 +113,7 @@ class Bitswap:
         peer = self._peers[peer_id]
         unasked = [cid for cid in batch if cid not in self._received]
         events = {cid: peer.asked.setdefault(cid, trio.Event()) for cid in unasked}
+        peer.remember(unasked)
         try:
             with trio.move_on_after(patience) as scope:
                 await self._send(peer_id, question(unasked, cancel=False))
@@ -158,7 +145,8 @@ class Bitswap:
     async def _listen(self, stream: INetStream, peer_id: str) -> None:
         while True:
             size = await read_size(stream)
-            if size > (MAX_MESSAGE if self._peers[peer_id].asked else MAX_QUESTION):
+            peer = self._peers[peer_id]
+            if size > (MAX_MESSAGE if peer.asked else MAX_QUESTION):
                 self._standings.penalize(peer_id, 10.0, "oversized-block-message")
                 return
             message = Message()
@@ -167,11 +155,11 @@ class Bitswap:
             except DecodeError:
                 self._standings.penalize(peer_id, 10.0, "bad-block-message")
                 return
-            self._take_blocks(peer_id, message)
-            self._take_wants(peer_id, message.wantlist)
+            self._take_blocks(peer_id, peer, message)
+            self._answers.take(peer_id, peer, message.wantlist)
 
-    def _take_blocks(self, peer_id: str, message: Message) -> None:
-        asked = self._peers[peer_id].asked
+    def _take_blocks(self, peer_id: str, peer: Correspondence, message: Message) -> None:
+        asked = peer.asked
         for block in message.payload:
             try:
                 cid = cid_of(block.prefix, block.data)
@@ -179,77 +167,14 @@ class Bitswap:
                 logger.info("%s (from %s)", error, peer_id)
                 continue
             if cid not in asked or len(block.data) > MAX_BLOCK:
-                self._standings.penalize(peer_id, 0.5, "unsolicited-block")
+                late = cid in peer.asked_lately
+                self._standings.penalize(peer_id, 0.0 if late else 0.5, "late-block" if late else "unsolicited-block")
                 continue
             self._received[cid] = block.data
             asked[cid].set()
         for presence in message.blockPresences:
             if presence.type == DONT_HAVE and presence.cid in asked:
                 asked[presence.cid].set()
-
-    def _take_wants(self, peer_id: str, wantlist: Message.Wantlist) -> None:
-        with self._faults.ours():
-            served = self._store is not None and self._gate(peer_id)
-        peer = self._peers[peer_id]
-        if wantlist.full:
-            peer.wants.clear()
-        for entry in wantlist.entries:
-            if entry.cancel:
-                peer.wants.pop(entry.block, None)
-            elif len(peer.wants) >= MAX_WANTS:
-                self._standings.refused["too-many-wants"] += 1
-            elif served or entry.sendDontHave:
-                peer.wants[bytes(entry.block)] = Want(
-                    bytes(entry.block), entry.wantType == WANT_HAVE, entry.sendDontHave
-                )
-        if peer.wants and not peer.answering and self._nursery is not None:
-            peer.answering = True
-            self._nursery.start_soon(self._answer, peer_id, peer)
-
-    # Answering
-
-    async def _answer(self, peer_id: str, peer: Correspondence) -> None:
-        """Answers a peer's wants, in the order they came, on a stream of our own: nobody reads answers elsewhere."""
-        try:
-            while peer.wants:
-                answer = await self._next_answer(peer_id, peer)
-                if answer is not None:
-                    await self._send(peer_id, answer)
-        except PeerError as error:
-            logger.info("%s", error)
-            peer.wants.clear()
-        finally:
-            peer.answering = False
-
-    async def _next_answer(self, peer_id: str, peer: Correspondence) -> Message | None:
-        message = Message(wantlist=Message.Wantlist())  # older Kubo dereferences it
-        size = 0
-        while peer.wants and size < ANSWER_BYTES and len(message.blockPresences) < MAX_WANTS:
-            want = peer.wants.pop(next(iter(peer.wants)))
-            block = await self._look_up(peer_id, want.cid)
-            if block is None:
-                if want.say_if_not:
-                    message.blockPresences.add(cid=want.cid, type=DONT_HAVE)
-            elif want.only_whether and len(block) > SMALL_BLOCK:
-                message.blockPresences.add(cid=want.cid, type=HAVE)
-            else:
-                message.payload.add(prefix=prefix_of(want.cid), data=block)
-                size += len(block)
-        return message if message.payload or message.blockPresences else None
-
-    async def _look_up(self, peer_id: str, cid: bytes) -> bytes | None:
-        try:
-            digest_and_codec(cid)
-        except PeerError:
-            return None
-        with self._faults.ours():
-            if self._store is None or not self._gate(peer_id):
-                return None
-            try:
-                return await trio.to_thread.run_sync(self._store.get, cid)
-            except OSError as error:
-                logger.warning("cannot read the block %s: %s", cid.hex(), error.strerror)
-                return None
 
     # Sending
 
@@ -284,7 +209,3 @@ class Bitswap:
         """Reads our own stream to a peer: py-libp2p answers there."""
         with containing("bitswap answers", peer_id):
             await self._listen(stream, peer_id)
-
-
-def _nobody(peer_id: str) -> bool:  # noqa: ARG001  (a gate)
-    return False

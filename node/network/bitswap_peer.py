@@ -11,6 +11,7 @@ from node.network.containment import containing
 
 IDLE_SECONDS = 60.0  # until our stream to a peer that asks nothing more is closed
 CLOSE_SECONDS = 5.0
+MAX_LATELY = 4096  # CIDs
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,17 @@ class Correspondence:
     wants: dict[bytes, Want] = field(default_factory=dict)
     answering: bool = False
     asked: dict[bytes, trio.Event] = field(default_factory=dict)  # CIDs that we asked for, set when answered
+    asked_lately: set[bytes] = field(default_factory=set)  # answers to these may come late
     listening: int = 0  # streams of the peer's that we read
     outbound: INetStream | None = None
     turn: trio.Lock = field(default_factory=trio.Lock)
     sent_at: float = 0.0
+
+    def remember(self, cids: Sequence[bytes]) -> None:
+        """Notes that these were asked for."""
+        if len(self.asked_lately) > MAX_LATELY:
+            self.asked_lately.clear()
+        self.asked_lately.update(cids)
 
     def is_idle(self, now: float) -> bool:
         """Whether nothing is going on, and has not been for a while."""

@@ -12,7 +12,7 @@ from node.network import exchange
 from node.network.addresses import known_addresses
 from node.network.announcements import Equivocation
 from node.network.asking import Asker
-from node.network.bitswap import BlockStore
+from node.network.bitswap_answers import BlockStore
 from node.network.lateness import Lateness
 from node.network.metrics import Metric, labelled, single
 from node.network.parts import Parts
