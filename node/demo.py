@@ -21,11 +21,11 @@ from node.audit.run import AuditSettings, audit_opened
 from node.dashboard.plots import plot_accuracy, plot_trust
 from node.errors import ConfigError, NodeError
 from node.home import Home, read_status
+from node.messages import WEIGHT_SUM
 from node.network.identity import create_identity
 
 MARK = ".fl-node-demo"  # only a directory with this file in it is ever cleared
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
-WEIGHT_SUM = 65_535
 ENDED_S = 30.0
 
 

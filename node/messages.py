@@ -36,6 +36,7 @@ class Traffic:
     bytes_out: int
 
 
+WEIGHT_SUM = 65_535  # what a trust row adds up to
 ABSENT = -128  # the lag of an input that never came
 
 

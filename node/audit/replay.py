@@ -10,9 +10,9 @@ import torch
 from node.errors import UpdateError
 from node.learning import parameters
 from node.learning.codecs import Codec
-from node.learning.mixing import WEIGHT_SUM, mix
+from node.learning.mixing import mix
 from node.learning.parameters import ParameterSpec
-from node.messages import ABSENT, Input, Mix
+from node.messages import ABSENT, WEIGHT_SUM, Input, Mix
 from node.session.cohort import draw_cohort
 
 

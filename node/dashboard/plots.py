@@ -6,8 +6,6 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-FULL = 65_535
-
 
 def plot_accuracy(curves: Mapping[str, Sequence[tuple[int, float]]], path: Path) -> None:
     """Writes accuracy (percent) by round, a line per member, to a PNG file."""

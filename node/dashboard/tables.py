@@ -7,7 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-FULL = 65_535
+from node.messages import WEIGHT_SUM
+
 SHADES = " ▁▂▃▄▅▆▇█"
 
 
@@ -45,7 +46,7 @@ def live_row(status: Mapping[str, Any]) -> list[str]:
 
 def trust_row(inputs: Sequence[Mapping[str, int]]) -> str:
     """A row as percentages by member, absent peers as a dot."""
-    cells = ("·" if entry["lag"] == -128 else f"{100 * entry['weight'] / FULL:.0f}" for entry in inputs)
+    cells = ("·" if entry["lag"] == -128 else f"{100 * entry['weight'] / WEIGHT_SUM:.0f}" for entry in inputs)
     return " ".join(f"{cell:>3}" for cell in cells)
 
 
@@ -93,7 +94,7 @@ def matrix_table(rows: Mapping[int, Mapping[int, int]], members: Sequence[int]) 
         table.add_column(str(member), justify="right")
     for member in members:
         row = rows.get(member, {})
-        table.add_row(str(member), *(percent(row[j] / FULL) if j in row else "·" for j in members))
+        table.add_row(str(member), *(percent(row[j] / WEIGHT_SUM) if j in row else "·" for j in members))
     return table
 
 

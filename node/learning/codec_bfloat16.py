@@ -3,31 +3,20 @@
 What rounding left out goes into the next update (error feedback), so that steps smaller than a rounding are not lost.
 """
 
-import json
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from node.errors import UpdateError
 from node.learning.codec_types import Buffer, Codec, Encoded, Past, Resolve, corrected, nothing_held, stands_alone
-from node.learning.parameters import ParameterSpec, require_finite
+from node.learning.parameters import ParameterSpec, require_finite, safetensors_header
 
 BYTES_PER_NUMBER = 2
 
 
 def header(spec: ParameterSpec) -> bytes:
     """Length and JSON header of the safetensors file: the only one that is accepted."""
-    entries: dict[str, Any] = {}
-    start = 0
-    for name, shape, size in zip(spec.names, spec.shapes, spec.sizes, strict=True):
-        end = start + size * BYTES_PER_NUMBER
-        entries[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
-        start = end
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    return safetensors_header(spec, "BF16", BYTES_PER_NUMBER)
 
 
 def encode(spec: ParameterSpec, flat: Tensor, residual: Tensor | None, past: Past | None = None) -> Encoded:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-WEIGHT_SUM = 65_535
+from node.messages import WEIGHT_SUM
+
 CHUNK = 1 << 20  # numbers mixed at a time: 4 MiB of scratch memory, whatever the model's size
 
 Weights = npt.NDArray[np.uint16]

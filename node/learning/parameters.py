@@ -40,20 +40,25 @@ class ParameterSpec:
     @cached_property
     def header(self) -> bytes:
         """Length and JSON header of a safetensors file with these tensors: the only one that is accepted."""
-        entries: dict[str, Any] = {}
-        start = 0
-        for name, shape, size in zip(self.names, self.shapes, self.sizes, strict=True):
-            end = start + size * BYTES_PER_NUMBER
-            entries[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
-            start = end
-        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 8)
-        return len(text).to_bytes(8, "little") + text
+        return safetensors_header(self, "F32", BYTES_PER_NUMBER)
 
     @property
     def payload_size(self) -> int:
         """Bytes of a `float32` payload, known before one arrives."""
         return len(self.header) + self.size * BYTES_PER_NUMBER
+
+
+def safetensors_header(spec: ParameterSpec, dtype: str, bytes_per_number: int) -> bytes:
+    """Length and JSON header of a safetensors file that holds the spec's tensors in that dtype, sorted, no metadata."""
+    entries: dict[str, Any] = {}
+    start = 0
+    for name, shape, size in zip(spec.names, spec.shapes, spec.sizes, strict=True):
+        end = start + size * bytes_per_number
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def parameter_spec(module: nn.Module) -> ParameterSpec:

@@ -12,9 +12,10 @@ from node.errors import ConfigError
 from node.learning import trainer, trust
 from node.learning.baselines import BASELINES
 from node.learning.codecs import Codec, codec
-from node.learning.mixing import WEIGHT_SUM, mix, quantise
+from node.learning.mixing import mix, quantise
 from node.learning.task import Learner, LocalSplit, Share, prepare
 from node.learning.task_files import load_task
+from node.messages import WEIGHT_SUM
 from node.session.cohort import draw_cohort
 from node.simulation.attacks import Scene, forge, honest_members, poison, require_attack
 
