@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from node.simulation.attacks import ATTACKS
-from node.simulation.run import SimulationSettings, simulate
+from node.simulation.run import simulate
+from node.simulation.settings import SimulationSettings
 
 SPLITS = ("iid", "unbalanced", "dirichlet:0.5", "dirichlet:0.1", "shards:2")
 

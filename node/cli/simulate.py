@@ -14,8 +14,9 @@ from node.cli.options import data_option
 from node.cli.result import Result, answers
 from node.dashboard.tables import percent
 from node.simulation.attacks import ATTACKS
-from node.simulation.run import SHARING, SimulatedRound, SimulationSettings
+from node.simulation.run import SHARING
 from node.simulation.run import simulate as run_simulation
+from node.simulation.settings import SimulatedRound, SimulationSettings
 
 
 @click.command()

@@ -1,9 +1,8 @@
 """A gossip session of virtual members: the node's own training, weighing and mixing, one member after another."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,38 +17,9 @@ from node.learning.task_files import load_task
 from node.messages import WEIGHT_SUM
 from node.session.cohort import draw_cohort
 from node.simulation.attacks import Scene, forge, honest_members, poison, require_attack
+from node.simulation.settings import SimulatedRound, SimulationSettings
 
 SHARING = ("none", "fixed", "learned", *BASELINES)
-
-
-@dataclass(frozen=True, slots=True)
-class SimulationSettings:
-    """What is simulated; the same settings give the same result, bit for bit."""
-
-    task: str = "mnist-softmax"
-    members: int = 4
-    cohort: int | None = None  # None: everybody
-    rounds: int = 10
-    split: str = "iid"
-    sharing: str = "learned"
-    objective: str = "common"
-    codec: str = "float32"
-    seed: int = 7
-    data_dir: Path | None = None
-    attack: str | None = None
-    attackers: int = 0  # the last members of all
-    attackers_absent: bool = False  # the reference: the same run without them
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedRound:
-    """One finished round: metrics per honest member, bytes that each shared, and their rows of 16-bit weights."""
-
-    round: int
-    metrics: tuple[Mapping[str, float], ...]
-    payload_bytes: int
-    rows: tuple[Mapping[int, int], ...]  # by member: peer -> weight of 65,535; empty for rules without a row
-    attacker_weight: float = 0.0  # mean over honest members of the summed weight on attackers, a fraction
 
 
 @dataclass
@@ -110,7 +80,10 @@ def simulate_round(learner: Learner, members: list[Member], settings: Simulation
     metrics = tuple(measured(learner, members[index]) for index in honest)
     weights = [sum(weight for peer, weight in row.items() if peer not in honest) for row in rows]
     share = sum(weights) / len(weights) / WEIGHT_SUM
-    return SimulatedRound(round, metrics, max(len(payload) for payload in payloads), tuple(rows), share)
+    size = max(len(payload) for payload in payloads)
+    received = size * sum(len(row) - 1 for row in rows) / len(rows)
+    flats = torch.stack([members[index].flat for index in honest])
+    return SimulatedRound(round, tuple(honest), metrics, size, received, tuple(rows), share, flats)
 
 
 def train_member(learner: Learner, member: Member, chosen: Codec) -> bytes:

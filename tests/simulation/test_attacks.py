@@ -7,7 +7,8 @@ from node.errors import ConfigError
 from node.learning.baselines import BASELINES
 from node.learning.task import Examples, LocalSplit
 from node.simulation.attacks import ATTACKS, FORGERIES, poison
-from node.simulation.run import SimulationSettings, simulate
+from node.simulation.run import simulate
+from node.simulation.settings import SimulationSettings
 
 TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
 

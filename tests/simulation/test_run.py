@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from node.errors import ConfigError
-from node.simulation.run import SimulationSettings, simulate
+from node.simulation.run import simulate
+from node.simulation.settings import SimulationSettings
 
 TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
 
