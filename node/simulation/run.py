@@ -136,7 +136,7 @@ def mix_member(
     if settings.sharing == "learned":
         inputs = trust.Inputs(chosen, own, stacked)
         judge = trust.Judge(learner, member.data.validation)
-        wishes = trust.TrustSettings(objective=settings.objective)
+        wishes = trust.TrustSettings(objective=settings.objective, prior_strength=settings.prior_strength)
         member.trust, learned = trust.learn_row(member.trust, inputs, judge, wishes, member.generator)
         row = learned.tolist()
     weights = quantise(row)

@@ -32,6 +32,7 @@ class SimulationSettings:
     batch_size: int | None = None  # None: what the task says
     local_epochs: float | None = None
     learning_rate: float | None = None
+    prior_strength: float | None = None  # λ of the trust row; None: what the objective wants
 
 
 @dataclass(frozen=True, slots=True)
