@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 UPDATE_CONTEXT = b"fl-node/update/1"
+NOTED_CONTEXT = b"fl-node/update/2"  # of an announcement with a note
+NOTE_LIMIT = 2048  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +18,23 @@ class Announcement:
     codec: str
     peer_id: str  # base58, whose key made the signature
     signature: bytes  # Ed25519, 64 bytes
+    note: bytes = b""  # what the members of a coordinated session tell each other beside it; signed too
 
     def signed_bytes(self) -> bytes:
         """The bytes that the signature is over."""
-        return announcement_bytes(self.session_id, self.round, self.digest, self.size, self.codec)
+        return announcement_bytes(self.session_id, self.round, self.digest, self.size, self.codec, self.note)
 
 
-def announcement_bytes(session_id: int, round: int, digest: bytes, size: int, codec: str) -> bytes:
+def announcement_bytes(  # the fields of an announcement, in their order
+    session_id: int, round: int, digest: bytes, size: int, codec: str, note: bytes = b""
+) -> bytes:
     """The bytes that a member signs when it announces an update."""
     numbers = session_id.to_bytes(8, "big") + round.to_bytes(4, "big")
-    return UPDATE_CONTEXT + numbers + digest + size.to_bytes(8, "big") + codec.encode()
+    plain = numbers + digest + size.to_bytes(8, "big")
+    if not note:
+        return UPDATE_CONTEXT + plain + codec.encode()
+    name = codec.encode()
+    return NOTED_CONTEXT + plain + len(name).to_bytes(1, "big") + name + note
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,9 +67,10 @@ def _flaw(first: Announcement, second: Announcement) -> str:
 
 def _announcement(entry: Mapping[str, Any]) -> Announcement:
     digest, signature = bytes.fromhex(entry["sha256"]), bytes.fromhex(entry["signature"])
+    note = bytes.fromhex(entry.get("note", ""))
     if len(digest) != 32 or len(signature) != 64:
         raise ValueError("a hash has 32 bytes, a signature 64")
     session, round, size = int(entry["session"], 16), int(entry["round"]), int(entry["size"])
-    found = Announcement(session, round, digest, size, str(entry["codec"]), str(entry["peer_id"]), signature)
+    found = Announcement(session, round, digest, size, str(entry["codec"]), str(entry["peer_id"]), signature, note)
     found.signed_bytes()  # numbers that do not fit raise OverflowError
     return found

@@ -27,7 +27,7 @@ create table if not exists checkpoint (
 create table if not exists updates (round integer primary key, sha256 blob not null, size integer not null);
 create table if not exists announcements (
   round integer primary key, session blob not null, sha256 blob not null, size integer not null, codec text not null,
-  peer_id text not null, signature blob not null);
+  peer_id text not null, signature blob not null, note blob not null default x'');
 """
 
 
@@ -54,8 +54,15 @@ class Journal:
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             self._db.executescript(SCHEMA)
+            self._add_notes()
         except sqlite3.DatabaseError as error:
             raise HomeError(f"{path} is damaged ({error}): restore it from a backup, or use another --home") from error
+
+    def _add_notes(self) -> None:
+        """Homes that were made before announcements had notes get the column."""
+        columns = [row[1] for row in self._db.execute("pragma table_info(announcements)")]
+        if "note" not in columns:
+            self._db.execute("alter table announcements add column note blob not null default x''")
 
     def close(self) -> None:
         """Closes the database."""
@@ -138,9 +145,9 @@ class Journal:
     def save_announcement(self, announcement: Announcement) -> None:
         """Keeps a signed announcement for peers that ask later."""
         a = announcement
-        row = (a.round, a.session_id.to_bytes(8, "big"), a.digest, a.size, a.codec, a.peer_id, a.signature)
+        row = (a.round, a.session_id.to_bytes(8, "big"), a.digest, a.size, a.codec, a.peer_id, a.signature, a.note)
         with self._transaction() as db:
-            db.execute("insert or replace into announcements values (?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute("insert or replace into announcements values (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def is_announced(self, digest: bytes) -> bool:
         """Whether a payload of this hash was announced, and is still kept."""
@@ -149,7 +156,9 @@ class Journal:
 
     def announcements(self, since: int) -> Sequence[Announcement]:
         """The announcements of round `since` and later, ascending."""
-        query = "select session, round, sha256, size, codec, peer_id, signature from announcements where round >= ?"
+        query = (
+            "select session, round, sha256, size, codec, peer_id, signature, note from announcements where round >= ?"
+        )
         with self._lock:
             rows = self._db.execute(query + " order by round", (since,)).fetchall()
         return [Announcement(int.from_bytes(row[0], "big"), *row[1:]) for row in rows]

@@ -64,4 +64,5 @@ def announcement_json(announcement: Announcement) -> dict[str, object]:
         "codec": announcement.codec,
         "peer_id": announcement.peer_id,
         "signature": announcement.signature.hex(),
+        "note": announcement.note.hex(),
     }

@@ -15,7 +15,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.tools.anyio_service import background_trio_service
 
 from node.errors import PeerError
-from node.messages import Announcement
+from node.messages import NOTE_LIMIT, Announcement
 from node.network.announcements import AnnouncementBook, Verdict
 from node.network.containment import containing
 from node.network.members_pubsub import MembersPubsub, session_router
@@ -25,7 +25,7 @@ from node.network.wire_pb2 import Announcement as AnnouncementMessage
 
 logger = logging.getLogger(__name__)
 
-MAX_MESSAGE = 1024  # bytes; an announcement has about 250
+MAX_MESSAGE = 1024 + NOTE_LIMIT  # bytes; an announcement without its note has about 250
 MESSAGES_PER_SECOND = 200.0  # from one neighbor
 MESSAGE_BURST = 2000.0
 MAX_BUCKETS = 1024

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from libp2p.exceptions import BaseLibp2pError
 
 from node.errors import IdentityError, PeerError
-from node.messages import Announcement
+from node.messages import NOTE_LIMIT, Announcement
 from node.network.identity import SIGNATURE_BYTES, peer_id_of, public_key_of, verify
 from node.network.wire_pb2 import Announcement as AnnouncementMessage
 from node.network.yamux import LARGE_FRAME
@@ -165,6 +165,7 @@ def announcement_message(announcement: Announcement) -> AnnouncementMessage:
         codec=announcement.codec,
         public_key=public_key_of(announcement.peer_id),
         signature=announcement.signature,
+        note=announcement.note,
     )
 
 
@@ -177,6 +178,8 @@ def read_announcement(message: AnnouncementMessage) -> Announcement:
         raise PeerError("an announcement has a digest or signature of the wrong length; dropped")
     if not message.size or len(message.codec.encode()) > MAX_CODEC_BYTES:
         raise PeerError(f"an announcement has size {message.size} or too long a codec name; dropped")
+    if len(message.note) > NOTE_LIMIT:
+        raise PeerError(f"an announcement has a note of {len(message.note)} bytes, over {NOTE_LIMIT}; dropped")
     try:
         peer_id = peer_id_of(message.public_key)
     except IdentityError as error:
@@ -189,6 +192,7 @@ def read_announcement(message: AnnouncementMessage) -> Announcement:
         message.codec,
         peer_id,
         message.signature,
+        message.note,
     )
     if not verify(peer_id, announcement.signed_bytes(), announcement.signature):
         raise PeerError(f"an announcement in the name of {peer_id} is not signed by it; dropped")

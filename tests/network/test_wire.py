@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from libp2p.network.stream.exceptions import StreamEOF
 
 from node.errors import PeerError
+from node.messages import NOTE_LIMIT, Announcement, announcement_bytes
 from node.network import wire_pb2
 from node.network.wire import MAX_CHUNK, Frames, announcement_message, decode, read_announcement
 from tests.network.members import announce, identity
@@ -143,3 +144,27 @@ def test_an_announcement_that_was_altered_is_refused(change):
     message = announcement_message(replace(announce(ALICE, 3, b"payload"), **change))
     with pytest.raises(PeerError):
         read_announcement(message)
+
+
+def test_a_note_is_signed_and_arrives():
+    message = announcement_bytes(1, 2, b"d" * 32, 3, "float32", b"steps")
+    told = Announcement(1, 2, b"d" * 32, 3, "float32", ALICE.peer_id, ALICE.sign(message), b"steps")
+    assert read_announcement(announcement_message(told)) == told
+    altered = announcement_message(told)
+    altered.note = b"other"
+    with pytest.raises(PeerError, match="not signed"):
+        read_announcement(altered)
+
+
+def test_a_note_cannot_pass_for_a_longer_codec_name():
+    noted = announcement_bytes(1, 2, b"d" * 32, 3, "float32", b"steps")
+    assert noted != announcement_bytes(1, 2, b"d" * 32, 3, "float32steps")
+    assert noted != announcement_bytes(1, 2, b"d" * 32, 3, "float", b"32steps")
+
+
+def test_a_note_over_the_limit_is_refused():
+    note = b"n" * (NOTE_LIMIT + 1)
+    signature = ALICE.sign(announcement_bytes(1, 2, b"d" * 32, 3, "float32", note))
+    told = Announcement(1, 2, b"d" * 32, 3, "float32", ALICE.peer_id, signature, note)
+    with pytest.raises(PeerError, match="note of 2049 bytes"):
+        read_announcement(announcement_message(told))
