@@ -1,5 +1,6 @@
 """Splits of a labelled data set among members, and of a member's part into train and validation. Knows indices only."""
 
+from bisect import bisect_left
 from itertools import pairwise
 
 import numpy as np
@@ -10,29 +11,32 @@ from node.errors import ConfigError
 Indices = npt.NDArray[np.int64]
 FEWEST = 10  # examples that every member gets, if the data set has as many
 TRIES = 100
+SPLITS = "iid, unbalanced, dirichlet:ALPHA, skewed:ALPHA or shards:K"
 VALIDATION_PART = 5  # one in five: 80:20
 
 
 def partition(labels: npt.NDArray[np.int64], split: str, shares: int, seed: int) -> list[Indices]:
     """Disjoint indices of each member's examples, shuffled; together they are the whole data set.
 
-    `iid`; `unbalanced` (sizes in proportion to 1, 2, …, n, dealt at random); `dirichlet:ALPHA` (each class by Dirichlet
-    proportions; Hsu et al., arXiv:1909.06335); `shards:K` (sorted by label, K equal shards each; McMahan et al.,
-    arXiv:1602.05629). Raises ConfigError when the split is unknown or needs more examples than there are.
+    `iid`; `unbalanced` (sizes in proportion to 1, 2, …, n, dealt at random); `dirichlet:ALPHA` (each class is cut by
+    Dirichlet proportions, so that sizes differ too; Yurochkin et al., arXiv:1905.12022); `skewed:ALPHA` (equal sizes,
+    each member draws its examples by Dirichlet proportions of the classes; Hsu et al., arXiv:1909.06335); `shards:K`
+    (sorted by label, K equal shards each; McMahan et al., arXiv:1602.05629). Raises ConfigError when the split is
+    unknown or needs more examples than there are.
     """
     if not 1 <= shares <= len(labels):
         raise ConfigError(f"{shares} shares of {len(labels)} examples: choose between 1 and {len(labels)}")
     generator = np.random.default_rng([seed, shares])
-    kind, _, argument = split.partition(":")
+    kind, number = require_split(split)
     match kind:
-        case "iid" | "unbalanced" if not argument:
-            parts = _sized(len(labels), _sizes(kind, len(labels), shares, generator), generator)
         case "dirichlet":
-            parts = _dirichlet(labels, _positive(split, argument), shares, generator)
+            parts = _dirichlet(labels, number, shares, generator)
+        case "skewed":
+            parts = _skewed(labels, number, shares, generator)
         case "shards":
-            parts = _shards(labels, int(_positive(split, argument)), shares, generator)
+            parts = _shards(labels, int(number), shares, generator)
         case _:
-            raise ConfigError(f"unknown split {split!r}: choose iid, unbalanced, dirichlet:ALPHA or shards:K")
+            parts = _sized(len(labels), _sizes(kind, len(labels), shares, generator), generator)
     fewest = min(FEWEST, len(labels) // shares)
     return [generator.permutation(part) for part in _levelled(parts, fewest)]
 
@@ -43,14 +47,23 @@ def train_validation(indices: Indices) -> tuple[Indices, Indices]:
     return indices[held:], indices[:held]
 
 
-def _positive(split: str, argument: str) -> float:
+def require_split(split: str) -> tuple[str, float]:
+    """The split's kind and its number (0 where there is none). Raises ConfigError for a split that can't be."""
+    kind, colon, argument = split.partition(":")
+    if kind in ("iid", "unbalanced") and not colon:
+        return kind, 0.0
+    if kind not in ("dirichlet", "skewed", "shards"):
+        raise ConfigError(f"unknown split {split!r}: choose {SPLITS}")
     try:
         value = float(argument)
     except ValueError:
         value = 0.0
-    if not 0 < value < 1e6:
-        raise ConfigError(f"split {split!r}: {argument!r} must be a number above 0, as in dirichlet:0.5 or shards:2")
-    return value
+    lowest = 1.0 if kind == "shards" else 1e-6
+    if not lowest <= value < 1e6:
+        raise ConfigError(
+            f"split {split!r}: {argument!r} must be a number above 0, as in dirichlet:0.5, skewed:0.5 or shards:2"
+        )
+    return kind, value
 
 
 def _sizes(kind: str, examples: int, shares: int, generator: np.random.Generator) -> list[int]:
@@ -94,6 +107,27 @@ def _dirichlet_draw(labels: Indices, alpha: float, shares: int, generator: np.ra
         for piece, part in zip(pieces, np.split(members, bounds), strict=True):
             piece.append(part)
     return [np.concatenate(piece) for piece in pieces]
+
+
+def _skewed(labels: Indices, alpha: float, shares: int, generator: np.random.Generator) -> list[Indices]:
+    """Members take one example after another, in turn, each from a class drawn by its own proportions.
+
+    A class that is used up leaves everybody's proportions. In turn, and not one member after another as in the paper,
+    so that what nobody wanted does not all go to the last.
+    """
+    classes = np.unique(labels)
+    decks = [generator.permutation(np.flatnonzero(labels == label)).tolist() for label in classes]
+    wishes = generator.dirichlet(np.full(len(classes), alpha), size=shares) + 1e-12  # at the end nobody is picky
+    bounds = np.cumsum(wishes, axis=1).tolist()
+    pieces: list[list[int]] = [[] for _ in range(shares)]
+    for turn, chance in enumerate((1 - generator.random(len(labels))).tolist()):
+        member = turn % shares
+        drawn = bisect_left(bounds[member], chance * bounds[member][-1])
+        pieces[member].append(decks[drawn].pop())
+        if not decks[drawn]:
+            wishes[:, drawn] = 0
+            bounds = np.cumsum(wishes, axis=1).tolist()
+    return [np.array(piece) for piece in pieces]
 
 
 def _shards(labels: Indices, each: int, shares: int, generator: np.random.Generator) -> list[Indices]:

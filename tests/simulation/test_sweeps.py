@@ -1,0 +1,170 @@
+"""Sweeps: what is on file is never computed again, and nothing on file is lost."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from node.errors import ConfigError, NodeError
+from node.simulation.results import key, measure, over_seeds
+from node.simulation.settings import SimulationSettings
+from node.simulation.sweeps import read_rows, run_sweep
+
+TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
+
+
+def runs(count, **options):
+    return [SimulationSettings(task=TASK, members=2, **{"rounds": 1, "seed": seed, **options}) for seed in range(count)]
+
+
+def sweep(out, settings, processes=1):
+    calls = []
+    run_sweep(settings, out, processes, lambda over, total: calls.append((over, total)))
+    return calls
+
+
+def told(rows):
+    """Rows by key, without the seconds that they took."""
+    return {row["key"]: {**row, "seconds": 0} for row in rows}
+
+
+@pytest.mark.real  # the first run of a process takes torch seconds
+def test_every_run_becomes_a_line_with_its_settings_and_its_numbers(tmp_path):
+    out = tmp_path / "deep" / "rows.jsonl"
+    assert sweep(out, runs(2, rounds=12)) == [(0, 2), (1, 2), (2, 2)]
+    rows = read_rows(out)
+    assert [row["settings"]["seed"] for row in rows] == [0, 1]
+    assert [row["key"] for row in rows] == [key(settings) for settings in runs(2, rounds=12)]
+    assert rows[0]["loss"] < 0.1
+    assert rows[0]["attacker_weight"] == rows[0]["attacker_weight_late"] == 0
+    assert len(rows[0]["curves"]["attacker_weight"]) == 12
+    assert rows[0]["bytes_per_member_round"] > 0
+    assert rows[0]["common_accuracy"] is None  # a task without classes
+
+
+def test_what_is_on_file_is_not_computed_again(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    sweep(out, runs(2))
+    first = out.read_bytes()
+    assert sweep(out, runs(3)) == [(2, 3), (3, 3)]
+    assert out.read_bytes().startswith(first)
+    assert len(read_rows(out)) == 3
+
+
+def test_a_torn_last_line_is_dropped_and_its_run_computed_again(tmp_path):
+    out, whole = tmp_path / "rows.jsonl", tmp_path / "whole.jsonl"
+    sweep(whole, runs(2))
+    out.write_bytes(whole.read_bytes()[:-100])
+    assert len(read_rows(out)) == 1
+    sweep(out, runs(2))
+    assert told(read_rows(out)) == told(read_rows(whole))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"dear diary", "line 1 is no run"), (b"{]\n", "line 1 is no JSON"), (b'{"key": "a"}\n[1]\n', "line 2 is no run")],
+)
+def test_a_file_that_is_no_sweep_s_is_left_as_it_is(tmp_path, content, message):
+    out = tmp_path / "rows.jsonl"
+    out.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        sweep(out, runs(1))
+    assert out.read_bytes() == content
+
+
+def test_a_file_in_no_folder_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="can't be written"):
+        sweep(tmp_path / "file" / "rows.jsonl", runs(1))
+
+
+def test_an_error_says_which_run_and_keeps_the_rows_before_it(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    with pytest.raises(NodeError, match=r"run with .*sharing=magic.*unknown sharing"):
+        sweep(out, [*runs(1), *runs(1, sharing="magic")])
+    assert len(read_rows(out)) == 1
+
+
+def test_the_key_is_of_what_decides_the_result():
+    settings = SimulationSettings()
+    assert key(settings) == key(dataclasses.replace(settings, data_dir=Path("elsewhere")))
+    others = {key(dataclasses.replace(settings, **change)) for change in ({"seed": 8}, {"held_out": True}, {})}
+    assert len(others) == 3
+
+
+def test_seeds_become_a_mean_and_a_deviation():
+    rows = [{"key": "a", "x": 1.0, "y": None}, {"key": "b", "x": 3.0, "y": None}]
+    found = over_seeds(rows)
+    assert found["mean"]["x"] == 2.0
+    assert abs(found["std"]["x"] - 2**0.5) < 1e-12
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from node.simulation.settings import SimulationSettings
+from node.simulation.sweeps import run_sweep
+
+if __name__ == "__main__":
+    task, out = sys.argv[1:]
+    runs = [SimulationSettings(task=task, members=2, rounds=8, seed=seed) for seed in range(200)]
+    run_sweep(runs, Path(out), 2, lambda over, total: print(over, flush=True))
+"""
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_sweep_on_two_processes_that_is_ended_leaves_whole_rows_and_no_processes(tmp_path, end):
+    out, script = tmp_path / "rows.jsonl", tmp_path / "sweep.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, str(script), TASK, str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != b"3":
+            assert process.poll() is None
+        process.send_signal(end)
+        process.communicate(timeout=30)  # until all of them have closed their output
+    assert in_session(process.pid) == []
+    before, kept = out.read_bytes(), read_rows(out)
+    assert len(kept) >= 3
+    assert told(kept[:1]) == told([measure(runs(200, rounds=8)[kept[0]["settings"]["seed"]])])
+    sweep(out, runs(5, rounds=8))
+    assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+    assert len({row["key"] for row in read_rows(out)}) == len(read_rows(out)) >= 5
+
+
+def in_session(leader):
+    """Processes of that session that are still there, after ten seconds at most."""
+    for _ in range(100):
+        left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if session_of(pid) == leader]
+        if not left:
+            return []
+        time.sleep(0.1)
+    return left
+
+
+def session_of(pid):
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def test_two_sweeps_do_not_write_to_one_file(tmp_path):
+    out = tmp_path / "rows.jsonl"
+
+    def another(over, total):
+        with pytest.raises(ConfigError, match="another sweep writes to"):
+            sweep(out, runs(1))
+
+    run_sweep(runs(1), out, 1, another)
+    assert len(json.loads(out.read_text())["curves"]["common"]) == 1
