@@ -4,7 +4,6 @@ It is told no update, and whoever asks learns only addresses, which members give
 expire; namespaces, registrations, requests and connections are bounded.
 """
 
-import hashlib
 import logging
 import random
 import time
@@ -21,34 +20,13 @@ from libp2p.discovery.rendezvous.pb.rendezvous_pb2 import Message
 from node.network.delimited import decode_peer, receive, send
 from node.network.host import HostLimits, RunningHost, run_host
 from node.network.identity import Identity
+from node.network.registrations import COOKIE_BYTES, Directory, TrackerRules
 from node.network.rendezvous import PROTOCOL, peer_message
 from node.network.standing import TokenBucket
 
 logger = logging.getLogger(__name__)
 
 Status = Message.ResponseStatus
-COOKIE_BYTES = 8
-
-
-@dataclass(frozen=True)
-class TrackerRules:
-    """What the tracker remembers and answers."""
-
-    longest: float = 7200.0  # seconds of a registration
-    shortest: float = 120.0
-    max_namespaces: int = 1024
-    max_members: int = 4096  # per namespace
-    max_namespaces_per_peer: int = 8
-    page: int = 16  # members in one answer
-    per_second: float = 2.0  # requests of one peer
-    burst: float = 40.0
-    idle: float = 300.0  # seconds that a stream may stay silent
-
-
-@dataclass
-class _Registration:
-    addresses: tuple[str, ...]
-    expires: float
 
 
 @dataclass
@@ -60,76 +38,6 @@ class TrackerCounts:
     announce_seconds: float = 0.0  # spent on answering, in all
     look_up_seconds: float = 0.0
     refused: Counter[str] = field(default_factory=Counter)
-
-
-class Directory:
-    """Registrations by namespace. `clock` is seconds; `chance` decides where an answer begins."""
-
-    def __init__(self, rules: TrackerRules, chance: random.Random) -> None:
-        self._rules = rules
-        self._chance = chance
-        self._salt = chance.randbytes(16)
-        self._namespaces: dict[str, dict[str, _Registration]] = {}
-        self._rings: dict[str, list[str]] = {}  # members in an order that says nothing of when they came
-
-    def members(self, namespace: str) -> int:
-        """How many are registered."""
-        return len(self._namespaces.get(namespace, ()))
-
-    def namespaces(self) -> list[str]:
-        """Those with members."""
-        return list(self._namespaces)
-
-    def register(self, namespace: str, peer_id: str, addresses: tuple[str, ...], expires: float) -> str | None:
-        """Notes a member until `expires`; returns why not, if so."""
-        known = self._namespaces.get(namespace, {})
-        if peer_id not in known:
-            mine = sum(peer_id in each for each in self._namespaces.values())
-            if mine >= self._rules.max_namespaces_per_peer:
-                return "too many namespaces of one peer"
-            if len(known) >= self._rules.max_members:
-                return "this namespace is full"
-            if not known and len(self._namespaces) >= self._rules.max_namespaces:
-                return "this tracker is full"
-            self._rings.pop(namespace, None)
-        self._namespaces.setdefault(namespace, {})[peer_id] = _Registration(addresses, expires)
-        return None
-
-    def unregister(self, namespace: str, peer_id: str) -> None:
-        """Forgets a member."""
-        known = self._namespaces.get(namespace, {})
-        if known.pop(peer_id, None) is not None:
-            self._rings.pop(namespace, None)
-            if not known:
-                del self._namespaces[namespace]
-
-    def expire(self, now: float) -> None:
-        """Forgets whoever has not announced itself in time."""
-        for namespace, known in list(self._namespaces.items()):
-            for peer_id in [peer_id for peer_id, each in known.items() if each.expires <= now]:
-                self.unregister(namespace, peer_id)
-
-    def page(
-        self, namespace: str, asker: str, limit: int, cookie: bytes
-    ) -> tuple[list[tuple[str, _Registration]], bytes]:
-        """Some members other than the asker, from a place drawn by chance on, and the cookie for the next ones."""
-        known = self._namespaces.get(namespace, {})
-        ring = self._rings.get(namespace)
-        if ring is None:
-            ring = self._rings[namespace] = sorted(known, key=self._place)
-            if not known:
-                del self._rings[namespace]
-        if not ring:
-            return [], b""
-        start = int.from_bytes(cookie[:4], "big") if cookie else self._chance.randrange(len(ring))
-        served = int.from_bytes(cookie[4:], "big") if cookie else 0
-        chosen = [ring[(start + place) % len(ring)] for place in range(served, min(served + limit, len(ring)))]
-        served += len(chosen)
-        following = start.to_bytes(4, "big") + served.to_bytes(4, "big") if served < len(ring) else b""
-        return [(peer_id, known[peer_id]) for peer_id in chosen if peer_id != asker], following
-
-    def _place(self, peer_id: str) -> bytes:
-        return hashlib.sha256(self._salt + peer_id.encode()).digest()
 
 
 class Tracker:

@@ -32,6 +32,7 @@ from node.network.yamux_frames import (
     FrameParser,
     Violation,
 )
+from node.network.yamux_pings import Pings
 from node.network.yamux_stream import INITIAL_WINDOW, YamuxStream
 
 logger = logging.getLogger(__name__)
@@ -86,9 +87,7 @@ class Yamux(IMuxedConn):
         self._control = bytearray()
         self._control_ready = trio.Event()
         self._accept_send, self._accept_receive = trio.open_memory_channel[IMuxedStream](limits.max_streams)
-        self._pings: dict[int, float] = {}
-        self._ping_answered = trio.Event()
-        self._rtt = 0.0
+        self._pings = Pings(limits.ping_timeout)
         self._peer_left = False
 
     # What the swarm asks
@@ -110,7 +109,7 @@ class Yamux(IMuxedConn):
 
     def rtt(self) -> float:
         """Smoothed round-trip time, seconds; 0 until the first pong."""
-        return self._rtt
+        return self._pings.rtt
 
     def get_transport_addresses(self) -> list[Multiaddr]:
         """The other side's address."""
@@ -234,17 +233,9 @@ class Yamux(IMuxedConn):
                     await self.write_frame(bytes(pending))
 
     async def _keep_alive(self) -> None:
-        """Measures the round trip, and closes a connection whose peer is silent (a link that went down, say)."""
-        nonce = 0
+        """Closes a connection whose peer is silent (a link that went down, say), and streams it keeps half open."""
         while True:
-            nonce += 1
-            self._ping_answered = trio.Event()
-            self._pings = {nonce: trio.current_time()}
-            self.answer(PING, SYN, 0, nonce)
-            with trio.move_on_after(self.limits.ping_timeout):
-                await self._ping_answered.wait()
-            if not self._ping_answered.is_set():
-                raise Violation("silent", f"no pong in {self.limits.ping_timeout:.0f} s")
+            await self._pings.exchange(lambda nonce: self.answer(PING, SYN, 0, nonce))
             self._drop_abandoned()
             await trio.sleep(self.limits.ping_interval)
 
@@ -315,9 +306,5 @@ class Yamux(IMuxedConn):
     def _ping(self, flags: int, nonce: int) -> None:
         if flags & SYN:
             self.answer(PING, ACK, 0, nonce)
-            return
-        sent = self._pings.pop(nonce, None)
-        if sent is not None:
-            sample = trio.current_time() - sent
-            self._rtt = sample if self._rtt == 0.0 else (self._rtt + sample) / 2
-            self._ping_answered.set()
+        else:
+            self._pings.answered(nonce)

@@ -13,7 +13,8 @@ from node.errors import PeerError
 from node.network import rendezvous
 from node.network.delimited import receive, send
 from node.network.host import dial
-from node.network.tracker import Directory, TrackerRules, run_tracker
+from node.network.registrations import Directory, TrackerRules
+from node.network.tracker import run_tracker
 from tests.network.members import LOOPBACK, SESSION, identity, meet, member, until
 from tests.network.test_hardening import hardened, stock
 
