@@ -52,6 +52,7 @@ class Wishes:
     admitted: bool = False
     experiment: bool = False
     bootstrap: tuple[str, ...] = ()
+    trackers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
             round_deadline_s=wishes.round_deadline_s,
         ),
         ledger=Contract(chain_id=ledger.chain.chain_id(), address=ledger.address, rpc=wishes.rpc),
-        peers=Meeting(bootstrap=wishes.bootstrap),
+        peers=Meeting(bootstrap=wishes.bootstrap, trackers=wishes.trackers),
     )
 
 

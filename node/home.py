@@ -82,6 +82,14 @@ def open_home(path: Path) -> Home:
     return home
 
 
+def open_place(path: Path) -> Home:
+    """The home of a node or a tracker at `path`; HomeError if there is none."""
+    home = Home(path)
+    if not home.identity.is_file():
+        raise HomeError(f"{path} is not the home of a node or a tracker: make one with `fl-node init --home {path}`")
+    return home
+
+
 @contextmanager
 def lock_home(home: Home) -> Iterator[None]:
     """Holds the home while the block runs; HomeError names the process that has it already."""

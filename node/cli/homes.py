@@ -12,9 +12,9 @@ from ledger import create_keystore
 from node.cli.options import home_option, passphrase_option
 from node.cli.passphrase import new_passphrase
 from node.cli.result import Result, answers
-from node.dashboard.tables import status_view
+from node.dashboard.tables import status_view, tracker_view
 from node.errors import HomeError
-from node.home import Home, open_home, read_status, running_pid
+from node.home import Home, open_place, read_status, running_pid
 from node.network.identity import create_identity
 
 
@@ -47,16 +47,16 @@ def init(home: Path, passphrase_file: Path | None) -> Result:
 @home_option
 @answers
 def status(home: Path) -> Result:
-    """Show what a node is doing: round, accuracy, peers, bytes, records.
+    """Show what a node is doing: round, accuracy, peers, bytes, records; or what a tracker has done.
 
     \b
     Example: fl-node status --home a
     """
-    place = open_home(home)
+    place = open_place(home)
     seen: dict[str, Any] = {**read_status(place), "running": running_pid(place) is not None}
     if "peer_id" not in seen:
         raise HomeError(f"the node in {home} was never started: fl-node start --session FILE --home {home}")
-    return Result(seen, status_view(seen))
+    return Result(seen, tracker_view(seen) if "announces" in seen else status_view(seen))
 
 
 @click.command()
@@ -69,7 +69,7 @@ def stop(home: Path, timeout: float) -> Result:
     \b
     Example: fl-node stop --home a
     """
-    place = open_home(home)
+    place = open_place(home)
     pid = running_pid(place)
     if not pid:
         return Result({"stopped": False, "was_running": False}, f"no node is running in {home}")

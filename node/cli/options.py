@@ -127,3 +127,26 @@ def data_option(command: F) -> F:
         type=click.Path(path_type=Path),
         help="A directory with the data set's files.",
     )(command)
+
+
+def metrics_options(command: F) -> F:
+    """`--metrics-port` and `--metrics-host`: a page for Prometheus."""
+    host = click.option(
+        "--metrics-host",
+        envvar="FL_NODE_METRICS_HOST",
+        default="127.0.0.1",
+        show_default=True,
+        help="Where the metrics can be read; there is no password.",
+    )
+    port = click.option(
+        "--metrics-port",
+        envvar="FL_NODE_METRICS_PORT",
+        type=click.IntRange(0, 65535),
+        help="Serve metrics for Prometheus at this port, /metrics; 0 chooses a free one. Without it there are none.",
+    )
+    return port(host(command))
+
+
+def split(values: tuple[str, ...]) -> list[str]:
+    """Options that may be repeated or hold several values separated by commas or blanks (in the environment)."""
+    return [part for value in values for part in value.replace(",", " ").split()]

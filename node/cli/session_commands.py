@@ -8,12 +8,13 @@ import click
 import trio
 
 from node.agreement import Wishes, create_session, open_session, read_session_file
-from node.cli.options import home_option, passphrase_option, rpc_option
+from node.cli.options import home_option, passphrase_option, rpc_option, split
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers
 from node.config import Session, config_hash
 from node.errors import SessionFileError
 from node.home import open_home
+from node.network.addresses import parse_peer_address
 
 
 @click.group()
@@ -59,6 +60,7 @@ def session() -> None:
 @click.option("--admitted", is_flag=True, help="Only accounts that you admit may join.")
 @click.option("--experiment", is_flag=True, help="Members may misbehave on purpose (fl-node start --misbehave).")
 @click.option("--peers", "bootstrap", multiple=True, help="Addresses where members meet, for the file.")
+@click.option("--tracker", "trackers", multiple=True, help="Trackers where members find each other, for the file.")
 @answers
 def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) -> Result:
     """Create a session on the ledger and write its file, to be handed out to the members.
@@ -71,6 +73,8 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
         raise SessionFileError(f"{out} exists: choose another --out, a session file is never overwritten")
     if not os.access(out.resolve().parent, os.W_OK):
         raise SessionFileError(f"{out.resolve().parent} cannot be written to: choose another --out")
+    for ways in ("bootstrap", "trackers"):
+        choices[ways] = tuple(str(parse_peer_address(text)) for text in split(choices[ways]))
     place = open_home(home)
     content, opened = trio.run(create_session, place, read_passphrase(place, passphrase_file), Wishes(**choices))
     out.write_bytes(content)

@@ -7,7 +7,16 @@ from typing import Any
 import click
 import trio
 
-from node.cli.options import data_option, home_option, ipfs_option, passphrase_option, rpc_option, session_option
+from node.cli.options import (
+    data_option,
+    home_option,
+    ipfs_option,
+    metrics_options,
+    passphrase_option,
+    rpc_option,
+    session_option,
+    split,
+)
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers, note
 from node.daemon.run import run_node
@@ -35,7 +44,23 @@ from node.network.addresses import parse_address, parse_peer_address
 @click.option(
     "--peers", envvar="FL_NODE_PEERS", multiple=True, help="Multiaddr of a peer, with /p2p/; may be repeated."
 )
+@click.option(
+    "--tracker",
+    "trackers",
+    envvar="FL_NODE_TRACKER",
+    multiple=True,
+    help="Multiaddr of a tracker besides the session's own; may be repeated.",
+)
 @click.option("--mdns/--no-mdns", envvar="FL_NODE_MDNS", default=True, show_default=True, help="Find peers nearby.")
+@click.option(
+    "--dht/--no-dht",
+    envvar="FL_NODE_DHT",
+    default=False,
+    show_default=True,
+    help="Find members in the distributed directory, through any fl-node named by --peers.",
+)
+@click.option("--publish", envvar="FL_NODE_PUBLISH", is_flag=True, help="Put the addresses of this node on the ledger.")
+@metrics_options
 @click.option("--task", envvar="FL_NODE_TASK", help="The session's task, if it is your own: FILE.py:NAME.")
 @click.option("--share", type=click.IntRange(0), help="Which share of a common data set is mine (default: my index).")
 @click.option("--threads", envvar="FL_NODE_THREADS", default=0, help="Threads for training; 0: all cores but one.")
@@ -56,7 +81,14 @@ from node.network.addresses import parse_address, parse_peer_address
 )
 @click.option("--flush-timeout", "flush_s", default=60.0, show_default=True, help="Seconds for the last records.")
 @answers
-def start(home: Path, session_path: Path, passphrase_file: Path | None, **choices: Any) -> Result:
+def start(
+    home: Path,
+    session_path: Path,
+    passphrase_file: Path | None,
+    metrics_host: str,
+    metrics_port: int | None,
+    **choices: Any,
+) -> Result:
     """Join a session and take part in it: train, exchange, mix, record.
 
     \b
@@ -66,10 +98,13 @@ def start(home: Path, session_path: Path, passphrase_file: Path | None, **choice
     os.umask(0o077)  # what a node writes is the operator's alone
     place: Home = open_home(home)
     choices["listen"] = tuple(parse_address(text) for text in split(choices["listen"]))
-    choices["peers"] = tuple(str(parse_peer_address(text)) for text in split(choices["peers"]))
+    for ways in ("peers", "trackers"):
+        choices[ways] = tuple(str(parse_peer_address(text)) for text in split(choices[ways]))
     if not choices["listen"]:
         raise ConfigError("nothing to listen on: pass --listen /ip4/0.0.0.0/tcp/0")
-    settings = StartSettings(place, session_path, read_passphrase(place, passphrase_file), **choices)
+    metrics = None if metrics_port is None else (metrics_host, metrics_port)
+    passphrase = read_passphrase(place, passphrase_file)
+    settings = StartSettings(place, session_path, passphrase, metrics=metrics, **choices)
     outcome = trio.run(run_node, settings, note)
     fields = {
         "finished_round": outcome.finished_round,
@@ -82,8 +117,3 @@ def start(home: Path, session_path: Path, passphrase_file: Path | None, **choice
         f", {outcome.records_pending} waiting" if outcome.records_pending else ""
     )
     return Result(fields, text)
-
-
-def split(values: tuple[str, ...]) -> list[str]:
-    """Options that may be repeated or hold several values separated by commas or blanks (in the environment)."""
-    return [part for value in values for part in value.replace(",", " ").split()]

@@ -2,11 +2,12 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
+from eth_account.signers.local import LocalAccount
 
 from ledger import Ledger, LedgerError, MemberEntry
 from node.home import write_atomically
@@ -14,6 +15,7 @@ from node.network.identity import peer_id_of
 
 log = logging.getLogger(__name__)
 REFRESH_S = 1.0
+MAX_PUBLISHED = 4  # addresses; each costs gas
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +106,21 @@ async def keep_fresh(
                 save_seats(path, directory.seats)
                 changed()
         await trio.sleep(REFRESH_S)
+
+
+async def publish_addresses(
+    ledger: Ledger, session_id: int, account: LocalAccount, seat: Seat, addresses: Sequence[str]
+) -> bool:
+    """Puts where this node can be reached on the ledger unless it says so already; whether it did.
+
+    A chain that is out of reach costs a warning: there are other ways of being found.
+    """
+    wanted = [address.partition("/p2p/")[0] for address in addresses][:MAX_PUBLISHED]
+    if wanted == list(seat.addresses):
+        return False
+    try:
+        await trio.to_thread.run_sync(ledger.set_addresses, account, session_id, wanted)
+    except LedgerError as error:
+        log.warning("the ledger does not say where this node is: %s", error)
+        return False
+    return True

@@ -6,14 +6,16 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import trio
 
 from ledger import Outbox
 from ledger.delivery import Terms
-from node.daemon.directory import keep_fresh
+from node.daemon.directory import keep_fresh, publish_addresses
 from node.daemon.journal import Journal
+from node.daemon.metrics import node_metrics
 from node.daemon.ports import Announced, DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared, initial_parameters, prepare_node
 from node.daemon.recording import Recorder
@@ -23,6 +25,7 @@ from node.daemon.watching import hear_announcements
 from node.errors import NetworkError
 from node.home import lock_home
 from node.messages import ABSENT
+from node.network.metrics_page import metrics_page
 from node.network.service import Network, NetworkSettings, open_network
 from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
@@ -78,6 +81,16 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
             )
             life = Life(settings, prepared, ports, network, recorder, tell)
             life.signals, life.snapshots = signals, snapshots
+            if settings.metrics is not None:
+                read = partial(node_metrics, network, recorder, life.status)
+                page = await stack.enter_async_context(metrics_page(*settings.metrics, read))
+                life.status.metrics_url = page.url
+                tell(f"metrics at {page.url}")
+            if settings.publish:
+                seat, opened = prepared.directory.seats[prepared.directory.own_index], prepared.opened
+                where = (opened.ledger, session_id, prepared.account, seat)
+                if await publish_addresses(*where, network.addresses()):
+                    tell("the ledger says where this node is")
             return await life.live()
 
 
@@ -87,7 +100,9 @@ def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) ->
     options = NetworkSettings(
         listen=settings.listen,
         peers=(*settings.peers, *session.peers.bootstrap),
+        trackers=(*settings.trackers, *session.peers.trackers),
         mdns=settings.mdns,
+        dht=settings.dht,
         session_id=prepared.opened.session_id,
         payload_limit=session.limits.payload_bytes,
     )

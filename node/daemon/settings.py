@@ -16,7 +16,11 @@ class StartSettings:
     rpc: str | None = None  # None: the session file's hint
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
     peers: tuple[str, ...] = ()
+    trackers: tuple[str, ...] = ()
     mdns: bool = True
+    dht: bool = False  # look for members in the Kademlia directory of fl-nodes
+    publish: bool = False  # put our addresses on the ledger
+    metrics: tuple[str, int] | None = None  # host and port of the page for Prometheus; port 0 chooses one
     task: str | None = None  # None: the session's
     data_dir: Path | None = None
     share: int | None = None  # None: the member's index

@@ -26,6 +26,7 @@ class Status:
         self.home, self._prepared, self._network, self._recorder = home, prepared, network, recorder
         self.state, self.round = "starting", 0
         self.rounds: list[dict[str, Any]] = []
+        self.metrics_url: str | None = None
 
     def resume(self) -> None:
         """Takes over the finished rounds that an earlier run of the same session wrote."""
@@ -51,6 +52,7 @@ class Status:
             "peer_id": self._network.peer_id,
             "account": self._prepared.account.address,
             "addresses": self._network.addresses(),
+            "metrics_url": self.metrics_url,
             "state": self.state,
             "round": self.round,
             "rounds": self._prepared.opened.session.rounds,

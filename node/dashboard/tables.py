@@ -58,6 +58,24 @@ def status_view(status: Mapping[str, Any]) -> Group:
     return Group(about, live_table([status], ""), _peer_table(status))
 
 
+def tracker_view(status: Mapping[str, Any]) -> Table:
+    """A tracker's status in full."""
+    about = Table.grid(padding=(0, 2))
+    rows = {
+        "tracker": "running" if status.get("running") else "not running",
+        "peer id": str(status.get("peer_id", "–")),
+        "listening": ", ".join(status.get("addresses", [])) or "–",
+        "members": f"{status.get('members', 0)} in {status.get('sessions', 0)} sessions",
+        "answered": f"{status.get('announces', 0)} announces, {status.get('look_ups', 0)} look-ups",
+        "refused": str(sum(status.get("refused", {}).values())),
+        "traffic": f"{size(status.get('bytes_in', 0))} in, {size(status.get('bytes_out', 0))} out, "
+        f"{size(status.get('bytes_per_member_hour', 0))} per member and hour",
+    }
+    for label, value in rows.items():
+        about.add_row(Text(label, style="bold"), value)
+    return about
+
+
 def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     session = status.get("session", {})
     records = status.get("records", {})

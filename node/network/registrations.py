@@ -36,6 +36,7 @@ class Directory:
     def __init__(self, rules: TrackerRules, chance: random.Random) -> None:
         self._rules = rules
         self._chance = chance
+        self._total = 0
         self._salt = chance.randbytes(16)
         self._namespaces: dict[str, dict[str, Registration]] = {}
         self._rings: dict[str, list[str]] = {}  # members in an order that says nothing of when they came
@@ -43,6 +44,10 @@ class Directory:
     def members(self, namespace: str) -> int:
         """How many are registered."""
         return len(self._namespaces.get(namespace, ()))
+
+    def total(self) -> int:
+        """How many registrations there are in all namespaces."""
+        return self._total
 
     def namespaces(self) -> list[str]:
         """Those with members."""
@@ -60,6 +65,7 @@ class Directory:
             if not known and len(self._namespaces) >= self._rules.max_namespaces:
                 return "this tracker is full"
             self._rings.pop(namespace, None)
+            self._total += 1
         self._namespaces.setdefault(namespace, {})[peer_id] = Registration(addresses, expires)
         return None
 
@@ -68,6 +74,7 @@ class Directory:
         known = self._namespaces.get(namespace, {})
         if known.pop(peer_id, None) is not None:
             self._rings.pop(namespace, None)
+            self._total -= 1
             if not known:
                 del self._namespaces[namespace]
 

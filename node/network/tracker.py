@@ -7,10 +7,9 @@ expire; namespaces, registrations, requests and connections are bounded.
 import logging
 import random
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import trio
 from libp2p.abc import INetStream
@@ -20,24 +19,15 @@ from libp2p.discovery.rendezvous.pb.rendezvous_pb2 import Message
 from node.network.delimited import decode_peer, receive, send
 from node.network.host import HostLimits, RunningHost, run_host
 from node.network.identity import Identity
+from node.network.metrics import Metric
 from node.network.registrations import COOKIE_BYTES, Directory, TrackerRules
 from node.network.rendezvous import PROTOCOL, peer_message
 from node.network.standing import TokenBucket
+from node.network.tracker_metrics import TrackerCounts, tracker_metrics
 
 logger = logging.getLogger(__name__)
 
 Status = Message.ResponseStatus
-
-
-@dataclass
-class TrackerCounts:
-    """What the tracker has done since it started."""
-
-    announces: int = 0
-    look_ups: int = 0
-    announce_seconds: float = 0.0  # spent on answering, in all
-    look_up_seconds: float = 0.0
-    refused: Counter[str] = field(default_factory=Counter)
 
 
 class Tracker:
@@ -49,6 +39,7 @@ class Tracker:
         self.directory = Directory(rules, chance)
         self._rules = rules
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._tallied_at = trio.current_time()
 
     async def handle(self, stream: INetStream) -> None:
         """Answers one peer until it leaves; what is malformed ends the stream."""
@@ -65,10 +56,23 @@ class Tracker:
         """Forgets expired registrations now and then, until cancelled."""
         while True:
             await trio.sleep(self._rules.shortest / 8)
+            self.tally()
             self.directory.expire(trio.current_time())
+
+    def tally(self) -> None:
+        """Adds up for how long members have been registered; called before their number changes."""
+        now = trio.current_time()
+        self.counts.member_seconds += self.directory.total() * (now - self._tallied_at)
+        self._tallied_at = now
+
+    def metrics(self) -> list[Metric]:
+        """What it costs and how quick it is, for `metrics.prometheus_text`."""
+        self.tally()
+        return tracker_metrics(self.counts, self.directory, self.running)
 
     def _answer(self, peer_id: str, request: Message) -> Message | None:
         began = time.perf_counter()
+        self.tally()
         if request.type == Message.REGISTER:
             answer = self._register(peer_id, request.register)
             self.counts.announces += 1
