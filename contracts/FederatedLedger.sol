@@ -28,9 +28,10 @@ contract FederatedLedger is IFederatedLedger {
     // ---- records ----
 
     /// @inheritdoc IFederatedLedger
-    function record(uint64 sessionId, uint32 round, bytes32 updateHash, bytes calldata mix) external {
+    function record(uint96 step, bytes32 updateHash, bytes calldata mix) external {
+        uint64 sessionId = uint64(step >> 32);
         Cell storage cell = _cells[_key(sessionId, msg.sender)];
-        cell.slot = _append(sessionId, cell.slot, round, updateHash, mix);
+        cell.slot = _append(sessionId, cell.slot, uint32(step), updateHash, mix);
     }
 
     /// @inheritdoc IFederatedLedger

@@ -9,7 +9,7 @@ from ledger.abi import artifact, decode_answer, encode_call
 from ledger.chain import Chain, checksummed
 from ledger.errors import CallRefused, NoContract, NotOurContract, RecordRefused, SessionUnknown
 from ledger.members import fetch_members
-from ledger.payload import NO_HASH, check_record, encode_mix, head_of, session_id_of
+from ledger.payload import NO_HASH, check_record, encode_mix, head_of, session_id_of, step_of
 from ledger.transact import transact, wait_for
 from ledger.values import Head, MemberEntry, Membership, Receipt, Record, SessionEntry
 
@@ -186,7 +186,7 @@ class Ledger:
         return transact(self.chain, account, self.address, encode_call(name, *args))
 
 
-def record_arguments(record: Record) -> tuple[int, int, bytes, bytes]:
+def record_arguments(record: Record) -> tuple[int, bytes, bytes]:
     """What the contract's `record` takes."""
     check_record(record)
-    return record.session_id, record.round, record.update_hash or NO_HASH, encode_mix(record.mix)
+    return step_of(record.session_id, record.round), record.update_hash or NO_HASH, encode_mix(record.mix)

@@ -13,7 +13,7 @@ from ledger.abi import encode_call
 from ledger.chain import Fees
 from ledger.client import Ledger
 from ledger.errors import AccountUnfunded, CallRefused, OutboxError, RecordRefused, RpcRefused, TransactionLost
-from ledger.payload import HOLD, NO_HASH, next_slot
+from ledger.payload import HOLD, NO_HASH, next_slot, step_of
 from ledger.store import Attempt, Row, Store
 from ledger.transact import broadcast, estimate, require_funds, sign
 
@@ -229,6 +229,7 @@ def _dearer(before: Attempt, now: Fees) -> Fees | None:
 def _calldata(rows: Sequence[Row], slot: int) -> bytes:
     """`record` for one plain record; `recordAfter` where a second arrival would not be refused, or for several."""
     entries = [(row.round, row.entry[24:56], row.entry[56:]) for row in rows]
-    if len(rows) == 1 and entries[0][1] != NO_HASH:
-        return encode_call("record", rows[0].session_id, *entries[0])
+    round, update_hash, mix = entries[0]
+    if len(rows) == 1 and update_hash != NO_HASH:
+        return encode_call("record", step_of(rows[0].session_id, round), update_hash, mix)
     return encode_call("recordAfter", rows[0].session_id, slot, entries)

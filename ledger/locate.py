@@ -12,7 +12,7 @@ from eth_utils.address import to_canonical_address
 from ledger.abi import selector_of
 from ledger.chain import Chain
 from ledger.errors import RpcRefused
-from ledger.payload import HOLD
+from ledger.payload import HOLD, round_of_step
 
 _BATCH = 500
 
@@ -87,7 +87,8 @@ def _entries(transaction: Any) -> list[bytes]:
         sender = to_canonical_address(transaction["from"])
         data = bytes.fromhex(transaction["input"][2:])
         if data[:4] == selector_of("record"):
-            parts = [decode(["uint64", "uint32", "bytes32", "bytes"], data[4:])[1:]]
+            step, *rest = decode(["uint96", "bytes32", "bytes"], data[4:])
+            parts = [(round_of_step(step), *rest)]
         elif data[:4] == selector_of("recordAfter"):
             parts = list(decode(["uint64", "uint256", "(uint32,bytes32,bytes)[]"], data[4:])[2])
         else:

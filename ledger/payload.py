@@ -129,6 +129,16 @@ def check_record(record: Record) -> None:
             raise PayloadError("an update hash of zeros marks a closing record: use update_hash=None for that")
 
 
+def step_of(session_id: int, round: int) -> int:
+    """What the contract's `record` takes for session and round: session id (8) || round (4), as a number."""
+    return session_id << 32 | round
+
+
+def round_of_step(step: int) -> int:
+    """The round in what `step_of` gives."""
+    return step & 0xFFFFFFFF
+
+
 def entry_of(account: str, record: Record) -> bytes:
     """What the event logs and the chain hashes: account (20) || round (4) || update hash (32) || mix."""
     check_record(record)

@@ -214,11 +214,11 @@ interface IFederatedLedger {
     // ---- records ----
 
     /// @notice Commits to the caller's update of a round, and reports the mix of its previous round.
-    /// @param sessionId the session
-    /// @param round not below the caller's next round
+    /// @dev One word for session and round, since a word of calldata costs 150 gas however little it says.
+    /// @param step session id (64 bits) || round (32 bits); the round is not below the caller's next round
     /// @param updateHash SHA-256 of the update's payload, or zero for a closing record, which uses up no round
     /// @param mix the mix of the previous round, or empty
-    function record(uint64 sessionId, uint32 round, bytes32 updateHash, bytes calldata mix) external;
+    function record(uint96 step, bytes32 updateHash, bytes calldata mix) external;
 
     /// @notice Records several rounds at once, or none if the caller's slot is not `slot`: what a sender that does not
     /// know the fate of an earlier transaction can safely send again.

@@ -21,6 +21,7 @@ describe('FederatedLedger', () => {
 
   const join = (who, sessionId) => get().ledger.connect(who).join(sessionId, PEER_KEY, BINDING, ADDRESS);
   const as = (who) => get().ledger.connect(who);
+  const stepOf = (sessionId, round) => (BigInt(sessionId) << 32n) | BigInt(round);
   const slotOf = (sessionId, who) => get().ledger.slotOf(sessionId, who.address);
 
   describe('a session', () => {
@@ -54,17 +55,17 @@ describe('FederatedLedger', () => {
       const { ledger, alice, bob } = get();
       const sessionId = await createSession();
       await join(alice, sessionId);
-      await as(alice).record(sessionId, 1, id('update'), '0x');
+      await as(alice).record(stepOf(sessionId, 1), id('update'), '0x');
       const before = await slotOf(sessionId, alice);
       assert.deepEqual(await events(ledger.pause(sessionId, 10)), [['SessionPaused', sessionId]]);
       assert.equal(await slotOf(sessionId, alice), before | HOLD);
       await reverts(as(bob).join.staticCall(sessionId, PEER_KEY, BINDING, ''), 'SessionIsNotOpen', sessionId, PAUSED);
-      await reverts(as(alice).record.staticCall(sessionId, 2, id('x'), '0x'), 'SessionIsNotOpen', sessionId, PAUSED);
+      await reverts(as(alice).record.staticCall(stepOf(sessionId, 2), id('x'), '0x'), 'SessionIsNotOpen', sessionId, PAUSED);
       await reverts(ledger.pause.staticCall(sessionId, 10), 'EveryMemberIsHeldAlready', sessionId, 1n);
       assert.deepEqual(await events(ledger.resume(sessionId, 10)), [['SessionResumed', sessionId]]);
       assert.equal(await slotOf(sessionId, alice), before);
       await reverts(ledger.resume.staticCall(sessionId, 10), 'SessionIsNotPaused', sessionId, OPEN);
-      await as(alice).record(sessionId, 2, id('next'), MIX);
+      await as(alice).record(stepOf(sessionId, 2), id('next'), MIX);
     });
 
     it('reaches its members page by page, so that no number of members makes pausing impossible', async () => {
@@ -90,7 +91,7 @@ describe('FederatedLedger', () => {
       await reverts(ledger.close.staticCall(sessionId, 10), 'EveryMemberIsHeldAlready', sessionId, 1n);
       await reverts(ledger.pause.staticCall(sessionId, 10), 'SessionIsClosed', sessionId);
       await reverts(ledger.resume.staticCall(sessionId, 10), 'SessionIsNotPaused', sessionId, CLOSED);
-      await reverts(as(alice).record.staticCall(sessionId, 1, id('x'), '0x'), 'SessionIsNotOpen', sessionId, CLOSED);
+      await reverts(as(alice).record.staticCall(stepOf(sessionId, 1), id('x'), '0x'), 'SessionIsNotOpen', sessionId, CLOSED);
       await as(alice).quit(sessionId);
       await reverts(as(alice).rejoin.staticCall(sessionId, ''), 'SessionIsNotOpen', sessionId, CLOSED);
     });
@@ -142,12 +143,12 @@ describe('FederatedLedger', () => {
       const { alice } = get();
       const sessionId = await createSession();
       await join(alice, sessionId);
-      await as(alice).record(sessionId, 3, id('update'), '0x');
+      await as(alice).record(stepOf(sessionId, 3), id('update'), '0x');
       const before = await slotOf(sessionId, alice);
       await reverts(as(alice).rejoin.staticCall(sessionId, ''), 'AccountHasNotLeft', sessionId, alice.address, ACTIVE);
       assert.deepEqual(await events(as(alice).quit(sessionId)), [['MemberLeft', sessionId, alice.address]]);
       const refused = ['AccountIsNotAMember', sessionId, alice.address, LEFT];
-      await reverts(as(alice).record.staticCall(sessionId, 4, id('x'), '0x'), ...refused);
+      await reverts(as(alice).record.staticCall(stepOf(sessionId, 4), id('x'), '0x'), ...refused);
       await reverts(as(alice).quit.staticCall(sessionId), ...refused);
       await reverts(as(alice).setAddresses.staticCall(sessionId, ''), ...refused);
       const back = await events(as(alice).rejoin(sessionId, 'elsewhere'));
@@ -177,7 +178,7 @@ describe('FederatedLedger', () => {
       await as(alice).quit(sessionId);
       await ledger.resume(sessionId, 10);
       const refused = ['AccountIsNotAMember', sessionId, alice.address, LEFT];
-      await reverts(as(alice).record.staticCall(sessionId, 1, id('x'), '0x'), ...refused);
+      await reverts(as(alice).record.staticCall(stepOf(sessionId, 1), id('x'), '0x'), ...refused);
     });
 
     it('tells where it can be reached', async () => {
@@ -201,7 +202,7 @@ describe('FederatedLedger', () => {
       const { alice, bob } = get();
       const sessionId = await started();
       await join(bob, sessionId);
-      const told = await events(as(alice).record(sessionId, 5, id('update'), MIX));
+      const told = await events(as(alice).record(stepOf(sessionId, 5), id('update'), MIX));
       assert.deepEqual(told, [['Recorded', sessionId, concat([alice.address, '0x00000005', id('update'), MIX])]]);
       const first = firstSlot(alice.address, sessionId, 0);
       assert.equal(await slotOf(sessionId, alice), nextSlot(first, alice.address, 5, id('update'), MIX));
@@ -211,30 +212,30 @@ describe('FederatedLedger', () => {
     it('goes up in rounds, and may skip some', async () => {
       const { alice } = get();
       const sessionId = await started();
-      await as(alice).record(sessionId, 5, id('update'), '0x');
+      await as(alice).record(stepOf(sessionId, 5), id('update'), '0x');
       for (const round of [0n, 5n]) {
-        await reverts(as(alice).record.staticCall(sessionId, round, id('x'), '0x'), 'RoundIsRecordedAlready', round, 6n);
+        await reverts(as(alice).record.staticCall(stepOf(sessionId, round), id('x'), '0x'), 'RoundIsRecordedAlready', round, 6n);
       }
-      await as(alice).record(sessionId, 9, id('later'), MIX);
+      await as(alice).record(stepOf(sessionId, 9), id('later'), MIX);
       assert.equal((await slotOf(sessionId, alice)) & 0xffffffffn, 10n);
     });
 
     it('that closes uses up no round, and must carry a mix', async () => {
       const { alice } = get();
       const sessionId = await started();
-      await as(alice).record(sessionId, 1, id('update'), '0x');
-      await reverts(as(alice).record.staticCall(sessionId, 2, ZeroHash, '0x'), 'RecordIsEmpty', 2n);
-      await as(alice).record(sessionId, 2, ZeroHash, MIX);
+      await as(alice).record(stepOf(sessionId, 1), id('update'), '0x');
+      await reverts(as(alice).record.staticCall(stepOf(sessionId, 2), ZeroHash, '0x'), 'RecordIsEmpty', 2n);
+      await as(alice).record(stepOf(sessionId, 2), ZeroHash, MIX);
       assert.equal((await slotOf(sessionId, alice)) & 0xffffffffn, 2n);
-      await as(alice).record(sessionId, 2, id('going on'), '0x');
+      await as(alice).record(stepOf(sessionId, 2), id('going on'), '0x');
     });
 
     it('has a round that never reaches the hold bit', async () => {
       const { alice } = get();
       const sessionId = await started();
-      const tooLarge = as(alice).record.staticCall(sessionId, LARGEST + 1n, id('x'), '0x');
+      const tooLarge = as(alice).record.staticCall(stepOf(sessionId, LARGEST + 1n), id('x'), '0x');
       await reverts(tooLarge, 'RoundIsTooLarge', LARGEST + 1n, LARGEST);
-      await as(alice).record(sessionId, LARGEST, id('last'), '0x');
+      await as(alice).record(stepOf(sessionId, LARGEST), id('last'), '0x');
       assert.equal((await slotOf(sessionId, alice)) & 0xffffffffn, LARGEST + 1n);
     });
 
@@ -242,8 +243,8 @@ describe('FederatedLedger', () => {
       const { stranger } = get();
       const sessionId = await started();
       const call = as(stranger).record.staticCall;
-      await reverts(call(sessionId, 1, id('x'), '0x'), 'AccountIsNotAMember', sessionId, stranger.address, STRANGER);
-      await reverts(call(7, 1, id('x'), '0x'), 'SessionDoesNotExist', 7n);
+      await reverts(call(stepOf(sessionId, 1), id('x'), '0x'), 'AccountIsNotAMember', sessionId, stranger.address, STRANGER);
+      await reverts(call(stepOf(7, 1), id('x'), '0x'), 'SessionDoesNotExist', 7n);
     });
 
     it('can be sent with others after a known slot, all of them or none', async () => {

@@ -20,6 +20,7 @@ from ledger import (
 )
 from ledger.errors import NoContract
 from ledger.log_store import LogStore
+from ledger.payload import step_of
 from tests.ledger.conftest import digest, make_party
 
 pytestmark = pytest.mark.real
@@ -162,7 +163,7 @@ def test_what_a_member_recorded_wrongly_is_its_own_fault_and_hides_nobody_elses_
     from ledger.transact import transact
 
     def raw(member, round, update_hash, mix):
-        data = encode_call("record", party.session_id, round, update_hash, mix)
+        data = encode_call("record", step_of(party.session_id, round), update_hash, mix)
         transact(party.ledger.chain, party.accounts[member], party.ledger.address, data)
 
     party.record(0, 1)

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from ledger import Devnet, DevnetOptions, History, Ledger, deploy
 from ledger.abi import decode_error, encode_call
 from ledger.errors import RpcRefused
-from ledger.payload import HOLD, first_slot, next_slot
+from ledger.payload import HOLD, first_slot, next_slot, step_of
 from ledger.values import Membership
 from tests.ledger.conftest import digest
 
@@ -187,7 +187,10 @@ class Machine(RuleBasedStateMachine):
 
     def _do(self, error, sender, name, *arguments):
         """Whether the call went well; it must fail with just this error, if there is one."""
-        data = encode_call(name, self.session_id, *arguments)
+        place = (self.session_id, *arguments)
+        if name == "record":
+            place = (step_of(self.session_id, arguments[0]), *arguments[1:])
+        data = encode_call(name, *place)
         if not error:
             self._send(sender, data)
             return True
