@@ -6,13 +6,15 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 NODE_STAMP := node_modules/.installed
 
-.PHONY: help setup demo test test-all check format lint types fences python-tests contract-tests fashion-mnist clean
+.PHONY: help setup demo test test-all check format lint types fences python-tests contract-tests fashion-mnist experiments experiments-quick clean
 
 help:
 	@echo "make demo       set up, then run 4 nodes on real MNIST against a real chain"
 	@echo "make test       set up, then format, lint, types, fences, Python and contract tests"
 	@echo "make test-all   the same with the slow tests"
 	@echo "make setup      only set up"
+	@echo "make experiments        every missing run (hours; stop and go on), then docs/experiments.md"
+	@echo "make experiments-quick  a few short runs through every table and plot, into runs/quick"
 
 setup: $(STAMP) $(NODE_STAMP)
 	@$(BIN)/python -m ledger.compile --check
@@ -61,6 +63,13 @@ contract-tests:
 
 fashion-mnist:
 	scripts/fetch_fashion_mnist.sh
+
+# ARGUMENTS="--rows 1 2 3 --datasets mnist --processes 8" and the like: see `python -m scripts.experiments --help`
+experiments: setup
+	$(BIN)/python -m scripts.experiments $(ARGUMENTS)
+
+experiments-quick: setup
+	$(BIN)/python -m scripts.experiments --quick --results runs/quick/results --docs runs/quick $(ARGUMENTS)
 
 clean:
 	rm -rf .venv node_modules build dist *.egg-info cache .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,204 @@
+"""Runs the experiments and writes docs/experiments.md.
+
+python -m scripts.experiments                      every missing run (hours; resumable), then the document
+python -m scripts.experiments run --rows 1 2 3     only these rows' runs: 1, 2, 3, 4, 5, plots, 6, 7, 7-graphs
+python -m scripts.experiments write                only the document, from whatever runs there are
+python -m scripts.experiments list --rows 4        the command of every run
+python -m scripts.experiments choose               cross-validation of learning rate and prior on held-out training data
+python -m scripts.experiments --quick --docs DIR   a few short runs and every plot, under a minute; not over docs/
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from node.errors import NodeError
+from node.learning.datasets import load_images
+from node.simulation.results import key
+from node.simulation.sweeps import read_rows, run_sweep
+from scripts.experiments import choose, portraits, quick
+from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, command, seeded
+from scripts.experiments.document import Findings, write_document
+from scripts.experiments.engine import made_here, require_engine
+from scripts.experiments.samples import Results, Row, by_key
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+QUIET = 20.0  # seconds between two lines of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where results are kept."""
+
+    folder: Path
+
+    @property
+    def rows(self) -> Path:
+        """The reported runs."""
+        return self.folder / "rows.jsonl"
+
+    @property
+    def choice(self) -> Path:
+        """The runs on held-out data."""
+        return self.folder / "held_out.jsonl"
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(1)
+    try:
+        ACTIONS["quick" if options.quick else options.action](options, Files(options.results))
+    except NodeError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped: the same command goes on from here")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", nargs="?", choices=["all", "run", "write", "list", "choose"], default="all")
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all, the first come first"
+    )
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="fewer than 1 to 5 for a first look")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--data-dir", type=Path, help="where the data sets lie, if not where `fl-node` finds them")
+    parser.add_argument("--results", type=Path, default=Path("runs/experiments"), help="folder of the runs' rows")
+    parser.add_argument("--docs", type=Path, default=None, help="folder to write into; default: docs/")
+    parser.add_argument("--keep", action="store_true", help="go on with results that other code made")
+    parser.add_argument("--quick", action="store_true", help="a few short runs; needs --docs")
+    options = parser.parse_args()
+    if options.quick and options.docs is None:
+        parser.error("--quick does not write over docs/: say where with --docs DIR")
+    return options
+
+
+def run(options: argparse.Namespace, files: Files) -> None:
+    require_data(options.datasets, options.data_dir)
+    require_engine(files.folder, options.keep)
+    sweep(all_runs(options.rows, options.datasets, options.seeds), options, files.rows)
+    if "plots" in options.rows:
+        portraits.draw_missing(files.folder, options.data_dir, unchanged)
+
+
+def write(options: argparse.Namespace, files: Files) -> None:
+    findings = Findings(
+        Results(by_key(read_rows(files.rows))),
+        Results(by_key(read_rows(files.choice)), choose.SEEDS),
+        drawn(files.folder, unchanged),
+        made_here(files.folder),
+    )
+    say(f"wrote {write_document(findings, options.docs or DOCS)}")
+
+
+def everything(options: argparse.Namespace, files: Files) -> None:
+    run(options, files)
+    write(options, files)
+
+
+def show(options: argparse.Namespace, files: Files) -> None:
+    done = by_key(read_rows(files.rows))
+    for settings in all_runs(options.rows, options.datasets, options.seeds):
+        print(f"{'done' if key(settings) in done else 'to do'}  {command(settings)}")
+
+
+def choice(options: argparse.Namespace, files: Files) -> None:
+    require_data(options.datasets, options.data_dir)
+    require_engine(files.folder, options.keep)
+    sweep(seeded(choose.choice_cells(options.datasets), choose.SEEDS), options, files.choice)
+    print(choose.choice_table(Results(by_key(read_rows(files.choice)), choose.SEEDS), options.datasets))
+
+
+def quickly(options: argparse.Namespace, files: Files) -> None:
+    require_data(quick.DATASETS, options.data_dir)
+    require_engine(files.folder, options.keep)
+    sweep(quick.runs(), options, files.rows)
+    portraits.draw_missing(files.folder, options.data_dir, quick.shortened)
+    results = Results(by_key(read_rows(files.rows)), quick.SEEDS, quick.shortened)
+    findings = Findings(results, Results({}, choose.SEEDS), drawn(files.folder, quick.shortened))
+    say(f"wrote {write_document(findings, options.docs)}")
+
+
+def sweep(cells: Sequence[Cell], options: argparse.Namespace, out: Path) -> None:
+    """Runs what is missing, saying how long it will take."""
+    runs = [replace(cell, data_dir=options.data_dir) for cell in cells]
+    done = by_key(read_rows(out))
+    missing = [settings for settings in runs if key(settings) not in done]
+    expected = estimate(missing, list(done.values())) / max(1, options.processes)
+    guess = f", about {minutes(expected)} by the runs so far" if missing and expected else ""
+    say(f"{len(runs)} runs, {len(missing)} to do on {options.processes} processes{guess}")
+    run_sweep(runs, out, options.processes, progress())
+
+
+def estimate(missing: Sequence[Cell], done: Sequence[Row]) -> float:
+    """Seconds of one core: the median of the finished runs of the same kind, or of all; 0 without any."""
+    if not done:
+        return 0.0
+    kinds: dict[tuple[int, bool], list[float]] = {}
+    for row in done:
+        kinds.setdefault((row["settings"]["members"], row["settings"]["sharing"] == "learned"), []).append(
+            row["seconds"]
+        )
+    usual = statistics.median(row["seconds"] for row in done)
+    medians = {kind: statistics.median(seconds) for kind, seconds in kinds.items()}
+    return sum(medians.get((cell.members, cell.sharing == "learned"), usual) for cell in missing)
+
+
+def progress() -> Callable[[int, int], None]:
+    """Says now and then how many runs are over, and how long the rest will take at this speed."""
+    started, first, said = time.monotonic(), -1, 0.0
+
+    def report(over: int, total: int) -> None:
+        nonlocal first, said
+        now = time.monotonic()
+        first = over if first < 0 else first
+        if over > first and (now - said >= QUIET or over == total):
+            said = now
+            left = (now - started) / (over - first) * (total - over)
+            say(f"{over} of {total} runs" + (f", about {minutes(left)} left" if left else ""))
+
+    return report
+
+
+def require_data(datasets: Sequence[str], data_dir: Path | None) -> None:
+    """Raises DataError now, not hours later, when a data set is missing."""
+    for dataset in datasets:
+        load_images(dataset, data_dir)
+
+
+def drawn(folder: Path, adapt: Callable[[Cell], Cell]) -> dict[str, portraits.Portrait]:
+    """The portraits that there are."""
+    found = {name: portraits.read(folder, name, adapt) for name in portraits.PORTRAITS}
+    return {name: portrait for name, portrait in found.items() if portrait is not None}
+
+
+def unchanged(cell: Cell) -> Cell:
+    return cell
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+ACTIONS: Mapping[str, Callable[[argparse.Namespace, Files], None]] = {
+    "all": everything,
+    "run": run,
+    "write": write,
+    "list": show,
+    "choose": choice,
+    "quick": quickly,
+}
+
+if __name__ == "__main__":
+    main()

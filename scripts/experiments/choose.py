@@ -1,0 +1,84 @@
+"""How the settings that all cells share are chosen: on data held out of the training set, with other seeds.
+
+The rule must do well on honest and on attacked members alike: what counts is the mean over the cells.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from scripts.experiments.cells import Cell, Place, attack_cell, split_cell
+from scripts.experiments.samples import Results
+from scripts.experiments.tables import shown, table
+
+SEEDS = (101, 102, 103)
+LEARNING_RATES = (0.02, 0.05, 0.1, 0.2)
+PRIORS: Sequence[float | None] = (None, 0.1, 0.3, 1.0)  # None: what the objective wants
+
+Choice = tuple[float, float | None]
+
+
+def grid() -> list[Choice]:
+    """Learning rate and strength of the prior."""
+    return [(rate, prior) for rate in LEARNING_RATES for prior in PRIORS]
+
+
+def judged_by(dataset: str) -> dict[str, Cell]:
+    """The cells that a choice is judged by, all of the learned row, objective `common`."""
+    place = Place(dataset, "dirichlet:0.5")
+    return {
+        "iid": split_cell(dataset, "iid", "learned"),
+        "dirichlet:0.5": split_cell(dataset, "dirichlet:0.5", "learned"),
+        "shards:2": split_cell(dataset, "shards:2", "learned"),
+        "dirichlet:0.5, label_flip": attack_cell(place, "learned", "label_flip"),
+    }
+
+
+def held_out(cell: Cell, choice: Choice) -> Cell:
+    """The cell with a choice, measured on held-out training data."""
+    rate, prior = choice
+    return replace(cell, held_out=True, learning_rate=rate, prior_strength=prior)
+
+
+def choice_cells(datasets: Sequence[str]) -> list[Cell]:
+    """Every run of the cross-validation, but for the seeds."""
+    return [held_out(cell, choice) for choice in grid() for dataset in datasets for cell in judged_by(dataset).values()]
+
+
+def scores(results: Results, datasets: Sequence[str]) -> dict[Choice, float]:
+    """Mean accuracy (%) over the cells, of the choices whose cells are all there."""
+    found = {}
+    for choice in grid():
+        samples = [
+            results.sample(held_out(cell, choice), "common_accuracy")
+            for dataset in datasets
+            for cell in judged_by(dataset).values()
+        ]
+        if all(len(sample) for sample in samples):
+            found[choice] = sum(sample.mean for sample in samples) / len(samples)
+    return found
+
+
+def best(scored: Mapping[Choice, float]) -> Choice:
+    """The choice with the highest score."""
+    return max(scored, key=lambda choice: scored[choice])
+
+
+def choice_table(results: Results, datasets: Sequence[str]) -> str:
+    """Every choice with its cells and its score, the best one named."""
+    scored = scores(results, datasets)
+    if not scored:
+        return "Not run."
+    names = [f"{dataset}, {name}" for dataset in datasets for name in judged_by(dataset)]
+    rows = []
+    for choice, score in scored.items():
+        cells = [held_out(cell, choice) for dataset in datasets for cell in judged_by(dataset).values()]
+        accuracies = [shown(results.sample(cell, "common_accuracy"), results.seeds) for cell in cells]
+        rows.append([said(choice), *accuracies, f"{score:.2f}"])
+    incomplete = "" if len(scored) == len(grid()) else f" {len(grid()) - len(scored)} choices were not run."
+    return f"{table(['choice', *names, 'mean'], rows)}\n\nThe best: {said(best(scored))}.{incomplete}"
+
+
+def said(choice: Choice) -> str:
+    """A choice for people."""
+    rate, prior = choice
+    return f"learning rate {rate:g}, λ {'as shipped' if prior is None else f'{prior:g}'}"

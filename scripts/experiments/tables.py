@@ -1,0 +1,260 @@
+"""The results as Markdown tables. A cell is mean ± deviation over the seeds; what was not run says so."""
+
+from collections.abc import Iterable, Sequence
+
+from node.simulation.attacks import ATTACKS
+from scripts.experiments.bars import (
+    LATE_WEIGHT,
+    LOST,
+    OWN,
+    REFERENCES,
+    WEIGHT,
+    Bar,
+    bars_of,
+    common,
+    contests,
+    harm_done,
+    lost,
+    lost_bars,
+    weight_bar,
+)
+from scripts.experiments.cells import (
+    BASELINES,
+    DATASETS,
+    REFERENCE_SPLITS,
+    SHARED,
+    SPLITS,
+    Cell,
+    Place,
+    attack_cell,
+    central_cell,
+    command,
+    graph_places,
+    places,
+    split_cell,
+)
+from scripts.experiments.samples import Results, Sample
+
+NOT_RUN = "not run"
+TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+SUMMARY = (
+    ("1", "the reference results of P11, three splits", "at or above each; learned ≥ fixed ≥ no sharing"),
+    ("2", "no attacker, five splits, objective `common`", "within 0.3 points of fixed sharing"),
+    ("3", "no attacker, five splits, objective `personal`, own distribution", "≥ no sharing, ≥ fixed; ≥ fixed + 3"),
+    (
+        "4",
+        "2 of 6 attack, eleven kinds, iid and Dirichlet 0.5",
+        "within 1.0 (iid), 2.0 (Dirichlet) of attackers absent",
+    ),
+    ("5", "the same", "weight on attackers that do harm below 1% after 10 rounds"),
+    ("6", "6 of 20 attack; cohorts of 5, ring, 4-regular graph", "as 4"),
+    ("7", "all of it against eleven baselines", "no baseline better by more than 0.5 points"),
+)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table; all columns but the first few, which are words, are aligned to the right."""
+    lines = [header, [*["---"] * words, *["---:"] * (len(header) - words)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(sample: Sample, seeds: Sequence[int], digits: int = 2) -> str:
+    """Mean ± deviation, and how many seeds if not all."""
+    if not len(sample):
+        return NOT_RUN
+    some = f" ({len(sample)} of {len(seeds)} seeds)" if len(sample) < len(seeds) else ""
+    return f"{sample.mean:.{digits}f} ± {sample.std:.{digits}f}{some}"
+
+
+def signed(sample: Sample, seeds: Sequence[int]) -> str:
+    """A difference in points."""
+    return f"{'+' if len(sample) and sample.mean >= 0 else ''}{shown(sample, seeds)}"
+
+
+def verdict(bar: Bar) -> str:
+    """What came of a bar, in a word or two."""
+    if bar.met is None:
+        return bar.remark or NOT_RUN
+    words = "met" if bar.met else f"**missed by {-(bar.margin or 0.0):.2f}**"
+    return f"{words} ({bar.remark})" if bar.remark else words
+
+
+def summary_table(found: Sequence[Bar]) -> str:
+    """The table of bars: how many of a row are met, and the closest."""
+    rows = []
+    for row, setting, demand in SUMMARY:
+        cells = [summed([bar for bar in found if (bar.row, bar.dataset) == (row, dataset)]) for dataset in DATASETS]
+        rows.append([row, setting, demand, *cells])
+    return table(["row", "setting", "bar", *TITLES.values()], rows, words=5)
+
+
+def summed(group: Sequence[Bar]) -> str:
+    """How many bars are met, of those that were measured and of all."""
+    judged = [bar for bar in group if bar.margin is not None]
+    if not judged:
+        return NOT_RUN
+    met = sum(bar.met is True for bar in judged)
+    missing = sum(bar.met is None and not bar.remark for bar in group)
+    closest = min(judged, key=lambda bar: bar.margin or 0.0)
+    count = f"**{met} of {len(judged)} met**" if met == len(judged) else f"{met} of {len(judged)} met"
+    rest = f", {missing} not run" if missing else ""
+    return f"{count}{rest}; closest: {closest.setting}, {closest.margin:+.2f}"
+
+
+def missed_table(found: Sequence[Bar], seeds: Sequence[int]) -> str:
+    """Every bar that is not met."""
+    missed = [bar for bar in found if bar.met is False]
+    if not missed:
+        return "None of the bars that were measured is missed."
+    rows = [
+        [
+            bar.row,
+            TITLES[bar.dataset],
+            bar.setting,
+            bar.demand,
+            signed(bar.measured, seeds),
+            f"{-(bar.margin or 0.0):.2f}",
+        ]
+        for bar in missed
+    ]
+    return table(["row", "data set", "setting", "demand", "measured", "missed by"], rows, words=4)
+
+
+def reference_table(results: Results, dataset: str) -> str:
+    """Row 1 and P11, with both references."""
+    header = ["split", "P11 (std over members)", "no sharing", "fixed", "learned", "std over members", "verdict"]
+    rows = []
+    for split in REFERENCE_SPLITS:
+        cells = [split_cell(dataset, split, way) for way in ("none", "fixed", "learned")]
+        accuracies = [shown(common(results, cell), results.seeds) for cell in cells]
+        value, spread = REFERENCES[dataset, split]
+        deviation = shown(results.sample(cells[-1], "std_over_members"), results.seeds)
+        found = [bar for bar in bars_of(results, "1", dataset) if bar.setting == split]
+        rows.append([split, f"{value} ({spread:.2f})", *accuracies, deviation, verdicts(found)])
+    central = shown(common(results, central_cell(dataset)), results.seeds)
+    return (
+        table(header, rows) + f"\n\nCentralised training on everybody's data: {central}. Independent training is the "
+        'column "no sharing".'
+    )
+
+
+def verdicts(found: Sequence[Bar]) -> str:
+    """Several bars of one line: met, or what is not."""
+    measured = [bar for bar in found if bar.met is not None]
+    missed = [bar for bar in measured if not bar.met]
+    if not measured:
+        return NOT_RUN
+    words = "met" if not missed else "; ".join(f"{bar.demand}: {verdict(bar)}" for bar in missed)
+    return words if len(measured) == len(found) else f"{words} ({len(measured)} of {len(found)} bars run)"
+
+
+def common_table(results: Results, dataset: str) -> str:
+    """Row 2."""
+    rows = []
+    for split, bar in zip(SPLITS, bars_of(results, "2", dataset), strict=True):
+        accuracies = [common(results, split_cell(dataset, split, way)) for way in ("none", "fixed", "learned")]
+        cells = [shown(sample, results.seeds) for sample in accuracies]
+        rows.append([split, *cells, signed(bar.measured, results.seeds), verdict(bar)])
+    return table(["split", "no sharing", "fixed", "learned", "learned − fixed", "verdict"], rows)
+
+
+def personal_table(results: Results, dataset: str) -> str:
+    """Row 3."""
+    rows = []
+    for split in SPLITS:
+        cells = [
+            split_cell(dataset, split, "none"),
+            split_cell(dataset, split, "fixed"),
+            split_cell(dataset, split, "learned", "personal"),
+        ]
+        accuracies = [shown(results.sample(cell, OWN), results.seeds) for cell in cells]
+        found = [bar for bar in bars_of(results, "3", dataset) if bar.setting == split]
+        differences = [signed(bar.measured, results.seeds) for bar in found]
+        rows.append([split, *accuracies, *differences, verdicts(found)])
+    header = ["split", "no sharing", "fixed", "learned", "learned − none", "learned − fixed", "verdict"]
+    return table(header, rows)
+
+
+def attack_table(results: Results, place: Place) -> str:
+    """Rows 4 and 5, or row 6, in one place."""
+    seeds, weighed = results.seeds, place in places(place.dataset)
+    absent = [shown(common(results, attack_cell(place, way, None)), seeds) for way in ("fixed", "learned")]
+    rows = []
+    for attack, bar in zip(ATTACKS, lost_bars("4", results, [place]), strict=True):
+        cells = [attack_cell(place, way, attack) for way in ("fixed", "learned")]
+        accuracies = [shown(common(results, cell), seeds) for cell in cells]
+        weight = shown(results.sample(cells[1], LATE_WEIGHT), seeds)
+        verdicts = [verdict(weight_bar(results, place, attack))] if weighed else []
+        rows.append([attack, *accuracies, signed(bar.measured, seeds), verdict(bar), weight, *verdicts])
+    header = ["attack", "fixed", "learned", "attacked − absent", f"≥ {LOST[place.split]}", "weight on attackers (%)"]
+    below = [f"< {WEIGHT:g}%"] if weighed else []
+    return f"With the attackers absent: fixed {absent[0]}, learned {absent[1]}.\n\n{table([*header, *below], rows)}"
+
+
+def baseline_table(results: Results, dataset: str, graphs: bool) -> str:
+    """Row 7: means over the seeds; bold where a baseline is better than the rule by more than 0.5 points."""
+    ways = ("fixed", *BASELINES)
+    rows = []
+    for setting, rule, name, rivals in contests(dataset):
+        if (rule.members != SHARED.members) != graphs:
+            continue
+        ours = results.sample(rule, name)
+        rows.append([setting, mean(ours), *(rival(results.sample(rivals[way], name), ours) for way in ways)])
+    if all(cell == "-" for row in rows for cell in row[2:]):
+        return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}."
+    return table(["cell", "the rule", *(way.replace("_", " ") for way in ways)], rows)
+
+
+def mean(sample: Sample) -> str:
+    """The mean, or a dash."""
+    return f"{sample.mean:.2f}" if len(sample) else "-"
+
+
+def rival(theirs: Sample, ours: Sample) -> str:
+    """A baseline's mean beside the rule's."""
+    better = theirs - ours
+    return f"**{mean(theirs)}**" if len(better) and better.mean > 0.5 else mean(theirs)
+
+
+def security_table(results: Results, dataset: str) -> str:
+    """P14: what attackers achieve: accuracy lost, weight, and how often the backdoor opens."""
+    rows = []
+    for place in places(dataset):
+        for attack in ATTACKS:
+            harm, gain = harm_done(results, place, attack), lost(results, place, attack)
+            weight = results.sample(attack_cell(place, "learned", attack), "attacker_weight")
+            loss = Sample({seed: -value for seed, value in gain.values.items()})
+            cells = [shown(sample, results.seeds) for sample in (harm, loss, weight)]
+            rows.append([f"{place.split}, {attack}", *cells])
+    header = ["attack", "lost under fixed (points)", "lost under the rule", "weight in the last round (%)"]
+    return table(header, rows)
+
+
+def backdoor_table(results: Results) -> str:
+    """How many stamped test images (of other classes) are taken for the attackers' class."""
+    rows = []
+    for dataset in DATASETS:
+        for place in places(dataset):
+            cells = [attack_cell(place, way, attack) for attack in (None, "backdoor") for way in ("fixed", "learned")]
+            rates = [shown(results.sample(cell, "backdoor"), results.seeds) for cell in cells]
+            rows.append([f"{TITLES[dataset]}, {place.split}", *rates])
+    return table(["", "absent, fixed", "absent, learned", "attacked, fixed", "attacked, learned"], rows)
+
+
+def commands(cells: Sequence[Cell]) -> str:
+    """The command of a table, with the words that change from cell to cell in capitals."""
+    lines = [command(cell).replace(f"--seed {cell.seed} ", "--seed SEED ") for cell in cells]
+    return "\n".join(["```sh", *lines, "```"])
+
+
+def row_commands(dataset: str) -> dict[str, str]:
+    """For each part of the document: the command that makes a cell of its tables."""
+    attacked = attack_cell(places(dataset)[0], "learned", ATTACKS[0])
+    graphs = {(place.cohort, place.topology): place for place in graph_places(dataset)}.values()
+    return {
+        "splits": commands([split_cell(dataset, "iid", "learned")]),
+        "centralised": commands([central_cell(dataset)]),
+        "personal": commands([split_cell(dataset, "iid", "learned", "personal")]),
+        "attacks": commands([attacked, attack_cell(places(dataset)[0], "learned", None)]),
+        "graphs": commands([attack_cell(place, "learned", ATTACKS[0]) for place in graphs]),
+    }

@@ -1,0 +1,171 @@
+"""Bars, tables and plots on made-up rows."""
+
+from dataclasses import replace
+
+import pytest
+
+from node.simulation.attacks import ATTACKS
+from node.simulation.results import key
+from scripts.experiments import choose, tables
+from scripts.experiments.bars import bars, bars_of
+from scripts.experiments.cells import (
+    BASELINES,
+    ROWS,
+    SEEDS,
+    Place,
+    all_runs,
+    attack_cell,
+    graph_places,
+    row_cells,
+    seeded,
+    split_cell,
+)
+from scripts.experiments.figures import draw_figures
+from scripts.experiments.samples import Results, Sample
+
+IID = Place("mnist", "iid")
+
+
+def made_up(cells, seeds=SEEDS):
+    """Results in which a cell has these fractions by name, a thousandth of the seed added to `common_accuracy`."""
+    rows = {}
+    for cell, numbers in cells.items():
+        for seed in seeds:
+            common = numbers.get("common_accuracy", 0.9) + seed / 1000
+            curves = {"common": [0.5, common], "own": [0.5, 0.5], "attacker_weight": [0.1, 0.0]}
+            row = {**numbers, "common_accuracy": common, "curves": curves, "seconds": 1.0}
+            rows[key(replace(cell, seed=seed))] = row
+    return Results(rows)
+
+
+def found(results, row, setting, demand=""):
+    [bar] = [bar for bar in bars_of(results, row, "mnist") if bar.setting == setting and bar.demand.startswith(demand)]
+    return bar
+
+
+@pytest.mark.real
+def test_without_runs_no_bar_is_met_and_every_table_says_so():
+    nothing = Results({})
+    assert {bar.met for bar in bars(nothing)} == {None}
+    assert tables.summary_table(bars(nothing)).count("not run") == 14
+    assert "not run" in tables.attack_table(nothing, IID)
+    assert choose.choice_table(nothing, ["mnist"]) == "Not run."
+
+
+def test_the_mean_is_over_seeds_and_differences_are_paired():
+    ours, theirs = Sample({1: 90.0, 2: 92.0, 3: 91.0}), Sample({1: 89.0, 2: 91.0})
+    assert ours.mean == 91.0
+    assert ours.std == pytest.approx(1.0)
+    assert (ours - theirs).values == {1: 1.0, 2: 1.0}
+    assert (ours - theirs).std == 0.0
+
+
+@pytest.mark.parametrize(("learned", "met"), [(0.8972, True), (0.8968, False)])
+def test_a_common_model_may_lose_three_tenths_of_a_point(learned, met):
+    cells = {"fixed": 0.9, "learned": learned}
+    results = made_up({split_cell("mnist", "iid", way): {"common_accuracy": value} for way, value in cells.items()})
+    bar = found(results, "2", "iid")
+    assert bar.met is met
+    assert bar.margin == pytest.approx(100 * (learned - 0.9) + 0.3)
+    assert ("iid" in tables.missed_table([bar], SEEDS)) is not met
+
+
+def test_a_personal_model_must_be_three_points_above_fixed_where_members_see_few_classes():
+    cells = [("none", 0.93), ("fixed", 0.9), ("learned", 0.929)]
+    for split, verdicts in (("dirichlet:0.1", [False, False]), ("dirichlet:0.5", [False, True])):
+        results = made_up({split_cell("mnist", split, way, "personal"): {"own_accuracy": own} for way, own in cells})
+        assert [bar.met for bar in bars_of(results, "3", "mnist") if bar.setting == split] == verdicts
+
+
+def test_the_reference_results_are_held_to_the_letter():
+    ways = {"none": 0.83, "fixed": 0.85, "learned": 0.846}
+    results = made_up({split_cell("fashion", "iid", way): {"common_accuracy": value} for way, value in ways.items()})
+    verdicts = {bar.demand: bar.met for bar in bars_of(results, "1", "fashion") if bar.setting == "iid"}
+    assert verdicts == {
+        "learned ≥ 84.2": True,
+        "none ≥ 83.2": True,  # the seeds add 0.3 points
+        "fixed ≥ 84.1": True,
+        "learned − fixed ≥ 0": False,
+        "fixed − none ≥ 0": True,
+    }
+
+
+def attacked(fixed, learned, weight, place=IID, attack="sign_flip"):
+    return {
+        attack_cell(place, "fixed", None): {"common_accuracy": 0.92},
+        attack_cell(place, "learned", None): {"common_accuracy": 0.92},
+        attack_cell(place, "fixed", attack): {"common_accuracy": fixed},
+        attack_cell(place, "learned", attack): {"common_accuracy": learned, "attacker_weight_late": weight},
+    }
+
+
+def test_honest_members_may_lose_a_point_to_attackers():
+    assert found(made_up(attacked(0.1, 0.911, 0.0)), "4", "iid, sign_flip").met is True
+    bar = found(made_up(attacked(0.1, 0.905, 0.0)), "4", "iid, sign_flip")
+    assert bar.met is False
+    assert bar.margin == pytest.approx(-0.5)
+    assert tables.verdict(bar) == "**missed by 0.50**"
+
+
+def test_the_same_bar_holds_on_graphs():
+    place = graph_places("mnist")[3]
+    assert found(made_up(attacked(0.1, 0.905, 0.0, place)), "6", "ring, dirichlet:0.5, sign_flip").met is True
+
+
+def test_only_attackers_that_do_harm_must_lose_their_weight():
+    assert found(made_up(attacked(0.5, 0.92, 0.005)), "5", "iid, sign_flip").met is True
+    assert found(made_up(attacked(0.5, 0.92, 0.02)), "5", "iid, sign_flip").met is False
+    harmless = found(made_up(attacked(0.915, 0.92, 0.33)), "5", "iid, sign_flip")
+    assert harmless.met is None
+    assert tables.verdict(harmless) == "no harm (+0.50)"
+
+
+@pytest.mark.real
+def test_the_best_baseline_is_named_and_what_was_not_run_is_said():
+    ways = {"learned": 0.90, "krum": 0.906, "median": 0.89}
+    results = made_up({split_cell("mnist", "iid", way): {"common_accuracy": value} for way, value in ways.items()})
+    bar = found(results, "7", "iid, no attacker, common")
+    assert bar.met is False
+    assert "krum" in bar.demand
+    assert bar.remark == "9 of 11 baselines not run"
+    assert "**90.90**" in tables.baseline_table(results, "mnist", graphs=False)
+
+
+def test_some_seeds_are_shown_as_some_seeds():
+    partly = made_up({split_cell("mnist", "iid", "fixed"): {}}, seeds=(1, 2))
+    assert "90.15 ± 0.07 (2 of 5 seeds)" in tables.common_table(partly, "mnist")
+
+
+def test_the_best_choice_is_the_one_with_the_highest_mean():
+    cells = {}
+    for rate, score in ((0.05, 0.9), (0.1, 0.91)):
+        cells |= {
+            choose.held_out(cell, (rate, 0.3)): {"common_accuracy": score}
+            for cell in choose.judged_by("mnist").values()
+        }
+    results = replace(made_up(cells, choose.SEEDS), seeds=choose.SEEDS)
+    assert choose.best(choose.scores(results, ["mnist"])) == (0.1, 0.3)
+    assert "The best: learning rate 0.1, λ 0.3. 14 choices" in choose.choice_table(results, ["mnist"])
+
+
+@pytest.mark.real
+def test_the_most_important_runs_come_first_and_none_twice():
+    runs = all_runs(ROWS, ("mnist", "fashion"))
+    assert len(runs) == len(set(runs)) == len({key(run) for run in runs})
+    first = [run.task.partition("-")[0] for run in runs[: len(seeded(row_cells("4", "mnist")))]]
+    assert set(first) == {"mnist"}
+    assert {run.members for run in runs[:700]} == {6, 1}
+
+
+def test_every_attack_and_baseline_of_the_engine_is_in_the_table():
+    runs = all_runs(ROWS, ("mnist",))
+    assert {run.attack for run in runs} == {None, *ATTACKS}
+    assert {run.sharing for run in runs} == {"none", "fixed", "learned", *BASELINES}
+
+
+@pytest.mark.real
+def test_figures_are_drawn_of_what_there_is(tmp_path):
+    assert draw_figures(Results({}), tmp_path) == []
+    results = made_up({split_cell("mnist", "dirichlet:0.5", "learned"): {"bytes_per_member_round": 157000}})
+    assert {"rounds.png", "bytes.png"} <= {figure.file for figure in draw_figures(results, tmp_path)}
+    assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,66 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from node.errors import ConfigError
+from scripts.experiments import document, engine, tables
+from scripts.experiments.bars import ROW_BARS
+
+ROOT = Path(__file__).parent.parent.parent
+TEXT = (ROOT / "docs" / "experiments.md").read_text()
+
+
+def test_the_document_is_what_the_template_makes():
+    prose = [line for line in document.TEMPLATE.read_text().splitlines() if not document.PART.match(line)]
+    written = iter(TEXT.splitlines())
+    missing = [line for line in prose if line not in written]
+    assert missing == [], "write it again: python -m scripts.experiments write"
+
+
+def test_every_picture_of_the_document_is_there_and_small():
+    for name in re.findall(r"\]\((experiments/[^)]*)\)", TEXT):
+        assert (ROOT / "docs" / name).stat().st_size < 60_000
+
+
+def test_a_template_with_an_unknown_part_is_refused():
+    with pytest.raises(KeyError, match="tipo"):
+        document.filled("{{ tipo }}\n", {})
+
+
+def test_the_summary_has_the_rows_that_are_judged():
+    assert [row for row, _, _ in tables.SUMMARY] == list(ROW_BARS)
+
+
+@pytest.mark.real
+def test_the_quick_form_makes_every_table_and_plot(tmp_path):
+    command = [sys.executable, "-m", "scripts.experiments", "--quick", "--results", str(tmp_path / "results")]
+    done = subprocess.run([*command, "--docs", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "experiments.md").read_text()
+    assert "{{" not in text
+    for row in ("1", "2", "3", "4", "6", "7"):
+        assert re.search(rf"^\| {row} \|.* of \d+ met", text, re.MULTILINE), row
+    pictures = {path.name for path in (tmp_path / "experiments").glob("*.png")}
+    assert {f"{name}.png" for name in ("rounds", "rounds_attacked", "members", "bytes", "attackers")} <= pictures
+    assert {"trust_label_flip.png", "confusion_label_flip.png", "trust_personal.png"} <= pictures
+
+
+@pytest.mark.real
+def test_results_of_other_code_are_not_mixed_with_ours(tmp_path):
+    engine.require_engine(tmp_path, keep=False)
+    engine.require_engine(tmp_path, keep=False)
+    (tmp_path / "engine.txt").write_text("0123456789abcdef\n")
+    with pytest.raises(ConfigError, match="--keep"):
+        engine.require_engine(tmp_path, keep=False)
+    engine.require_engine(tmp_path, keep=True)
+    assert engine.made_here(tmp_path)
+
+
+def test_comments_do_not_make_other_code():
+    assert engine.statements('def f():\n    """Says."""\n    return 1  # one\n') == engine.statements(
+        "def f():\n    return 1\n"
+    )
+    assert engine.statements("x = 1") != engine.statements("x = 2")
