@@ -22,6 +22,7 @@ from node.learning import parameters, trainer, trust
 from node.learning.codecs import Codec
 from node.learning.mixing import mix, quantise
 from node.learning.task import Learner, LocalSplit
+from node.learning.weigher import Judge, learn_row
 from node.messages import Input
 from node.session.ports import Contribution, Mixed, Payload, Trained
 
@@ -109,9 +110,10 @@ class TorchLearner:
         stacked = torch.stack([self._decode(payloads[member]) for member in members])
         if self.misbehavior is not None:
             self.misbehavior.see(stacked[[member != self.seat.member for member in members]])
-        inputs = trust.Inputs(members, members.index(self.seat.member), stacked)
-        judge = trust.Judge(self.learner, self.data.validation)
-        self.state, row = trust.learn_row(self.state, inputs, judge, self.settings, self.seat.generator("trust", round))
+        position = members.index(self.seat.member)
+        inputs = trust.Inputs(members, tuple(rounds[member] for member in members), position, stacked)
+        judge = Judge(self.learner, self.data.validation)
+        self.state, row = learn_row(self.state, inputs, judge, self.settings, self.seat.generator("trust", round))
         weights = quantise(row)
         self.flat = mix(stacked, weights)
         payload = parameters.encode(self.learner.spec, self.flat)

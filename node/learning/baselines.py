@@ -1,7 +1,8 @@
-"""Robust averaging rules from the literature, to compare with: functions `(own, others, faulty) -> parameters`.
+"""Averaging rules from the literature, to compare the learned row with.
 
-`own` (size,) is our update, `others` (k, size) those of the cohort, `faulty` how many of them are assumed to be bad.
-None of them looks at data, and none gives a trust row that a ledger could hold.
+Most are functions `(own, others, faulty) -> parameters`: `own` (size,) is our update, `others` (k, size) those of the
+cohort, `faulty` how many of them are assumed to be bad. They look at no data and give no row that a ledger could hold.
+The others give a row (k,) of weights, from what is known about the neighbours. All of them can be mapped with vmap.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,15 +11,17 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from node.learning.trust import TrustSettings
+
 Rule = Callable[[Tensor, Tensor, int], Tensor]
 WEISZFELD_STEPS = 32
-CLIPPING_STEPS = 1
 
 
 def coordinate_median(own: Tensor, others: Tensor, faulty: int) -> Tensor:
-    """The median of each number (Yin et al., arXiv:1803.01498)."""
+    """The median of each number (Yin et al., arXiv:1803.01498); of an even count the mean of the middle two."""
     del faulty
-    return _together(own, others).quantile(0.5, dim=0)
+    ordered = _together(own, others).sort(dim=0).values
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def trimmed_mean(own: Tensor, others: Tensor, faulty: int) -> Tensor:
@@ -31,14 +34,15 @@ def trimmed_mean(own: Tensor, others: Tensor, faulty: int) -> Tensor:
 def krum(own: Tensor, others: Tensor, faulty: int) -> Tensor:
     """The update whose nearest neighbours are nearest (Blanchard et al., 2017)."""
     stacked = _together(own, others)
-    return stacked[int(_krum_scores(stacked, faulty).argmin())]
+    best = _krum_scores(stacked, faulty).argmin()
+    return stacked.index_select(0, best[None]).squeeze(0)
 
 
 def multi_krum(own: Tensor, others: Tensor, faulty: int) -> Tensor:
     """The mean of all but the `faulty` worst by Krum's score."""
     stacked = _together(own, others)
     best = _krum_scores(stacked, faulty).argsort()[: max(1, len(stacked) - faulty)]
-    return stacked[best].mean(dim=0)
+    return stacked.index_select(0, best).mean(dim=0)
 
 
 def geometric_median(own: Tensor, others: Tensor, faulty: int) -> Tensor:
@@ -57,13 +61,11 @@ def self_centred_clipping(own: Tensor, others: Tensor, faulty: int) -> Tensor:
 
     The radius keeps all but the `faulty` farthest whole.
     """
-    moved, others = own, _together(own, others)[1:]
-    for _ in range(CLIPPING_STEPS):
-        differences = others - moved
-        distances = torch.linalg.vector_norm(differences, dim=1)
-        radius = distances.sort().values[max(0, len(others) - faulty - 1)]
-        factors = (radius / distances.clamp(min=1e-12)).clamp(max=1.0)
-        moved = moved + (factors[:, None] * differences).sum(dim=0) / (len(others) + 1)
+    differences = _together(own, others)[1:] - own
+    distances = torch.linalg.vector_norm(differences, dim=1)
+    radius = distances.sort().values[max(0, len(others) - faulty - 1)]
+    factors = (radius / distances.clamp(min=1e-12)).clamp(max=1.0)
+    moved: Tensor = own + (factors[:, None] * differences).sum(dim=0) / (len(others) + 1)
     return moved
 
 
@@ -77,6 +79,37 @@ BASELINES: Mapping[str, Rule] = MappingProxyType(
         "clipping": self_centred_clipping,
     }
 )
+L2C = (
+    TrustSettings(  # weights learned by validation alone (Li et al., CVPR 2022): no screen, no prior, never begun anew
+        objective="personal", prior_strength=0.0, personal_steps=10, screened=False, warm=True
+    )
+)
+ROWS = ("data_size", "metropolis", "fedfomo", "l2c")
+
+
+def data_size_row(examples: Tensor) -> Tensor:
+    """Weights (k,) in proportion to what members say of their number of examples (McMahan et al., arXiv:1602.05629)."""
+    return examples / examples.sum()
+
+
+def metropolis_row(own: int, degrees: Tensor) -> Tensor:
+    """Weights (k,) of 1 / (1 + the larger degree), the rest our own (Xiao and Boyd, 2004)."""
+    row = 1 / (1 + torch.maximum(degrees, degrees[own]))
+    row[own] = 0.0
+    row[own] = 1 - row.sum()
+    return row
+
+
+def fedfomo_row(own: int, improvements: Tensor, distances: Tensor) -> Tensor:
+    """Weights (k,) in proportion to the loss saved per distance from our last model (Zhang et al., arXiv:2012.08565).
+
+    `improvements` (k,) of our validation loss by each update, `distances` (k,) of it from our last model. Where nobody
+    saves anything: our own update.
+    """
+    weights = torch.nan_to_num(improvements / distances.clamp(min=1e-12), 0.0, 0.0, 0.0).clamp(min=0.0)
+    if not bool(weights.sum() > 0):
+        weights[own] = 1.0
+    return weights / weights.sum()
 
 
 def _together(own: Tensor, others: Tensor) -> Tensor:
@@ -86,5 +119,5 @@ def _together(own: Tensor, others: Tensor) -> Tensor:
 def _krum_scores(stacked: Tensor, faulty: int) -> Tensor:
     """Sum of squared distances (k,) to the k − faulty − 2 nearest others."""
     squared = torch.stack([((stacked - row) ** 2).sum(dim=1) for row in stacked])
-    nearest = squared.sort(dim=1).values[:, 1 : max(2, len(stacked) - faulty - 1)]
-    return nearest.sum(dim=1)
+    nearest: Tensor = squared.sort(dim=1).values[:, 1 : max(2, len(stacked) - faulty - 1)].sum(dim=1)
+    return nearest

@@ -1,6 +1,7 @@
 """The built-in tasks: softmax regression and a small CNN on MNIST and Fashion-MNIST."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
@@ -13,6 +14,7 @@ from node.learning.splits import Indices, partition, train_validation
 from node.learning.task import Examples, LocalSplit, Share, Task
 
 CLASSES = 10
+HELD_OUT_SEED = 60_000
 
 
 def image_share(dataset: str, share: Share) -> LocalSplit:
@@ -21,10 +23,25 @@ def image_share(dataset: str, share: Share) -> LocalSplit:
     Raises DataError when the data set is missing or corrupt, ConfigError when it can't be split so.
     """
     images = load_images(dataset, share.data_dir)
+    if share.held_out:
+        images = without_test_set(images)
     parts = partition(images.train_labels.numpy(), share.split, share.shares, share.seed)
     train, validation = train_validation(parts[share.index])
     test = Examples(images.normalised(images.test_images), images.test_labels)
     return LocalSplit(_examples(images, train), _examples(images, validation), test)
+
+
+def without_test_set(images: ImageSet) -> ImageSet:
+    """The data set with a sixth of its training images, the same at each call, in the place of the test images."""
+    order = torch.randperm(len(images.train_labels), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
+    held, kept = order[: len(order) // 6], order[len(order) // 6 :]
+    return replace(
+        images,
+        train_images=images.train_images[kept],
+        train_labels=images.train_labels[kept],
+        test_images=images.train_images[held],
+        test_labels=images.train_labels[held],
+    )
 
 
 def _examples(images: ImageSet, indices: Indices) -> Examples:

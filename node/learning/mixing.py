@@ -4,6 +4,7 @@ Knows nothing of how weights came about. No fused and no reordered arithmetic: e
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -60,4 +61,24 @@ def mix(inputs: Tensor | Sequence[Tensor], weights: Weights) -> Tensor:
         for vector, weight in used[1:]:
             torch.mul(vector[start : start + CHUNK], weight, out=product)
             part.add_(product)
+    return mixed
+
+
+def mix_many(updates: Tensor, chosen: Sequence[tuple[int, ...]], rows: Sequence[Weights]) -> Tensor:
+    """Mixtures (members, d) of rows of the updates (n, d): each bit for bit what `mix` makes of its chosen updates.
+
+    All members go together, input by input: one product and one sum each, rounded as in `mix`.
+    """
+    mixed = torch.empty(len(rows), updates.shape[1], dtype=torch.float32)
+    order = sorted(range(len(rows)), key=lambda i: (int((rows[i] > 0).sum()), i))
+    for used, alike in groupby(order, key=lambda i: int((rows[i] > 0).sum())):
+        members = list(alike)
+        inputs = torch.tensor([[peer for peer, w in zip(chosen[i], rows[i], strict=True) if w > 0] for i in members])
+        weights = torch.from_numpy(np.stack([dequantise(rows[i][rows[i] > 0]) for i in members]))
+        for start in range(0, mixed.shape[1], CHUNK):
+            part = slice(start, start + CHUNK)
+            result = updates[inputs[:, 0], part] * weights[:, :1]
+            for j in range(1, used):
+                result.add_(updates[inputs[:, j], part] * weights[:, j : j + 1])
+            mixed[members, part] = result
     return mixed

@@ -23,6 +23,7 @@ class Share:
     shares: int = 1
     split: str = "iid"  # iid, unbalanced, dirichlet:ALPHA, shards:K
     seed: int = 0
+    held_out: bool = False  # test on a part of the training set that nobody has: for choosing settings
 
 
 @dataclass(frozen=True, slots=True)

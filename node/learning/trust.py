@@ -8,9 +8,10 @@ over the simplex on the member's own validation data, by exponentiated-gradient 
 equal sharing. Objective `common`: L is balanced over the classes that the member has and judges among those alone, and
 λ = 0.3 / coverage², since who sees few classes can judge little. Objective `personal`: L is the task's loss, λ = 0.003.
 Chosen on validation data: docs/experiments.md. Knows no network: an update is numbers, from a peer that is a number.
+
+Everything is written for one member and mapped over many: the node weighs for itself, the simulation for everybody.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,22 +21,17 @@ from torch import Tensor
 from torch.func import grad
 
 from node.errors import ConfigError
-from node.learning.screen import Inputs, Judge, Memory, held_classes, passes, remembered
-from node.learning.task import Examples
+from node.learning.screen import Memory
+from node.learning.task import Learner
 from node.learning.trainer import batch_loss, outputs
-
-__all__ = ["OBJECTIVES", "Inputs", "Judge", "TrustSettings", "TrustState", "learn_row"]
 
 OBJECTIVES = ("common", "personal")
 COMMON_PRIOR = 0.3  # λ of a member that has every class, in units of the loss
 COMMON_PRIOR_LIMIT = 3.0
 PERSONAL_PRIOR = 0.003
-PERSONAL_STEPS = 3  # times as many: the optimum is far from equal sharing
 LOGIT_RANGE = 30.0  # exp(−30) is far below half of 1/65535
 STEEPEST = 20.0  # slope of the loss that one step believes
 MASKED = -1e9  # added to the outputs of classes that the member can't judge
-
-MixtureLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (row, stacked, inputs, targets) -> scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,115 +40,102 @@ class TrustSettings:
 
     objective: str = "common"
     prior_strength: float | None = None  # λ in units of the loss; None: what the objective wants
-    steps: int = 20
-    batch_size: int = 256
+    examples: int = 512  # of the validation data, drawn anew each round
+    common_steps: int = 10
+    personal_steps: int = 60  # the optimum is far from equal sharing
+    screened: bool = True  # False, and warm: what the literature's learned weights do, to compare with
+    warm: bool = False  # start from the last row instead of from equal sharing
 
 
 @dataclass(frozen=True, slots=True)
 class TrustState:
     """What a member remembers of its peers, by member index (n,): plain arrays for a checkpoint.
 
-    `logits` of the last row, for whoever wants to look; a sketch (n, 64) of each peer's last update, and how often in a
-    row it was the same: enough to see that an update is no new work.
+    `logits` of the last row, for whoever wants to look; a sketch (n, 64) of each peer's last update, and the round it
+    was of: enough to see that an update is no new work.
     """
 
     members: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
     sketches: npt.NDArray[np.float32]
-    repeats: npt.NDArray[np.int64]
+    rounds: npt.NDArray[np.int64]
 
     @staticmethod
     def fresh() -> "TrustState":
         """Equal sharing with whoever comes."""
         nobody = Memory.fresh()
-        return TrustState(nobody.members, np.empty(0, np.float32), nobody.sketches, nobody.repeats)
+        return TrustState(nobody.members, np.empty(0, np.float32), nobody.sketches, nobody.rounds)
 
     def memory(self) -> Memory:
         """The part of it that the screen looks at."""
-        return Memory(self.members, self.sketches, self.repeats)
+        return Memory(self.members, self.sketches, self.rounds)
 
 
-def learn_row(
-    state: TrustState, inputs: Inputs, judge: Judge, settings: TrustSettings, generator: torch.Generator
-) -> tuple[TrustState, npt.NDArray[np.float64]]:
-    """The state to keep and the trust row (k,), not negative and adding up to 1.
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Updates (k, size) in ascending order of member index, each of its round, our own among them at position `own`.
 
-    An update that the screen stops gets exactly 0; our own never does. Deterministic given the generator. Raises
-    ConfigError for an unknown objective.
+    `sketches` (k, 64) if somebody computed them already.
     """
+
+    members: tuple[int, ...]
+    rounds: tuple[int, ...]
+    own: int
+    stacked: Tensor
+    sketches: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one step looks at: updates (k, size), which of them passed (k,), examples (n, …), and the judge's limits."""
+
+    stacked: Tensor
+    passed: Tensor
+    inputs: Tensor
+    targets: Tensor
+    held: Tensor  # (classes,): which ones the judge has
+    strength: Tensor  # λ, a scalar
+
+
+def row_of(logits: Tensor, passed: Tensor) -> Tensor:
+    """The trust row (…, k): the softmax of the logits of those that passed, exactly 0 for the others."""
+    return torch.where(passed, logits, -torch.inf).softmax(dim=-1)
+
+
+def descend(learner: Learner, objective: str, logits: Tensor, seen: Evidence) -> Tensor:
+    """Logits (k,) after one exponentiated-gradient step; their mean over those that passed is 0."""
+
+    def loss(row: Tensor) -> Tensor:
+        mixture = row @ seen.stacked
+        if objective == "personal" or learner.task.classes is None:
+            return batch_loss(learner)(mixture, seen.inputs, seen.targets)
+        return balanced_loss(outputs(learner, mixture, seen.inputs), seen.targets, seen.held)
+
+    row = row_of(logits, seen.passed)
+    slope = torch.nan_to_num(grad(loss)(row))
+    slope = (slope - (row * slope).sum()).clamp(-STEEPEST, STEEPEST)
+    rate = (0.5 / seen.strength).clamp(max=1.0)
+    moved = torch.where(seen.passed, logits - rate * (slope + seen.strength * logits), 0.0)
+    centred = moved - moved.sum() / seen.passed.sum()
+    return torch.where(seen.passed, centred.clamp(-LOGIT_RANGE, LOGIT_RANGE), 0.0)
+
+
+def balanced_loss(predicted: Tensor, targets: Tensor, held: Tensor) -> Tensor:
+    """Cross-entropy of outputs (n, classes) among the held classes (classes,) alone, each class counting the same."""
+    classes = (targets[:, None] == torch.arange(len(held))).float()
+    counts = classes.sum(dim=0)
+    seen = held & (counts > 0)
+    weights = classes @ torch.where(seen, 1 / counts.clamp(min=1.0), 0.0) / seen.sum().clamp(min=1)
+    each = torch.nn.functional.cross_entropy(predicted + torch.where(held, 0.0, MASKED), targets, reduction="none")
+    return torch.where(weights > 0, each * weights, 0.0).sum()
+
+
+def prior_strength(settings: TrustSettings, coverage: float) -> float:
+    """λ of a judge that has this share of the classes. Raises ConfigError for an unknown objective."""
     if settings.objective not in OBJECTIVES:
         raise ConfigError(f"unknown objective {settings.objective!r}: choose one of {', '.join(OBJECTIVES)}")
-    passed = passes(inputs, judge, state.memory())
-    stacked = inputs.stacked[passed]
-    logits = _descend(stacked, judge, settings, generator)
-    row = np.zeros(len(inputs.members))
-    row[passed.numpy()] = logits.double().softmax(dim=0).numpy()
-    kept = np.full(len(inputs.members), -LOGIT_RANGE, np.float32)
-    kept[passed.numpy()] = logits.numpy()
-    return _next_state(state, inputs, kept), row / row.sum()
-
-
-def _descend(stacked: Tensor, judge: Judge, settings: TrustSettings, generator: torch.Generator) -> Tensor:
-    """Logits (k,) of the learned weights; their mean is 0."""
-    logits = torch.zeros(len(stacked))
-    if len(stacked) == 1 or len(judge.validation) == 0:
-        return logits
-    personal = settings.objective == "personal"
-    strength = _prior_strength(judge, settings)
-    rate = min(1.0, 0.5 / strength)
-    gradient = grad(_personal_loss(judge) if personal else _common_loss(judge))
-    for _ in range(settings.steps * (PERSONAL_STEPS if personal else 1)):
-        batch = _batch(judge.validation, settings.batch_size, generator)
-        row = logits.softmax(dim=0)
-        slope = torch.nan_to_num(gradient(row, stacked, batch.inputs, batch.targets))
-        slope = (slope - (row * slope).sum()).clamp(-STEEPEST, STEEPEST)
-        logits = logits - rate * (slope + strength * logits)
-        logits = (logits - logits.mean()).clamp(-LOGIT_RANGE, LOGIT_RANGE)
-    return logits
-
-
-def _prior_strength(judge: Judge, settings: TrustSettings) -> float:
     if settings.prior_strength is not None:
         return settings.prior_strength
     if settings.objective == "personal":
         return PERSONAL_PRIOR
-    held = held_classes(judge)
-    coverage = 1.0 if held is None else float(held.float().mean())
-    return min(COMMON_PRIOR / coverage**2, COMMON_PRIOR_LIMIT)
-
-
-def _personal_loss(judge: Judge) -> MixtureLoss:
-    loss = batch_loss(judge.learner)
-    return lambda row, stacked, inputs, targets: loss(row @ stacked, inputs, targets)
-
-
-def _common_loss(judge: Judge) -> MixtureLoss:
-    """Cross-entropy among the classes that the member has, every class counting the same; else the task's loss."""
-    held = held_classes(judge)
-    if held is None:
-        return _personal_loss(judge)
-    counts = torch.bincount(judge.validation.targets, minlength=len(held)).float()
-    weights = torch.where(held, 1 / counts.clamp(min=1.0), 0.0) * len(judge.validation) / held.sum()
-    mask = torch.where(held, 0.0, MASKED)
-
-    def loss(row: Tensor, stacked: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        predicted = outputs(judge.learner, row @ stacked, inputs) + mask
-        each = torch.nn.functional.cross_entropy(predicted, targets, reduction="none")
-        counted = weights[targets]
-        return torch.where(counted > 0, each * counted, 0.0).mean()
-
-    return loss
-
-
-def _next_state(state: TrustState, inputs: Inputs, logits: npt.NDArray[np.float32]) -> TrustState:
-    known = dict(zip(state.members.tolist(), state.logits.tolist(), strict=True))
-    known.update(zip(inputs.members, logits.tolist(), strict=True))
-    memory = remembered(state.memory(), inputs)
-    kept = np.array([known[member] for member in memory.members.tolist()], dtype=np.float32)
-    return TrustState(memory.members, kept, memory.sketches, memory.repeats)
-
-
-def _batch(validation: Examples, size: int, generator: torch.Generator) -> Examples:
-    if len(validation) <= size:
-        return validation
-    return validation.rows(torch.randint(len(validation), (size,), generator=generator))
+    return min(COMMON_PRIOR / max(coverage, 0.01) ** 2, COMMON_PRIOR_LIMIT)

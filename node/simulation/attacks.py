@@ -4,7 +4,7 @@ An attacker knows all honest updates of the round: more than the protocol lets i
 they are revealed. As in the protocol, it must send the same update to everybody.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from node.errors import ConfigError
 from node.learning.task import Examples, LocalSplit, Task
+from node.simulation.settings import SimulationSettings
 
 PATCH = 4  # pixels on a side of the backdoor's trigger
 BACKDOOR_CLASS = 0
@@ -91,12 +92,20 @@ def forge(attack: str, scene: Scene) -> Tensor:
 
 def _stamped(train: Examples) -> Examples:
     """Every second image gets a bright square in a corner, and the backdoor's label."""
-    inputs, targets = train.inputs.clone(), train.targets.clone()
-    inputs[::2, ..., :PATCH, :PATCH] = float(inputs.max())
+    inputs, targets = stamp(train.inputs), train.targets.clone()
+    inputs[1::2] = train.inputs[1::2]
     targets[::2] = BACKDOOR_CLASS
     return Examples(inputs, targets)
 
 
-def honest_members(members: int, attackers: int) -> Sequence[int]:
-    """The last members are the attackers."""
-    return range(members - attackers)
+def stamp(images: Tensor) -> Tensor:
+    """The images with the backdoor's trigger."""
+    stamped = images.clone()
+    stamped[..., :PATCH, :PATCH] = float(images.max())
+    return stamped
+
+
+def draw_attackers(settings: SimulationSettings) -> frozenset[int]:
+    """Which members attack: a draw from the seed."""
+    order = torch.randperm(settings.members, generator=torch.Generator().manual_seed(settings.seed))
+    return frozenset(order[: settings.attackers].tolist())

@@ -3,8 +3,19 @@ import pytest
 import torch
 from torch import nn
 
-from node.learning.screen import Inputs, Judge, Memory, held_classes, near, new, remembered, skill, skilled, sound
-from node.learning.task import Examples, LocalSplit, Task, prepare
+from node.learning.screen import (
+    Memory,
+    held_classes,
+    masked_median,
+    near,
+    new,
+    remembered,
+    sketches_of,
+    skill,
+    skilled,
+    sound,
+)
+from node.learning.task import Examples, Task, prepare
 from node.learning.trainer import Plan, train
 
 CLASSES, SIZE = 4, 12
@@ -27,65 +38,79 @@ def update(classes, seed, flipped=False):
     return train(LEARNER, LEARNER.initial(), data, Plan(60, torch.Generator().manual_seed(seed))).flat
 
 
-def scene(*updates, held=(0, 1, 2, 3)):
-    inputs = Inputs(tuple(range(len(updates))), 0, torch.stack(updates))
-    return inputs, Judge(LEARNER, examples(held, seed=99))
+def everybody(stacked):
+    return torch.ones(len(stacked), dtype=torch.bool)
 
 
-def everybody(inputs):
-    return torch.ones(len(inputs.members), dtype=torch.bool)
+def ours(stacked):
+    return torch.arange(len(stacked)) == 0
+
+
+def skills(stacked, held=(0, 1, 2, 3), learner=LEARNER, judged=None):
+    judged = judged or examples(held, seed=99)
+    return skill(learner, stacked, judged.inputs, judged.targets, held_classes(judged.targets, CLASSES), ours(stacked))
 
 
 def test_a_member_judges_by_the_classes_it_has():
-    assert held_classes(Judge(LEARNER, examples((1, 3)))).tolist() == [False, True, False, True]
+    assert held_classes(examples((1, 3)).targets, CLASSES).tolist() == [False, True, False, True]
 
 
 def test_flipped_labels_show_as_missing_skill():
     all_classes = (0, 1, 2, 3)
-    inputs, judge = scene(*(update(all_classes, s) for s in range(3)), update(all_classes, 3, flipped=True))
-    assert skill(inputs, judge)[:3].min() > 0.9
-    assert skill(inputs, judge)[3] < 0.1
-    assert skilled(inputs, judge, everybody(inputs)).tolist() == [True, True, True, False]
+    stacked = torch.stack([*(update(all_classes, s) for s in range(3)), update(all_classes, 3, flipped=True)])
+    seen = skills(stacked)
+    assert seen[:3].min() > 0.9
+    assert seen[3] < 0.1
+    assert skilled(seen, ours(stacked), everybody(stacked)).tolist() == [True, True, True, False]
 
 
 def test_honest_peers_that_know_other_classes_pass():
-    inputs, judge = scene(update((0, 1), 0), update((0, 2), 1), update((2, 3), 2), update((1, 3), 3), held=(0, 1))
-    assert skilled(inputs, judge, everybody(inputs)).all()
+    stacked = torch.stack([update((0, 1), 0), update((0, 2), 1), update((2, 3), 2), update((1, 3), 3)])
+    assert skilled(skills(stacked, held=(0, 1)), ours(stacked), everybody(stacked)).all()
 
 
 def test_an_update_far_from_all_others_is_stopped():
-    inputs, _ = scene(*(update((0, 1, 2, 3), s) for s in range(4)), 50 * torch.ones(LEARNER.spec.size))
-    assert near(inputs, everybody(inputs)).tolist() == [True] * 4 + [False]
+    stacked = torch.stack([*(update((0, 1, 2, 3), s) for s in range(4)), 50 * torch.ones(LEARNER.spec.size)])
+    close = near(torch.cdist(stacked, stacked), everybody(stacked), LEARNER.spec.size)
+    assert close.tolist() == [True] * 4 + [False]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_nonsense_is_not_sound(value):
-    inputs, _ = scene(update((0, 1), 0), torch.full((LEARNER.spec.size,), value))
-    assert sound(inputs).tolist() == [True, False]
+    stacked = torch.stack([update((0, 1), 0), torch.full((LEARNER.spec.size,), value)])
+    assert sound(stacked, ours(stacked)).tolist() == [True, False]
+
+
+def met(stacked, round=1, memory=None):
+    members = tuple(range(len(stacked)))
+    return remembered(memory or Memory.fresh(), members, (round,) * len(stacked), sketches_of(stacked))
 
 
 def test_a_copy_of_somebody_elses_earlier_update_is_no_new_work():
-    first, _ = scene(*(update((0, 1, 2, 3), s) for s in range(3)))
-    memory = remembered(Memory.fresh(), first)
-    second, _ = scene(*(update((0, 1, 2, 3), s) for s in (10, 11)), first.stacked[1])
-    assert new(second, memory, everybody(second)).tolist() == [True, True, False]
+    first = torch.stack([update((0, 1, 2, 3), s) for s in range(3)])
+    second = torch.stack([*(update((0, 1, 2, 3), s) for s in (10, 11)), first[1]])
+    assert new(sketches_of(second), (0, 1, 2), (2, 2, 2), met(first), 1.0).tolist() == [True, True, False]
 
 
-def test_the_memory_counts_repeats_and_forgets_them_with_new_work():
-    first, _ = scene(*(update((0, 1, 2, 3), s) for s in range(2)))
-    memory = remembered(remembered(Memory.fresh(), first), first)
-    assert memory.repeats.tolist() == [1, 1]
-    other, _ = scene(first.stacked[0], update((0, 1, 2, 3), 9))
-    assert remembered(memory, other).repeats.tolist() == [2, 0]
+def test_the_same_update_is_no_new_work_in_another_round_but_welcome_in_its_own():
+    stacked = torch.stack([update((0, 1, 2, 3), s) for s in range(2)])
+    memory = met(stacked)
+    assert new(sketches_of(stacked), (0, 1), (1, 2), memory, 1.0).tolist() == [True, False]
+    assert met(stacked, 2, memory).rounds.tolist() == [2, 2]
     assert memory.sketches.dtype == np.float32
+
+
+def test_the_median_of_some_is_the_lower_one_and_that_of_none_is_infinite():
+    values = torch.tensor([[5.0, 1.0, 3.0, 2.0], [1.0, 2.0, 3.0, 4.0]])
+    mask = torch.tensor([[True, True, False, True], [False] * 4])
+    assert masked_median(values, mask).tolist() == [2.0, float("inf")]
 
 
 def test_a_task_without_classes_is_judged_by_its_loss():
     task = Task("line", lambda: nn.Linear(2, 1), lambda share: None, nn.functional.mse_loss)
-    learner = prepare(task)
     inputs = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-    data = LocalSplit(*[Examples(inputs, inputs.sum(dim=1, keepdim=True))] * 3)
     good, bad = torch.tensor([0.0, 1.0, 1.01]), torch.tensor([0.0, -1.0, -1.0])
-    judged = Judge(learner, data.validation)
-    found = Inputs((0, 1, 2), 0, torch.stack([good, good, bad]))
-    assert skilled(found, judged, everybody(found)).tolist() == [True, True, False]
+    stacked = torch.stack([good, good, bad])
+    judged, held = Examples(inputs, inputs.sum(dim=1, keepdim=True)), torch.empty(0, dtype=torch.bool)
+    seen = skill(prepare(task), stacked, judged.inputs, judged.targets, held, ours(stacked))
+    assert skilled(seen, ours(stacked), everybody(stacked)).tolist() == [True, True, False]

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from node.errors import ConfigError
-from node.learning.task import Share, prepare
+from node.learning.many import Pool
+from node.learning.task import Share, Task, prepare
 from node.learning.task_files import load_task
 from node.learning.trainer import Plan, train
-from node.learning.trust import Inputs, Judge, TrustSettings, TrustState, learn_row
+from node.learning.trust import Evidence, Inputs, TrustSettings, TrustState, balanced_loss, descend
+from node.learning.weigher import Judge, Seat, Weigher, learn_row
 
 TASK = load_task(f"{Path(__file__).parent / 'example_task.py'}:task")
 LEARNER = prepare(TASK)
@@ -28,8 +30,12 @@ def honest():
     )
 
 
-def learned(stacked, members=(0, 1, 2, 3), own=0, state=None):
-    return learn_row(state or TrustState.fresh(), Inputs(members, own, stacked), JUDGE, SETTINGS, seeded())
+def inputs(stacked, members=(0, 1, 2, 3), own=0, rounds=None):
+    return Inputs(members, rounds or (1,) * len(members), own, stacked)
+
+
+def learned(stacked, members=(0, 1, 2, 3), own=0, state=None, rounds=None):
+    return learn_row(state or TrustState.fresh(), inputs(stacked, members, own, rounds), JUDGE, SETTINGS, seeded())
 
 
 def test_equal_peers_share_equally():
@@ -89,37 +95,46 @@ def test_the_state_survives_a_checkpoint(tmp_path):
     np.savez(tmp_path / "state.npz", **asdict(state))
     with np.load(tmp_path / "state.npz") as stored:
         again = TrustState(**stored)
-    assert learned(stacked, state=again)[1].tobytes() == learned(stacked, state=state)[1].tobytes()
+    later = {"rounds": (2, 2, 2, 2)}
+    assert learned(stacked, state=again, **later)[1].tobytes() == learned(stacked, state=state, **later)[1].tobytes()
 
 
-def test_a_peer_that_never_does_new_work_is_tolerated_twice_and_then_gets_nothing():
-    state, rows = TrustState.fresh(), []
-    for round in range(4):
+def met_again_with_the_same_update(rounds_of_the_last):
+    state, weights = TrustState.fresh(), []
+    for round, last in enumerate(rounds_of_the_last, start=1):
         stacked = honest() + 0.01 * torch.randn(4, LEARNER.spec.size, generator=seeded(round))
         stacked[3] = honest()[3]
-        state, row = learned(stacked, state=state)
-        rows.append(row)
-    assert [bool(row[3] > 0) for row in rows] == [True, True, False, False]
+        state, row = learned(stacked, state=state, rounds=(round, round, round, last))
+        weights.append(bool(row[3] > 0))
+    return weights
+
+
+def test_a_peer_that_sends_old_work_as_that_of_a_new_round_gets_nothing():
+    assert met_again_with_the_same_update((1, 2, 3, 4)) == [True, False, False, False]
+
+
+def test_a_peer_that_is_behind_keeps_its_weight_while_it_says_so():
+    assert met_again_with_the_same_update((1, 1, 1)) == [True, True, True]
 
 
 def test_somebody_elses_earlier_update_gets_nothing():
     state, _ = learned(honest())
     stacked = honest() + 0.01 * torch.randn(4, LEARNER.spec.size, generator=seeded(1))
     stacked[3] = honest()[1]
-    assert learned(stacked, state=state)[1][3] == 0
+    assert learned(stacked, state=state, rounds=(2, 2, 2, 2))[1][3] == 0
 
 
 def test_members_of_a_personal_session_lean_on_those_whose_updates_help_them():
     stacked = honest()
     stacked[1:] += 0.03
     _, common = learned(stacked)
-    _, row = learn_row(TrustState.fresh(), Inputs((0, 1, 2, 3), 0, stacked), JUDGE, TrustSettings("personal"), seeded())
+    _, row = learn_row(TrustState.fresh(), inputs(stacked), JUDGE, TrustSettings("personal"), seeded())
     assert row[0] > common[0]
 
 
 def test_an_unknown_objective_is_a_clear_error():
     with pytest.raises(ConfigError, match="unknown objective 'best'"):
-        learn_row(TrustState.fresh(), Inputs((0,), 0, honest()[:1]), JUDGE, TrustSettings("best"), seeded())
+        learn_row(TrustState.fresh(), inputs(honest()[:1], (0,)), JUDGE, TrustSettings("best"), seeded())
 
 
 def test_the_row_minimises_what_the_definition_says():
@@ -133,10 +148,60 @@ def test_the_row_minimises_what_the_definition_says():
         loss = ((row @ outputs - validation.targets.squeeze(1)) ** 2).mean()
         return float(loss + strength * (row * (4 * row).log()).sum())
 
-    _, row = learn_row(
-        TrustState.fresh(), Inputs((0, 1, 2, 3), 0, stacked), JUDGE, TrustSettings(prior_strength=strength), seeded()
-    )
+    wishes = TrustSettings(prior_strength=strength, common_steps=60)
+    _, row = learn_row(TrustState.fresh(), inputs(stacked), JUDGE, wishes, seeded())
     best = objective(row)
     for shift in np.eye(4):
         other = row + 0.01 * (shift - 0.25)
         assert objective(other / other.sum()) > best - 1e-6
+
+
+def test_many_members_learn_the_rows_that_each_learns_alone():
+    stacked, parts = honest(), [DATA[i].validation for i in range(4)]
+    together = Weigher(LEARNER, Pool.of(parts), SETTINGS).learn_rows(
+        [Seat(TrustState.fresh(), inputs(stacked, own=i), i, seeded(i)) for i in range(4)]
+    )
+    for i, (state, row) in enumerate(together):
+        alone = learn_row(TrustState.fresh(), inputs(stacked, own=i), Judge(LEARNER, parts[i]), SETTINGS, seeded(i))
+        np.testing.assert_allclose(row, alone[1], rtol=1e-5)
+        np.testing.assert_array_equal(state.sketches, alone[0].sketches)
+
+
+def test_a_step_is_the_one_of_the_reference():
+    """The definition once more in NumPy: cross-entropy among held classes, gradient by finite differences."""
+    generator = np.random.default_rng(0)
+    module = torch.nn.Linear(5, 4)
+    learner = prepare(Task("reference", lambda: module, lambda share: None, classes=4))
+    stacked = generator.normal(size=(3, 24))
+    images, targets = generator.normal(size=(40, 5)), generator.integers(0, 3, 40)  # nobody has class 3
+    logits, strength = np.array([0.2, -0.1, -0.1]), 0.3
+
+    def row_of(values):
+        return np.exp(values) / np.exp(values).sum()
+
+    def loss(row):
+        mixture = row @ stacked
+        bias, weight = mixture[:4], mixture[4:].reshape(4, 5)
+        predicted = (images @ weight.T + bias)[:, :3]
+        predicted -= np.log(np.exp(predicted).sum(axis=1, keepdims=True))
+        return np.mean([-predicted[targets == c, c].mean() for c in range(3)])
+
+    row = row_of(logits)
+    slope = np.array([(loss(row + 1e-6 * e) - loss(row - 1e-6 * e)) / 2e-6 for e in np.eye(3)])
+    expected = logits - (slope - row @ slope + strength * logits)
+    expected -= expected.mean()
+    seen = Evidence(
+        *(torch.tensor(stacked, dtype=torch.float32), torch.ones(3, dtype=torch.bool)),
+        *(torch.tensor(images, dtype=torch.float32), torch.tensor(targets)),
+        *(torch.tensor([True, True, True, False]), torch.tensor(strength)),
+    )
+    found = descend(learner, "common", torch.tensor(logits, dtype=torch.float32), seen)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
+
+
+def test_the_balanced_loss_counts_every_class_the_same():
+    predicted = torch.tensor([[2.0, 0.0, 9.0], [0.0, 1.0, 9.0], [0.0, 1.0, 9.0]])
+    held = torch.tensor([True, True, False])
+    both = [torch.nn.functional.cross_entropy(predicted[i : i + 1, :2], torch.tensor([i])) for i in (0, 1)]
+    found = balanced_loss(predicted, torch.tensor([0, 1, 1]), held)
+    torch.testing.assert_close(found, (both[0] + both[1]) / 2)

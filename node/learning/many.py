@@ -1,0 +1,125 @@
+"""Training and measuring many members at once: the step of node.learning.trainer, mapped over stacked flat vectors.
+
+Knows no peers. Members may have different numbers of examples, and so of steps: those that are done drop out.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+
+from node.errors import TaskError
+from node.learning.mapped import Mapped, mapped
+from node.learning.task import Examples, Learner
+from node.learning.trainer import Plan, batch_loss, batch_rows, outputs, require_fit, training_step
+
+MEMORY = 256 * 1024 * 1024  # bytes that one step's members may take together, roughly
+ACTIVATIONS = 8  # times the size of a batch's inputs: a guess at what a model keeps for its gradient
+EVALUATED = 2048  # examples at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The examples of many members in one tensor: member i has `sizes[i]` of them from `starts[i]` on."""
+
+    all: Examples
+    starts: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @staticmethod
+    def of(parts: Sequence[Examples]) -> "Pool":
+        """The parts, one after another; a single part is not copied."""
+        sizes = tuple(len(part) for part in parts)
+        starts = tuple(accumulate(sizes[:-1], initial=0))
+        if len(parts) == 1:
+            return Pool(parts[0], starts, sizes)
+        together = Examples(torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts]))
+        return Pool(together, starts, sizes)
+
+    def rows(self, positions: Tensor) -> Examples:
+        """The examples at positions (members, batch): inputs (members, batch, …), targets (members, batch, …)."""
+        flat = positions.reshape(-1)
+        inputs, targets = self.all.inputs.index_select(0, flat), self.all.targets.index_select(0, flat)
+        return Examples(
+            inputs.view(*positions.shape, *inputs.shape[1:]), targets.view(*positions.shape, *targets.shape[1:])
+        )
+
+
+class Trainer:
+    """Trains members of one learner, a batch of members at a time."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self._step: Mapped = mapped(training_step(learner, batch_loss(learner)))
+
+    def train(self, flats: Tensor, pool: Pool, plans: Sequence[Plan]) -> Tensor:
+        """Parameters (members, size) after each member's plan, from `flats` (left alone).
+
+        The same steps on the same batches as trainer.train, up to the rounding of batched arithmetic; deterministic
+        given the plans' generators. Raises TaskError when a member has no examples, or model and data do not fit.
+        """
+        name, size = self.learner.task.name, self.learner.task.batch_size
+        if 0 in pool.sizes:
+            raise TaskError(f"task {name!r} has no training examples: its data() must give at least one")
+        require_fit(self.learner, pool.all.rows(torch.arange(min(size, len(pool.all)))))
+        result = torch.empty_like(flats)
+        batches = [min(size, count) for count in pool.sizes]
+        order = sorted(range(len(plans)), key=lambda i: (batches[i], -plans[i].steps, i))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(sum(int(torch.randint(2**62, (1,), generator=plan.generator)) for plan in plans) % 2**62)
+            for batch, members in groupby(order, key=lambda i: batches[i]):
+                for part in chunks(list(members), self._members_at_once(pool, batch)):
+                    result[part] = self._train_part(flats[part], pool, [plans[i] for i in part], part)
+        return result
+
+    def _members_at_once(self, pool: Pool, batch: int) -> int:
+        numbers = ACTIVATIONS * batch * pool.all.inputs[0].numel() + 6 * self.learner.spec.size
+        return max(1, MEMORY // (4 * numbers))
+
+    def _train_part(self, flats: Tensor, pool: Pool, plans: Sequence[Plan], members: Sequence[int]) -> Tensor:
+        """The same batch size for all; the plans get shorter from the first to the last."""
+        batch = self.learner.task.batch_size
+        orders = [
+            torch.stack(list(batch_rows(pool.sizes[i], batch, plan))) + pool.starts[i]
+            for i, plan in zip(members, plans, strict=True)
+        ]
+        velocities, done = torch.zeros_like(flats), [plan.steps for plan in plans]
+        flats = flats.clone()
+        taken = 0
+        while taken < done[0]:
+            active = sum(steps > taken for steps in done)
+            until = done[active - 1]
+            positions = torch.stack([order[taken:until] for order in orders[:active]], dim=1)
+            flat, velocity = flats[:active], velocities[:active]
+            for step_positions in positions:
+                examples = pool.rows(step_positions)
+                flat, velocity, _ = self._step(flat, velocity, examples.inputs, examples.targets)
+            flats[:active], velocities[:active] = flat, velocity
+            taken = until
+        return flats
+
+
+class Evaluator:
+    """The outputs of many members' models on the same examples."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._outputs: Mapped = mapped(lambda flat, inputs: outputs(learner, flat, inputs), (0, None))
+
+    @torch.no_grad()
+    def outputs(self, flats: Tensor, data: Examples) -> Iterator[tuple[slice, slice, Tensor]]:
+        """(members, examples, outputs (members, examples, …)) part by part, in bounded memory."""
+        numbers = EVALUATED * data.inputs[0].numel() * ACTIVATIONS + flats.shape[1]
+        at_once = max(1, MEMORY // (4 * numbers))
+        for first in range(0, len(flats), at_once):
+            members = slice(first, first + at_once)
+            for start in range(0, len(data), EVALUATED):
+                part = slice(start, start + EVALUATED)
+                yield members, part, self._outputs(flats[members], data.inputs[part])
+
+
+def chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
+    """The items in order, `size` at a time."""
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])

@@ -1,0 +1,42 @@
+"""One function for one member, mapped over many: torch.func.vmap, traced so that small models don't pay for Python.
+
+A step of a small model is a few dozen tiny operations; the function transforms around them cost more than they do.
+`make_fx` records the operations of a mapped function for given shapes; playing them back gives the same bits (tested).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+
+Mapped = Callable[..., Any]
+WARM = 8  # calls with the same shapes before tracing pays
+TRACES = 32  # kept; the oldest goes first
+SMALL = 1 << 20  # numbers in the largest argument of a function that is worth tracing: beyond it, arithmetic dominates
+
+
+def mapped(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Mapped:
+    """`function` over the first dimension of its arguments (or as `in_dims` says), each member with its own randomness.
+
+    Arguments are tensors. The result depends on the arguments alone, not on earlier calls.
+    """
+    vmapped = vmap(function, in_dims=in_dims, randomness="different")
+    calls: dict[tuple[torch.Size, ...], int] = {}
+    traces: dict[tuple[torch.Size, ...], Mapped] = {}
+
+    def call(*arguments: Tensor) -> Any:
+        shapes = tuple(argument.shape for argument in arguments)
+        if shapes in traces:
+            return traces[shapes](*arguments)
+        calls[shapes] = calls.get(shapes, 0) + 1
+        if calls[shapes] == WARM and max(argument.numel() for argument in arguments) <= SMALL:
+            while len(traces) >= TRACES:
+                traces.pop(next(iter(traces)))
+            traces[shapes] = make_fx(vmapped)(*arguments)
+            return traces[shapes](*arguments)
+        return vmapped(*arguments)
+
+    return call

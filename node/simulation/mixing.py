@@ -1,0 +1,117 @@
+"""How virtual members weigh and mix: fixed, learned, or by a rule from the literature; many members at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from node.learning import baselines
+from node.learning.many import Pool, chunks
+from node.learning.mapped import mapped
+from node.learning.mixing import mix_many, quantise
+from node.learning.screen import sketches_of
+from node.learning.task import Learner
+from node.learning.trainer import batch_loss
+from node.learning.trust import Inputs, TrustSettings, TrustState
+from node.learning.weigher import Seat, Weigher
+from node.simulation.settings import SimulationSettings
+
+Peers = Mapping[int, tuple[int, ...]]  # member -> whom it mixes, itself among them, ascending
+JUDGED = 512  # validation examples that FedFomo looks at
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Parameters (members, size) after mixing, and the rows that were used; empty for rules without one."""
+
+    flats: Tensor
+    rows: tuple[Mapping[int, int], ...]
+
+
+class Mixer:
+    """Mixes everybody's cohort by one way of sharing."""
+
+    def __init__(
+        self, learner: Learner, settings: SimulationSettings, validation: Pool, examples: Sequence[int]
+    ) -> None:
+        self.learner, self.settings, self.validation = learner, settings, validation
+        self.examples = torch.tensor(examples, dtype=torch.float64)
+        wishes = TrustSettings(settings.objective, settings.prior_strength)
+        self.weigher = Weigher(learner, validation, baselines.L2C if settings.sharing == "l2c" else wishes)
+        self.states = [TrustState.fresh() for _ in range(settings.members)]
+        self._losses = mapped(batch_loss(learner), (0, None, None))
+
+    def __call__(
+        self, round: int, peers: Peers, before: Tensor, updates: Tensor, generators: Sequence[torch.Generator]
+    ) -> Mixture:
+        """Everybody's mixture; `before` (members, size) are the parameters before training, `updates` those sent."""
+        sharing = self.settings.sharing
+        if sharing in baselines.BASELINES:
+            return Mixture(self._by_rule(baselines.BASELINES[sharing], peers, updates), tuple({} for _ in peers))
+        if sharing in ("learned", "l2c"):
+            rows = self._learned(round, peers, updates, generators)
+        else:
+            rows = [self._row(member, chosen, peers, before, updates) for member, chosen in peers.items()]
+        weights = [quantise(row) for row in rows]
+        flats = mix_many(updates, list(peers.values()), weights)
+        return Mixture(
+            flats, tuple(dict(zip(c, w.tolist(), strict=True)) for c, w in zip(peers.values(), weights, strict=True))
+        )
+
+    def _row(self, member: int, chosen: tuple[int, ...], peers: Peers, before: Tensor, updates: Tensor) -> list[float]:
+        own, index = chosen.index(member), list(chosen)
+        match self.settings.sharing:
+            case "data_size":
+                row = baselines.data_size_row(self.examples[index])
+            case "metropolis":
+                degrees = [len(peers.get(peer, chosen)) - 1 for peer in chosen]
+                row = baselines.metropolis_row(own, torch.tensor(degrees, dtype=torch.float64))
+            case "fedfomo":
+                row = self._fedfomo(member, own, updates[index], before[member])
+            case _:  # fixed, or nobody but ourselves
+                row = torch.ones(len(chosen), dtype=torch.float64)
+        result: list[float] = row.tolist()
+        return result
+
+    def _fedfomo(self, member: int, own: int, stacked: Tensor, before: Tensor) -> Tensor:
+        start = self.validation.starts[member]
+        positions = torch.arange(start, start + min(JUDGED, self.validation.sizes[member]))
+        seen = self.validation.rows(positions)
+        losses = self._losses(torch.cat([stacked, before[None]]), seen.inputs, seen.targets).double()
+        distances = torch.linalg.vector_norm(stacked - before, dim=1).double()
+        return baselines.fedfomo_row(own, losses[-1] - losses[:-1], distances)
+
+    def _learned(
+        self, round: int, peers: Peers, updates: Tensor, generators: Sequence[torch.Generator]
+    ) -> list[list[float]]:
+        everybody = tuple(range(len(updates)))
+        sketches = sketches_of(updates)
+        seats = []
+        for member, chosen in peers.items():
+            index = list(chosen)
+            stacked = updates if chosen == everybody else updates[index]
+            inputs = Inputs(chosen, (round,) * len(chosen), chosen.index(member), stacked, sketches[index])
+            seats.append(Seat(self.states[member], inputs, member, generators[member]))
+        rows = []
+        for member, (state, row) in zip(peers, self.weigher.learn_rows(seats), strict=True):
+            self.states[member] = state
+            rows.append(row.tolist())
+        return rows
+
+    def _by_rule(self, rule: baselines.Rule, peers: Peers, updates: Tensor) -> Tensor:
+        members = list(peers)
+        faulty = 0 if self.settings.attackers_absent else self.settings.attackers
+        mixed = torch.empty(len(members), updates.shape[1])
+        order = sorted(range(len(members)), key=lambda i: (len(peers[members[i]]), i))
+        together = mapped(lambda own, others: rule(own, others, faulty))
+        for count, alike in groupby(order, key=lambda i: len(peers[members[i]])):
+            for part in chunks(list(alike), 64):
+                own = updates[[members[i] for i in part]]
+                if count == 1:
+                    mixed[part] = own
+                    continue
+                others = [[peer for peer in peers[members[i]] if peer != members[i]] for i in part]
+                mixed[part] = together(own, updates[torch.tensor(others)])
+        return mixed
