@@ -40,7 +40,9 @@ def session() -> None:
     type=click.IntRange(1, 65535),
     help="Shares to cut a common data set into.",
 )
-@click.option("--split", default="iid", show_default=True, help="iid, unbalanced, dirichlet:ALPHA or shards:K.")
+@click.option(
+    "--split", default="iid", show_default=True, help="iid, unbalanced, dirichlet:ALPHA, skewed:ALPHA or shards:K."
+)
 @click.option("--cohort", default=5, show_default=True, type=click.IntRange(1, 1024), help="Peers asked in a round.")
 @click.option(
     "--quorum", default=2, show_default=True, type=click.IntRange(1, 65535), help="Members present before round 1."

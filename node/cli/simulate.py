@@ -1,103 +1,164 @@
-"""`fl-node simulate`: many virtual members in one process."""
+"""`fl-node simulate`: many virtual members in one process; several seeds and sweeps on several."""
 
-import statistics
 import time
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from node.cli.options import data_option
 from node.cli.result import Result, answers
-from node.dashboard.tables import percent
+from node.cli.simulation_tables import rounds_table, runs_table, shown
+from node.errors import ConfigError
+from node.learning.splits import SPLITS
 from node.simulation.attacks import ATTACKS
+from node.simulation.cluster import on_ray, run_sweep_on_ray
+from node.simulation.results import FIELDS, Row, key, over_seeds, row, summary
 from node.simulation.run import SHARING
 from node.simulation.run import simulate as run_simulation
-from node.simulation.settings import SimulatedRound, SimulationSettings
+from node.simulation.settings import SimulatedRound, SimulationSettings, require_graph
+from node.simulation.sweep_files import read_sweep
+from node.simulation.sweeps import in_processes, read_rows, run_sweep
+
+BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json")
 
 
 @click.command()
-@click.option("--dataset", type=click.Choice(["mnist", "fashion"]), default="mnist", show_default=True)
-@click.option("--model", type=click.Choice(["softmax", "cnn"]), default="softmax", show_default=True)
+@click.option("--dataset", type=click.Choice(["mnist", "fashion", "cifar10"]), default="mnist", show_default=True)
+@click.option("--model", type=click.Choice(["softmax", "cnn", "resnet18"]), default="softmax", show_default=True)
 @click.option("--task", help="A task by name or FILE.py:NAME, instead of --dataset and --model.")
 @click.option("--members", default=4, show_default=True, type=click.IntRange(1, 10_000))
 @click.option("--cohort", type=click.IntRange(1), help="Peers asked in a round; default: everybody.")
+@click.option("--topology", default="random", show_default=True, help="random cohorts, ring, or regular:K neighbours.")
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
-@click.option("--split", default="iid", show_default=True, help="iid, unbalanced, dirichlet:ALPHA or shards:K.")
+@click.option("--split", default="iid", show_default=True, help=f"{SPLITS}.")
 @click.option("--sharing", default="learned", show_default=True, type=click.Choice(SHARING))
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
 @click.option("--attack", type=click.Choice(ATTACKS), help="What dishonest members do.")
-@click.option("--attackers", default=0, show_default=True, type=click.IntRange(0), help="How many, the last of all.")
+@click.option("--attackers", default=0, show_default=True, type=click.IntRange(0), help="How many of the members.")
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
-@click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option("--batch-size", type=click.IntRange(1), help="Examples in a training step; default: the task's.")
+@click.option("--local-epochs", type=click.FloatRange(0, min_open=True), help="Per round; default: the task's.")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the task's.")
+@click.option("--held-out", is_flag=True, help="Measure on a part of the training set: for choosing settings.")
+@click.option(
+    "--seed", "seeds", multiple=True, default=(7,), show_default=True, type=click.IntRange(0, 2**32 - 1),
+    help="Several of them give the mean and the deviation over seeds.",
+)  # fmt: skip
+@click.option("--sweep", type=click.Path(path_type=Path, dir_okay=False), help="A TOML file of many runs.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False),
+    help="A sweep's rows, one JSON line per run; those on file are not computed again. Default: runs/NAME.jsonl.",
+)  # fmt: skip
+@click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 1024), help="For several runs.")
+@click.option("--ray", metavar="ADDRESS", help="Compute the runs on a Ray cluster; local: on one of this machine.")
+@click.option(
+    "--csv", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Write a table of the rounds, or of the runs where there are several; - is standard output.",
+)  # fmt: skip
 @data_option
 @answers
-def simulate(dataset: str, model: str, task: str | None, **choices: Any) -> Result:
+def simulate(**options: Any) -> Result:
     """Run many virtual members in one process, from the node's own functions.
 
     \b
     Example: fl-node simulate --dataset mnist --split dirichlet:0.5 --members 6 --sharing learned \\
                  --objective common --attack sign_flip --attackers 2 --rounds 20 --seed 7 --json
+             fl-node simulate --split skewed:0.1 --seed 1 --seed 2 --seed 3 --processes 2 --csv -
+             fl-node simulate --sweep sweep.toml --out runs/sweep.jsonl --processes 4
     """
-    settings = SimulationSettings(task=task or f"{dataset}-{model}", **choices)
+    if options["sweep"] is not None:
+        require_alone(click.get_current_context())
+        return sweep_result(options)
+    require_graph(options["topology"])
+    names = SimulationSettings.__slots__
+    chosen = {name: value for name, value in options.items() if name in names and name != "task"}
+    task = options["task"] or f"{options['dataset']}-{options['model']}"
+    runs = [SimulationSettings(task=task, seed=seed, **chosen) for seed in dict.fromkeys(options["seeds"])]
+    return one_result(runs[0], options) if len(runs) == 1 else seeds_result(runs, options)
+
+
+def require_alone(context: click.Context) -> None:
+    """Raises ConfigError for options of a single run beside a sweep, whose file says these things."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in BESIDE_SWEEP and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise ConfigError(f"{parameter.opts[0]} beside --sweep: write it into the sweep's file, under [base]")
+
+
+def one_result(settings: SimulationSettings, options: dict[str, Any]) -> Result:
+    """A single run, watched round by round."""
     torch.set_num_threads(1)  # small models: more threads only wait for each other
     started = time.perf_counter()
-    rounds = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("simulating", total=settings.rounds)
+    rounds: list[SimulatedRound] = []
+    with bar() as progress:
+        task = progress.add_task("round", total=settings.rounds)
         for finished in run_simulation(settings):
             rounds.append(finished)
-            progress.advance(bar)
+            progress.advance(task)
+    found = row(settings, rounds, time.perf_counter() - started)
+    lines = [{"round": seen.round, **summary(seen)} for seen in rounds]
+    return Result({name: found[name] for name in FIELDS}, shown(rounds_table(rounds), lines, options["csv"]))
+
+
+def seeds_result(runs: list[SimulationSettings], options: dict[str, Any]) -> Result:
+    """The same run with several seeds: mean and deviation."""
+    started = time.perf_counter()
+    local = in_processes(runs, options["processes"])
+    rows: list[Row] = []
+    with bar() as progress, closing(on_ray(runs, options["ray"]) if options["ray"] else local) as computed:
+        task = progress.add_task("run", total=len(runs))
+        for found in computed:
+            rows.append(found)
+            progress.advance(task)
+    rows.sort(key=lambda row: row["settings"]["seed"])
+    numbers = [{name: row[name] for name in FIELDS} for row in rows]
     fields = {
-        "rounds": [round_json(finished) for finished in rounds],
-        **summary(rounds[-1]),
-        "bytes_per_member_round": shared_bytes(settings, rounds[-1]),
+        **over_seeds(numbers),
+        "runs": [{"seed": row["settings"]["seed"], **found} for row, found in zip(rows, numbers, strict=True)],
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return Result(fields, rounds_table(rounds))
+    return table_result(fields, rows, options)
 
 
-def shared_bytes(settings: SimulationSettings, finished: SimulatedRound) -> int:
-    """Payload bytes that a member receives in a round, and on average sends."""
-    others = settings.members - 1
-    asked = 0 if settings.sharing == "none" else min(settings.cohort or others, others)
-    return finished.payload_bytes * asked
+def sweep_result(options: dict[str, Any]) -> Result:
+    """All runs of a sweep's file; those that are on file already are not computed again."""
+    started = time.perf_counter()
+    runs = read_sweep(options["sweep"], options["data_dir"])
+    out: Path = options["out"] or Path("runs") / f"{options['sweep'].stem}.jsonl"
+    with bar() as progress:
+        task = progress.add_task("run", total=len(runs))
+
+        def watch(over: int, total: int) -> None:
+            progress.update(task, completed=over, total=total)
+
+        if options["ray"]:
+            run_sweep_on_ray(runs, out, options["ray"], watch)
+        else:
+            run_sweep(runs, out, options["processes"], watch)
+    wanted = {key(settings) for settings in runs}
+    rows = [row for row in read_rows(out) if row["key"] in wanted]
+    fields = {"runs": len(runs), "out": str(out), "seconds": round(time.perf_counter() - started, 3)}
+    return table_result(fields, rows, options)
 
 
-def summary(finished: SimulatedRound) -> dict[str, float | None]:
-    """Means over the honest members: accuracy on the common test set and on their own distribution, trust lost."""
-    common = [metrics["accuracy"] for metrics in finished.metrics if "accuracy" in metrics]
-    own = [metrics["own_accuracy"] for metrics in finished.metrics if "own_accuracy" in metrics]
-    return {
-        "common_accuracy": statistics.fmean(common) if common else None,
-        "own_accuracy": statistics.fmean(own) if own else None,
-        "std_over_members": statistics.pstdev(common) if common else None,
-        "attacker_weight": finished.attacker_weight,
-    }
+def table_result(fields: dict[str, Any], rows: list[Row], options: dict[str, Any]) -> Result:
+    """The answer of several runs, and their table on file if it was asked for."""
+    lines = [{**row["settings"], **flat(row)} for row in rows]
+    return Result(fields, shown(runs_table(rows), lines, options["csv"]))
 
 
-def round_json(finished: SimulatedRound) -> dict[str, Any]:
-    """One round for programs."""
-    return {
-        "round": finished.round,
-        "members": [dict(metrics) for metrics in finished.metrics],
-        "trust_rows": [{str(peer): weight for peer, weight in row.items()} for row in finished.rows],
-    }
+def flat(row: Row) -> Row:
+    """A row's single numbers."""
+    return {name: value for name, value in row.items() if name not in ("key", "settings", "curves")}
 
 
-def rounds_table(rounds: list[SimulatedRound]) -> Table:
-    """Loss and accuracy by round, mean over the members."""
-    table = Table(header_style="bold")
-    for column in ("round", "loss", "accuracy (%)", "own (%)", "std over members", "weight on attackers (%)"):
-        table.add_column(column, justify="right")
-    for finished in rounds:
-        loss = statistics.fmean(metrics["loss"] for metrics in finished.metrics)
-        seen = summary(finished)
-        cells = [
-            percent(seen[name]) for name in ("common_accuracy", "own_accuracy", "std_over_members", "attacker_weight")
-        ]
-        table.add_row(str(finished.round), f"{loss:.4f}", *cells)
-    return table
+def bar() -> Progress:
+    """What is done, and an estimate of the time that is left; on standard error."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)

@@ -16,6 +16,14 @@ from node.simulation.run import simulate
 from node.simulation.settings import SimulatedRound, SimulationSettings
 
 Row = dict[str, Any]
+FIELDS = (  # of a run, for a person who asked for one
+    "common_accuracy",
+    "own_accuracy",
+    "std_over_members",
+    "attacker_weight",
+    "seconds",
+    "bytes_per_member_round",
+)
 EARLY = 10  # rounds in which the weight on attackers may still be learned
 
 
@@ -87,11 +95,11 @@ def summary(finished: SimulatedRound) -> Row:
 
 def over_seeds(rows: Sequence[Mapping[str, Any]]) -> Row:
     """Mean and deviation (of the sample) over runs that differ in their seed, of every number in their rows."""
-    names = [name for name, value in rows[0].items() if isinstance(value, float | int)]
+    names = [name for name, value in rows[0].items() if value is None or isinstance(value, float | int)]
     columns = {name: [row[name] for row in rows if row[name] is not None] for name in names}
     return {
         "mean": {name: _mean(values) for name, values in columns.items()},
-        "std": {name: statistics.stdev(values) if len(values) > 1 else 0.0 for name, values in columns.items()},
+        "std": {name: _deviation(values) for name, values in columns.items()},
     }
 
 
@@ -103,3 +111,8 @@ def _mean(values: Sequence[float]) -> float | None:
     """The mean; None of nothing, and of what is not finite, since JSON knows no NaN."""
     mean = statistics.fmean(values) if values else math.nan
     return mean if math.isfinite(mean) else None
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    """The sample's standard deviation: 0 of one value, None of nothing."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0 if values else None

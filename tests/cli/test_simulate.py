@@ -1,0 +1,87 @@
+"""`fl-node simulate` from the outside, on a task that takes milliseconds."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from node.cli.app import cli
+from node.simulation.results import FIELDS
+
+TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
+
+pytestmark = pytest.mark.real
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, ["simulate", *map(str, arguments)])
+
+
+def quick(*arguments):
+    return run("--task", TASK, "--rounds", 2, "--members", 3, *arguments)
+
+
+def last_line(result):
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def table_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_a_single_run_answers_exactly_the_fields_of_a_run():
+    found = last_line(quick("--json"))
+    assert tuple(found) == FIELDS
+    assert found["attacker_weight"] == 0
+    assert found["bytes_per_member_round"] > 0
+
+
+def test_several_seeds_give_mean_and_deviation():
+    found = last_line(quick("--seed", 1, "--seed", 2, "--seed", 1, "--attack", "ipm", "--attackers", 1, "--json"))
+    assert [line["seed"] for line in found["runs"]] == [1, 2]
+    weights = [line["attacker_weight"] for line in found["runs"]]
+    assert found["mean"]["attacker_weight"] == sum(weights) / 2
+    assert found["std"]["common_accuracy"] is None
+
+
+def test_the_rounds_as_csv_in_the_place_of_the_table(tmp_path):
+    lines = table_of(quick("--csv", "-").stdout)
+    assert [line["round"] for line in lines] == ["1", "2"]
+    assert float(lines[1]["loss"]) < float(lines[0]["loss"])
+    quick("--csv", tmp_path / "rounds.csv")
+    assert table_of((tmp_path / "rounds.csv").read_text()) == lines
+
+
+def test_a_sweep_answers_where_its_rows_are_and_goes_on_from_them(tmp_path):
+    sweep, out = tmp_path / "sweep.toml", tmp_path / "rows.jsonl"
+    base = f'[base]\ntask = "{TASK}"\nmembers = 2\nrounds = 1\n'
+    sweep.write_text(f'{base}[grid]\nsharing = ["fixed", "none"]\nseed = [1, 2]\n')
+    found = last_line(run("--sweep", sweep, "--out", out, "--json"))
+    assert found["runs"] == len(out.read_text().splitlines()) == 4
+    first = out.read_bytes()
+    table = run("--sweep", sweep, "--out", out, "--csv", tmp_path / "runs.csv")
+    assert out.read_bytes() == first
+    assert "sharing" in table.stdout
+    assert "none" in table.stdout
+    assert [line["seed"] for line in table_of((tmp_path / "runs.csv").read_text())] == ["1", "2", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--sweep", "none.toml"), "none.toml can't be read"),
+        (("--sweep", "none.toml", "--members", 3), "--members beside --sweep"),
+        (("--split", "skewed:x"), "skewed:x"),
+        (("--topology", "star"), "star"),
+        (("--task", TASK, "--rounds", 1, "--csv", "/nowhere/rounds.csv"), "give another --csv"),
+    ],
+)
+def test_what_can_not_be_is_one_line_with_the_cure(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
