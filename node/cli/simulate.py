@@ -41,10 +41,12 @@ BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json"
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
 @click.option("--attack", type=click.Choice(ATTACKS), help="What dishonest members do.")
 @click.option("--attackers", default=0, show_default=True, type=click.IntRange(0), help="How many of the members.")
+@click.option("--attackers-absent", is_flag=True, help="The same run without them, to compare with.")
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
 @click.option("--batch-size", type=click.IntRange(1), help="Examples in a training step; default: the task's.")
 @click.option("--local-epochs", type=click.FloatRange(0, min_open=True), help="Per round; default: the task's.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the task's.")
+@click.option("--prior-strength", type=click.FloatRange(0, 1000), help="λ of the trust row; default: the objective's.")
 @click.option("--held-out", is_flag=True, help="Measure on a part of the training set: for choosing settings.")
 @click.option(
     "--seed", "seeds", multiple=True, default=(7,), show_default=True, type=click.IntRange(0, 2**32 - 1),

@@ -186,8 +186,8 @@ def _groups(
             yield row_cells(row, dataset), [seed for seed in seeds if row != "plots" or seed in PLOT_SEEDS]
 
 
-def command(cell: Cell) -> str:
-    """The command that makes one run of a cell; `--seed` chooses which."""
+def command(cell: Cell, seeds: Sequence[int] = ()) -> str:
+    """The command that makes a run of a cell, or all of it when the seeds are given."""
     default = SimulationSettings()
     dataset, _, model = cell.task.rpartition("-")
     parts = ["fl-node simulate", f"--dataset {dataset} --model {model}"]
@@ -195,10 +195,10 @@ def command(cell: Cell) -> str:
         value = getattr(cell, name)
         if value != getattr(default, name) or name in ALWAYS:
             parts.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
-    return " ".join([*parts, "--json"])
+    return " ".join([*parts, *(f"--seed {seed}" for seed in seeds or (cell.seed,)), "--json"])
 
 
-ALWAYS = ("split", "members", "sharing", "objective", "rounds", "seed")
+ALWAYS = ("split", "members", "sharing", "objective", "rounds")
 SHOWN = (
     "split",
     "members",
@@ -216,5 +216,4 @@ SHOWN = (
     "learning_rate",
     "prior_strength",
     "held_out",
-    "seed",
 )

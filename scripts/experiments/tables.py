@@ -22,6 +22,7 @@ from scripts.experiments.cells import (
     BASELINES,
     DATASETS,
     REFERENCE_SPLITS,
+    SEEDS,
     SHARED,
     SPLITS,
     Cell,
@@ -242,9 +243,8 @@ def backdoor_table(results: Results) -> str:
 
 
 def commands(cells: Sequence[Cell]) -> str:
-    """The command of a table, with the words that change from cell to cell in capitals."""
-    lines = [command(cell).replace(f"--seed {cell.seed} ", "--seed SEED ") for cell in cells]
-    return "\n".join(["```sh", *lines, "```"])
+    """The command that makes each of these cells."""
+    return "\n".join(["```sh", *(command(cell, SEEDS) for cell in cells), "```"])
 
 
 def row_commands(dataset: str) -> dict[str, str]:

@@ -3,18 +3,23 @@
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
+from node.cli.result import Result
+from node.cli.simulate import simulate
 from node.simulation.attacks import ATTACKS
 from node.simulation.results import key
+from node.simulation.run import SHARING
 from scripts.experiments import choose, tables
 from scripts.experiments.bars import bars, bars_of
 from scripts.experiments.cells import (
-    BASELINES,
     ROWS,
     SEEDS,
+    SHARED,
     Place,
     all_runs,
     attack_cell,
+    command,
     graph_places,
     row_cells,
     seeded,
@@ -160,7 +165,18 @@ def test_the_most_important_runs_come_first_and_none_twice():
 def test_every_attack_and_baseline_of_the_engine_is_in_the_table():
     runs = all_runs(ROWS, ("mnist",))
     assert {run.attack for run in runs} == {None, *ATTACKS}
-    assert {run.sharing for run in runs} == {"none", "fixed", "learned", *BASELINES}
+    assert {run.sharing for run in runs} == set(SHARING)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_command_of_a_run_makes_that_run(row, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "node.cli.simulate.one_result", lambda settings, options: made.append(settings) or Result({}, "")
+    )
+    for cell in [*row_cells(row, "mnist"), replace(SHARED, held_out=True, learning_rate=0.1, prior_strength=0.3)][::9]:
+        assert CliRunner().invoke(simulate, command(cell).split()[2:]).exit_code == 0
+        assert made[-1] == cell
 
 
 @pytest.mark.real
