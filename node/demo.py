@@ -241,6 +241,12 @@ def member_report(node: DemoNode) -> dict[str, Any]:
         "rounds": len(rounds),
         "bytes_in": status.get("bytes_in", 0),
         "bytes_out": status.get("bytes_out", 0),
+        "traffic": [
+            {"round": entry["round"], "peer_id": peer, **spent}
+            for entry in rounds
+            for peer, spent in entry["traffic"].items()
+            if peer
+        ],
     }
 
 

@@ -77,6 +77,7 @@ class Status:
                 "member": directory.index_of(peer),
                 "connected": peer in connected,
                 "latency_ms": _milliseconds(self._network.latency(peer)) if peer in connected else None,
+                "score": round(self._network.standings.score(peer), 1),
                 **asdict(traffic.get(peer, zero)),
             }
             for peer in sorted(connected | set(traffic) - {""})

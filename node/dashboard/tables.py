@@ -96,11 +96,18 @@ def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _peer_table(status: Mapping[str, Any]) -> Table:
     table = Table(header_style="bold")
-    for column in ("peer", "member", "connected", "in", "out"):
+    for column in ("peer", "member", "connected", "ms", "score", "in", "out", "in, last round", "out, last round"):
         table.add_column(column, justify="left" if column == "peer" else "right")
+    rounds = status.get("finished_rounds") or [{}]
     for peer in status.get("peers", []):
         cells = (peer["peer_id"], str(peer.get("member", "–")), "yes" if peer.get("connected") else "no")
-        table.add_row(*cells, size(peer.get("bytes_in", 0)), size(peer.get("bytes_out", 0)))
+        standing = (number(peer.get("latency_ms"), 1), number(peer.get("score"), 0))
+        counts = [
+            size(source.get(way, 0))
+            for source in (peer, rounds[-1].get("traffic", {}).get(peer["peer_id"], {}))
+            for way in ("bytes_in", "bytes_out")
+        ]
+        table.add_row(*cells, *standing, *counts)
     return table
 
 

@@ -1,6 +1,6 @@
 import trio
 
-from node.messages import ABSENT, Announcement
+from node.messages import ABSENT, Announcement, Traffic
 from tests.session.fakes import FakePeers, make_member, make_session, sha256, with_rounds
 
 NAMES = ["alice", "bob", "carol"]
@@ -149,3 +149,22 @@ async def test_a_member_with_two_faces_is_convicted_and_left_out(autojump_clock)
     assert board.newest(2) is None
     await run_all(members[:2])
     assert all(entry.lag == ABSENT for mix in members[0].disk.mixes for entry in mix.inputs if entry.member == 2)
+
+
+async def test_the_bytes_of_the_rounds_add_up_to_the_counter(autojump_clock, monkeypatch):
+    """Every byte between the start of the first round and the end of the last is in exactly one of them."""
+    readings = []
+
+    def traffic(self):
+        count = int(1000 * trio.current_time())  # a counter that never stands still
+        if self.peer_id == "alice":
+            readings.append(count)
+        return {"bob": Traffic(count, 2 * count)}
+
+    monkeypatch.setattr(FakePeers, "traffic", traffic)
+    _, members = make_session(NAMES[:2])
+    await run_all(members)
+    spent = [report.traffic["bob"] for report in members[0].reports]
+    assert len(spent) == 4
+    assert sum(each.bytes_in for each in spent) == readings[-1] - readings[0] > 0
+    assert sum(each.bytes_out for each in spent) == 2 * (readings[-1] - readings[0])
