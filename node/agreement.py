@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ledger import Chain, Ledger, SessionEntry, SessionUnknown, connect, deploy, load_keystore, session_id_of
 from node.config import (
-    FILE_LIMIT,
     Contract,
     Initial,
     Limits,
@@ -24,9 +23,12 @@ from node.learning import parameters
 from node.learning.codecs import codec
 from node.learning.task import Learner, prepare
 from node.learning.task_files import load_task
+from node.sources import Ways, read_source
 from node.storage import open_snapshots
 
 INITIAL_FILE = "initial.safetensors"
+SESSION_FILE = "session.toml"
+NO_WAYS = Ways()
 RPC_TIMEOUT_S = 10.0
 
 
@@ -89,6 +91,8 @@ async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[b
     ledger = Ledger(chain, address)
     session = describe(wishes, learner, seed, initial, ledger, str(account.address))
     content = format_session(session)
+    async with open_snapshots(home.path) as snapshots:  # from where nodes of the creator give it by its CID
+        await snapshots.add({SESSION_FILE: content})
     session_id = ledger.create_session(account, config_hash(content), wishes.admitted, cid)
     if wishes.admitted:
         ledger.admit(account, session_id, [account.address])
@@ -129,24 +133,18 @@ def model_hash(learner: Learner) -> str:
     return hashlib.sha256(learner.spec.header).hexdigest()
 
 
-def read_session_file(path: Path) -> tuple[bytes, Session]:
-    """The bytes and the content of a session file. SessionFileError names what is wrong with it."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(FILE_LIMIT + 1)
-    except OSError as error:
-        raise SessionFileError(
-            f"the session file {path} cannot be read ({error.strerror}): ask the session's creator for it"
-        ) from error
-    return content, parse_session(content, str(path))
+def read_session_file(source: Path | str, ways: Ways = NO_WAYS) -> tuple[bytes, Session]:
+    """The bytes and the content of a session file: a path, a URL or a CID. SessionFileError names what is wrong."""
+    content = read_source(str(source), ways)
+    return content, parse_session(content, str(source))
 
 
-def open_session(path: Path, rpc: str | None, chain: Chain | None = None) -> OpenSession:
-    """The session of a file, checked against the ledger.
+def open_session(path: Path | str, rpc: str | None, chain: Chain | None = None, ways: Ways = NO_WAYS) -> OpenSession:
+    """The session of a file (a path, a URL or a CID), checked against the ledger.
 
     Raises SessionFileError if the ledger does not know exactly these bytes, LedgerError if it cannot be asked.
     """
-    content, session = read_session_file(path)
+    content, session = read_session_file(path, ways)
     url = rpc or session.ledger.rpc
     if not url:
         raise SessionFileError(f"{path} names no Ethereum node: pass --rpc URL")

@@ -69,6 +69,11 @@ class Home:
         return self.path / "session.json"
 
     @property
+    def session_file(self) -> Path:
+        """The session file, if it came from a URL or a CID."""
+        return self.path / "session.toml"
+
+    @property
     def evidence(self) -> Path:
         """Signed contradictions of other members."""
         return self.path / "evidence"

@@ -47,7 +47,7 @@ def make_session(home: Home, chain: Devnet, path: Path, **wishes: object) -> Ope
 class NodeProcess:
     """`fl-node start` in a process of its own."""
 
-    def __init__(self, home: Home, session: Path, *arguments: str) -> None:
+    def __init__(self, home: Home, session: Path | str, *arguments: str) -> None:
         self.home = home
         self.log = home.path / "node.log"
         command = [sys.executable, "-m", "node", "-v", "start", "--json", "--session", str(session)]

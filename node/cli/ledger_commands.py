@@ -32,7 +32,7 @@ VIEWS = ("records", "members", "trust", "gas")
 @click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the table to a CSV file.")
 @click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write the table to a Parquet file.")
 @answers
-def history(session_path: Path, rpc: str | None, view: str, csv: Path | None, parquet: Path | None) -> Result:
+def history(session_path: str, rpc: str | None, view: str, csv: Path | None, parquet: Path | None) -> Result:
     """Show a session's records, members, trust rows or gas from the ledger.
 
     \b

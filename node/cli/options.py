@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import trio
 
 from node.errors import ConfigError
+from node.sources import Ways
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,8 +97,7 @@ def session_option(command: F) -> F:
         "session_path",
         envvar="FL_NODE_SESSION",
         required=True,
-        type=click.Path(path_type=Path),
-        help="The session file that the session's creator handed out.",
+        help="The session file that the session's creator handed out: a path, an http(s) URL, or an IPFS CID.",
     )(command)
 
 
@@ -150,3 +151,24 @@ def metrics_options(command: F) -> F:
 def split(values: tuple[str, ...]) -> list[str]:
     """Options that may be repeated or hold several values separated by commas or blanks (in the environment)."""
     return [part for value in values for part in value.replace(",", " ").split()]
+
+
+def sources_option(command: F) -> F:
+    """`--peers`, for a session file that is a CID."""
+    return click.option(
+        "--peers", envvar="FL_NODE_PEERS", multiple=True, help="Multiaddr of a node that may have the file of a CID."
+    )(command)
+
+
+def ways(ipfs: str | None, peers: tuple[str, ...]) -> Ways:
+    """How to reach a session file that is not on this machine."""
+    from node.network.addresses import parse_peer_address
+
+    named = [str(parse_peer_address(text)) for text in split(peers)]
+
+    def ask(cid: bytes, seconds: float) -> bytes | None:
+        from node.network.guest import fetch_block_as_guest  # libp2p behind it takes a second
+
+        return trio.run(fetch_block_as_guest, cid, named, seconds)
+
+    return Ways(ipfs, ask if named else None)

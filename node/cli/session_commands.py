@@ -8,13 +8,14 @@ import click
 import trio
 
 from node.agreement import Wishes, create_session, open_session, read_session_file
-from node.cli.options import home_option, passphrase_option, rpc_option, split
+from node.cli.options import home_option, ipfs_option, passphrase_option, rpc_option, sources_option, split, ways
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers
 from node.config import Session, config_hash
 from node.errors import SessionFileError
 from node.home import open_home
 from node.network.addresses import parse_peer_address
+from node.sources import session_cid
 
 
 @click.group()
@@ -75,44 +76,54 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
         raise SessionFileError(f"{out} exists: choose another --out, a session file is never overwritten")
     if not os.access(out.resolve().parent, os.W_OK):
         raise SessionFileError(f"{out.resolve().parent} cannot be written to: choose another --out")
-    for ways in ("bootstrap", "trackers"):
-        choices[ways] = tuple(str(parse_peer_address(text)) for text in split(choices[ways]))
+    for way in ("bootstrap", "trackers"):
+        choices[way] = tuple(str(parse_peer_address(text)) for text in split(choices[way]))
     place = open_home(home)
     content, opened = trio.run(create_session, place, read_passphrase(place, passphrase_file), Wishes(**choices))
     out.write_bytes(content)
-    fields = {**summary(opened.session, content), "session": f"{opened.session_id:016x}", "file": str(out)}
+    fields = {
+        **summary(opened.session, content),
+        "session": f"{opened.session_id:016x}",
+        "file": str(out),
+        "cid": session_cid(content),
+    }
     text = (
         f"session   {opened.session_id:016x} ({opened.session.name})\n"
         f"contract  {opened.ledger.address} on chain {opened.session.ledger.chain_id}\n"
-        f"file      {out}: hand it out; members start with `fl-node start --session {out}`"
+        f"file      {out}: hand it out; members start with `fl-node start --session {out}`\n"
+        f"cid       {session_cid(content)}: the same file, in IPFS"
     )
     return Result(fields, text)
 
 
 @session.command("show")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file")
+@ipfs_option
+@sources_option
 @answers
-def show(file: Path) -> Result:
-    """Show a session file without asking anybody.
+def show(file: str, ipfs: str | None, peers: tuple[str, ...]) -> Result:
+    """Show a session file (a path, an http(s) URL or an IPFS CID) without asking the ledger.
 
     \b
     Example: fl-node session show session.toml
     """
-    content, parsed = read_session_file(file)
+    content, parsed = read_session_file(file, ways(ipfs, peers))
     return Result(summary(parsed, content), content.decode())
 
 
 @session.command("verify")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file")
 @rpc_option()
+@ipfs_option
+@sources_option
 @answers
-def verify(file: Path, rpc: str | None) -> Result:
-    """Check a session file against the ledger.
+def verify(file: str, rpc: str | None, ipfs: str | None, peers: tuple[str, ...]) -> Result:
+    """Check a session file (a path, an http(s) URL or an IPFS CID) against the ledger.
 
     \b
     Example: fl-node session verify session.toml --rpc http://127.0.0.1:8545
     """
-    opened = open_session(file, rpc)
+    opened = open_session(file, rpc, ways=ways(ipfs, peers))
     fields = {**summary(opened.session, opened.content), "session": f"{opened.session_id:016x}"}
     fields |= {"state": opened.entry.state, "members": opened.entry.member_count, "valid": True}
     text = f"{file} is session {opened.session_id:016x}, {opened.entry.state}, {opened.entry.member_count} members"

@@ -16,14 +16,17 @@ from node.cli.options import (
     rpc_option,
     session_option,
     split,
+    ways,
 )
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers, note
+from node.config import parse_session
 from node.daemon.run import run_node
 from node.daemon.settings import StartSettings
 from node.errors import ConfigError
-from node.home import Home, open_home
+from node.home import Home, open_home, write_atomically
 from node.network.addresses import parse_address, parse_peer_address
+from node.sources import Ways, is_remote, read_source
 
 
 @click.command()
@@ -83,7 +86,7 @@ from node.network.addresses import parse_address, parse_peer_address
 @answers
 def start(
     home: Path,
-    session_path: Path,
+    session_path: str,
     passphrase_file: Path | None,
     metrics_host: str,
     metrics_port: int | None,
@@ -94,17 +97,19 @@ def start(
     \b
     Example: fl-node start --session session.toml --home a --listen /ip4/0.0.0.0/tcp/4001
              fl-node start --session session.toml --home b --peers /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…
+             fl-node start --session https://example.org/session.toml --home c
     """
     os.umask(0o077)  # what a node writes is the operator's alone
     place: Home = open_home(home)
     choices["listen"] = tuple(parse_address(text) for text in split(choices["listen"]))
-    for ways in ("peers", "trackers"):
-        choices[ways] = tuple(str(parse_peer_address(text)) for text in split(choices[ways]))
+    for way in ("peers", "trackers"):
+        choices[way] = tuple(str(parse_peer_address(text)) for text in split(choices[way]))
     if not choices["listen"]:
         raise ConfigError("nothing to listen on: pass --listen /ip4/0.0.0.0/tcp/0")
     metrics = None if metrics_port is None else (metrics_host, metrics_port)
     passphrase = read_passphrase(place, passphrase_file)
-    settings = StartSettings(place, session_path, passphrase, metrics=metrics, **choices)
+    file = session_file(place, session_path, ways(choices["ipfs"], choices["peers"]))
+    settings = StartSettings(place, file, passphrase, metrics=metrics, **choices)
     outcome = trio.run(run_node, settings, note)
     fields = {
         "finished_round": outcome.finished_round,
@@ -117,3 +122,13 @@ def start(
         f", {outcome.records_pending} waiting" if outcome.records_pending else ""
     )
     return Result(fields, text)
+
+
+def session_file(home: Home, source: str, reach: Ways) -> Path:
+    """The session file on this machine: a URL's or CID's is kept in the home, for starts without it."""
+    if not is_remote(source):
+        return Path(source)
+    content = read_source(source, reach)
+    parse_session(content, source)
+    write_atomically(home.session_file, content)
+    return home.session_file
