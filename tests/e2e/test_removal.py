@@ -33,9 +33,8 @@ def test_a_removed_member_is_cut_off_within_a_few_blocks_and_the_others_go_on(ch
 
         for node in nodes[:2]:
             node.wait_for(is_cut_off, 20)
-        assert (
-            time.monotonic() - began < 2 * BLOCK_S + 1.0 + 0.5 + 0.5 + 6.0
-        )  # blocks, look at the ledger, patrol, status
+        looks = 1.0 + 0.5 + 0.5  # at the ledger, at the connections, at the status
+        assert time.monotonic() - began < 2 * BLOCK_S + looks + 3.0  # for a machine that is shared
         at = nodes[0].status()["round"]
         for node in nodes[:2]:
             node.wait_for(lambda status: status["round"] >= at + 3)
