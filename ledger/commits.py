@@ -76,6 +76,14 @@ def recorded_hash(store: LogStore, account: str, round: int) -> bytes | None:
     return None if found is None else bytes(found[0])
 
 
+def recorded_mix(store: LogStore, account: str, round: int) -> bytes:
+    """The bytes of the mix that the account recorded of the round, in its next record; empty if it recorded none."""
+    query = """select substr(body, 57) from events where kind = ? and account = ? and round > ? and block <= ?
+        order by round, block, position limit 1"""
+    found = store.db.execute(query, (RECORDED, account, round, store.last)).fetchone()
+    return b"" if found is None or recorded_hash(store, account, round) is None else bytes(found[0])
+
+
 def rounds_of(store: LogStore) -> Range | None:
     """The first and the last round that was committed to, None before the first."""
     query = "select min(round), max(round) from events where kind = ? and not closing and block <= ?"

@@ -14,7 +14,7 @@ import pandas as pd
 from ledger import frames
 from ledger.chain import checksummed
 from ledger.client import Ledger
-from ledger.commits import Commit, Range, commits, recorded_hash, rounds_of
+from ledger.commits import Commit, Range, commits, recorded_hash, recorded_mix, rounds_of
 from ledger.errors import BrokenChain, HistoryError, PayloadError
 from ledger.events import EVENTS
 from ledger.log_store import LogStore, Progress, Source
@@ -55,6 +55,7 @@ class History:
         self._behind, self._progress = behind, progress
         self._store = LogStore(Source(ledger.chain, ledger.address, self.session), cache)
         self._folded: list[MemberEntry] | None = None  # the members as of the last reading
+        self._verified: tuple[str | None, int] | None = None  # the block up to which all chains are right, and records
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +142,10 @@ class History:
 
         """
         self.follow()
-        return verify(self._store, self._members(), self.follow)
+        if self._verified is None or self._verified[0] != self._store.mark:
+            count = verify(self._store, self._members(), self.follow)
+            self._verified = self._store.mark, count
+        return self._verified[1]
 
     def steps(self, rounds: Range | None = None) -> Iterator[Step]:
         """Every member's rounds, by round and member, from chains that were verified before the first one is given.
@@ -158,8 +162,15 @@ class History:
 
     def update_hash(self, member: int, round: int) -> bytes | None:
         """What a member committed to for a round, None if to nothing; of the events as they were last read."""
-        account = next((account for account, index in self._indices().items() if index == member), "")
-        return recorded_hash(self._store, account, round)
+        return recorded_hash(self._store, self._account(member), round)
+
+    def snapshot(self, member: int, round: int) -> bytes | None:
+        """The digest of the snapshot that a member recorded of a round, None if of none; as `update_hash`."""
+        try:
+            mix = decode_mix(recorded_mix(self._store, self._account(member), round))
+        except PayloadError:
+            return None
+        return mix.snapshot if mix else None
 
     def rounds(self) -> Range | None:
         """The first and the last round that any member committed to, None before the first."""
@@ -177,6 +188,10 @@ class History:
 
     def _indices(self) -> dict[str, int]:
         return {member.account.lower()[2:]: member.index for member in self._members()}
+
+    def _account(self, member: int) -> str:
+        members = self._members()
+        return members[member].account.lower()[2:] if 0 <= member < len(members) else ""
 
     def _select(self, rounds: Range | None, blocks: Range | None, gas: bool) -> list[Commit]:
         head = self.follow()

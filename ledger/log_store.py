@@ -26,6 +26,7 @@ create table if not exists blocks(number integer primary key, hash text);
 create table if not exists events(block integer, position integer, tx_hash text, timestamp integer, kind text,
     account text, round integer, closing integer, body blob, primary key (block, position)) without rowid;
 create index if not exists by_round on events(kind, round, account);
+create index if not exists by_account on events(account, round);
 create table if not exists receipts(tx_hash text primary key, gas integer, price integer);
 """
 
@@ -54,6 +55,7 @@ class LogStore:
     def __init__(self, source: Source, path: Path | None = None) -> None:
         self.source = source
         self.last = source.session.created_block - 1
+        self.mark: str | None = None  # the hash of block `last`: the same one vouches for the same events
         try:
             self.db = sqlite3.connect(path or "", isolation_level=None, check_same_thread=False)
             self.db.execute("pragma journal_mode = wal")
@@ -81,7 +83,7 @@ class LogStore:
             head = max(0, self.source.chain.block_number() - behind)
             mark = self._hash(head)
             if self._read_to(head, mark, progress):
-                self.last = head
+                self.last, self.mark = head, mark
                 return head
         raise HistoryError(f"{self.source.chain.url} reorganises faster than its events can be read: try again")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from node.errors import UpdateError
 from node.learning import parameters
@@ -50,8 +50,17 @@ class Step:
         return self.mix.round
 
 
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a snapshot holds as a member's update: its SHA-256, and its parameters or why it has none."""
+
+    digest: bytes
+    vector: Tensor | None
+    flaw: str = ""
+
+
 UpdateHash = Callable[[int, int], bytes | None]  # (member, round) -> the recorded hash
-Payload = Callable[[int, int], bytes | None]  # (member, round) -> the snapshot's bytes, None where there is none
+Updates = Mapping[tuple[int, int], Update]  # (member, round) -> the snapshot's update, where there is one
 
 
 def check_row(step: Step, rules: Rules, recorded: UpdateHash) -> Fault | None:
@@ -88,25 +97,32 @@ def _check_input(step: Step, entry: Input, rules: Rules, recorded: UpdateHash) -
     return None
 
 
-def replay(step: Step, spec: ParameterSpec, codec: Codec, recorded: UpdateHash, payload: Payload) -> Fault | bool:
+def open_update(content: bytes, spec: ParameterSpec, codec: Codec) -> Update:
+    """A snapshot's update, hashed and decoded. Raises nothing: the bytes may be anything."""
+    digest = hashlib.sha256(content).digest()
+    try:
+        return Update(digest, codec.decode(spec, content))
+    except UpdateError as error:
+        return Update(digest, None, str(error))
+
+
+def replay(step: Step, spec: ParameterSpec, recorded: UpdateHash, updates: Updates) -> Fault | bool:
     """Recomputes the mixed parameters: a Fault, True if they are what was recorded, False without the snapshots."""
     used = [entry for entry in step.mix.inputs if entry.weight]
     vectors = []
     for entry in used:
-        content = payload(entry.member, step.round - entry.lag)
-        if content is None:
+        round = step.round - entry.lag
+        update = updates.get((entry.member, round))
+        if update is None:
             return False
-        expected = recorded(entry.member, step.round - entry.lag)
-        digest = hashlib.sha256(content).digest()
-        if digest != expected:
-            return _differs(entry.member, step.round - entry.lag, "update", expected or b"", digest)
-        try:
-            vectors.append(codec.decode(spec, content))
-        except UpdateError as error:
-            return Fault(entry.member, step.round - entry.lag, "update", "parameters of the model", str(error))
+        expected = recorded(entry.member, round)
+        if update.digest != expected:
+            return _differs(entry.member, round, "update", expected or b"", update.digest)
+        if update.vector is None:
+            return Fault(entry.member, round, "update", "parameters of the model", update.flaw)
+        vectors.append(update.vector)
     weights = np.array([entry.weight for entry in used], dtype=np.uint16)
-    mixed = parameters.encode(spec, mix(torch.stack(vectors), weights))
-    digest = hashlib.sha256(mixed).digest()
+    digest = hashlib.sha256(parameters.encode(spec, mix(vectors, weights))).digest()
     if digest != step.mix.mixed_hash:
         return _differs(step.member, step.round, "mixed parameters", digest, step.mix.mixed_hash)
     return True

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,30 +12,21 @@ from node.errors import ConfigError, ContentMissing
 from node.learning.parameters import ParameterSpec
 from node.storage import Snapshots, open_snapshots
 
-KEPT = 8  # payloads at a time: the inputs of a step are often those of the next
 
-
-@dataclass
+@dataclass(frozen=True, slots=True)
 class SnapshotShelf:
     """Reads files of snapshots from the first source that has them."""
 
     sources: Sequence[Snapshots]
     limit: int  # bytes of a file
-    _recent: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     async def read(self, cid: str, name: str) -> bytes | None:
         """A file of a snapshot; None if no source has it."""
-        if (cid, name) in self._recent:
-            return self._recent[cid, name]
         for source in self.sources:
             try:
-                content = await source.read(cid, name, self.limit)
+                return await source.read(cid, name, self.limit)
             except ContentMissing:
                 continue
-            self._recent[cid, name] = content
-            if len(self._recent) > KEPT:
-                del self._recent[next(iter(self._recent))]
-            return content
         return None
 
 

@@ -12,7 +12,8 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
 from ledger import Chain, Input, Ledger, Membership, Mix, Record, binding_message, deploy, session_id_of
-from node.audit.run import AuditReport, AuditSettings, audit_session
+from node.audit.report import AuditReport
+from node.audit.run import AuditSettings, audit_session
 from node.config import Contract, Initial, Limits, Session, config_hash, format_session
 from node.learning import parameters
 from node.learning.mixing import mix

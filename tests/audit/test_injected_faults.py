@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ledger import Devnet, DevnetOptions
+from node.audit.report import Gap
 from node.network.identity import identity_from_seed
 from tests.audit.forge import Forgery, swapped
 
@@ -94,7 +95,7 @@ def test_a_round_that_is_missing_is_reported(forge):
         draft.skipped = True
 
     report = forge(at(1, 2, act), cohort=3).audit()
-    assert report.gaps == [(1, 2)]
+    assert report.gaps == [Gap(1, 2, 2)]
     assert report.faults[0].kind == "input"  # others say that they mixed an update that was never committed
     assert "member 1 for round 2" in report.faults[0].expected
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from node.audit.replay import Fault, Rules, Step, check_row, replay
+from node.audit.replay import Fault, Rules, Step, check_row, open_update, replay
 from node.learning import parameters
 from node.learning.codecs import codec
 from node.learning.mixing import mix
@@ -54,7 +54,8 @@ def with_inputs(step, **changes):
 
 
 def run(step, payloads, recorded):
-    return replay(step, SPEC, FLOAT32, recorded, lambda member, at: payloads.get((member, at)))
+    updates = {key: open_update(content, SPEC, FLOAT32) for key, content in payloads.items()}
+    return replay(step, SPEC, recorded, updates)
 
 
 def test_an_honest_step_replays(step, payloads, recorded):

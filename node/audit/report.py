@@ -1,0 +1,107 @@
+"""What an audit checked and what it found, for programs and for people."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from node.audit.replay import Fault, fault_json
+
+LISTED = 1000
+"""Faults and gaps that are listed; all are counted, but a member can make as many as it likes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Rounds of a member, first and last, of which it recorded no mix."""
+
+    member: int
+    first: int
+    last: int
+
+
+@dataclass
+class AuditReport:
+    """What was checked and what was found."""
+
+    session: str
+    members: int = 0
+    records: int = 0
+    steps_total: int = 0
+    steps_replayed: int = 0
+    steps_without_snapshot: int = 0
+    faults: list[Fault] = field(default_factory=list)  # the first ones, by round and member
+    fault_count: int = 0
+    gaps: list[Gap] = field(default_factory=list)  # the first ones, by round and member
+    gap_rounds: int = 0
+    bytes_read: int = 0  # of snapshots
+    seconds: float = 0.0
+
+    def blame(self, fault: Fault) -> None:
+        """Adds a fault."""
+        self.fault_count += 1
+        if len(self.faults) < LISTED:
+            self.faults.append(fault)
+
+    def miss(self, gap: Gap) -> None:
+        """Adds a gap."""
+        self.gap_rounds += gap.last - gap.first + 1
+        if len(self.gaps) < LISTED:
+            self.gaps.append(gap)
+
+    @property
+    def clean(self) -> bool:
+        """Whether no evidence of wrongdoing was found."""
+        return not self.fault_count
+
+    @property
+    def checked(self) -> bool:
+        """Whether any mixing step could be replayed."""
+        return self.steps_replayed > 0
+
+    def json(self) -> Mapping[str, Any]:
+        """The report for programs."""
+        return {
+            "clean": self.clean,
+            "steps_replayed": self.steps_replayed,
+            "steps_total": self.steps_total,
+            "steps_without_snapshot": self.steps_without_snapshot,
+            "first_fault": fault_json(self.faults[0] if self.faults else None),
+            "fault_count": self.fault_count,
+            "faults": [fault_json(fault) for fault in self.faults],
+            "gap_rounds": self.gap_rounds,
+            "gaps": [{"member": gap.member, "from": gap.first, "to": gap.last} for gap in self.gaps],
+            "session": self.session,
+            "members": self.members,
+            "records": self.records,
+            "seconds": round(self.seconds, 3),
+            "steps_per_s": round(self.steps_replayed / self.seconds, 1) if self.seconds else None,
+            "mb_per_s": round(self.bytes_read / 1e6 / self.seconds, 1) if self.seconds else None,
+        }
+
+    def text(self) -> RenderableType:
+        """The report for people."""
+        lines = [
+            f"session {self.session}: {self.members} members, {self.records} records, hash chains "
+            f"{'broken' if any(fault.kind == 'hash chain' for fault in self.faults) else 'right'}",
+            f"{self.steps_replayed} of {self.steps_total} mixing steps replayed bit for bit "
+            f"({self.steps_without_snapshot} lack a snapshot of an input)",
+        ]
+        if self.gaps:
+            first = self.gaps[0]
+            lines.append(f"{self.gap_rounds} rounds without a recorded mix, first member {first.member}, {first.first}")
+        for fault in self.faults[:10]:
+            lines.append(
+                f"FAULT member {fault.member}, round {fault.round}, {fault.kind}: "
+                f"expected {fault.expected}, found {fault.found}"
+            )
+        return Group(*lines, self._verdict())
+
+    def _verdict(self) -> str:
+        if not self.clean:
+            return f"{self.fault_count} faults"
+        if not self.checked:
+            return "could not be checked: no mixing step has its snapshots (say where they are with --ipfs)"
+        left = self.steps_total - self.steps_replayed
+        return f"no fault found; {left} steps could not be replayed" if left else "clean"
