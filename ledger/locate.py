@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 from eth_abi.abi import decode
@@ -39,13 +39,11 @@ def locate(chain: Chain, links: Sequence[Link], found: int, slot_at: Callable[[i
 
     """
     try:
-        at = _first_wrong(links, slot_at)
+        wrong = _first_wrong(links, slot_at)
     except RpcRefused:
-        at = _first_forged(chain, links[1:])
-    if at is not None and at.round < 0:
-        return None, f"its joining in block {at.block} is altered"
-    if at is not None:
-        return at.round, f"the record of round {at.round} in block {at.block} is altered, or one before it is missing"
+        wrong = _first_forged(chain, links)
+    if wrong is not None:
+        return _explain(chain, links, wrong)
     told, expected = links[-1].slot & (HOLD - 1), found & (HOLD - 1)
     if told < expected:
         return told, f"rounds {told} to {expected - 1} are missing or were skipped at the end"
@@ -55,30 +53,58 @@ def locate(chain: Chain, links: Sequence[Link], found: int, slot_at: Callable[[i
     return None, "it can't be told where"
 
 
-def _first_wrong(links: Sequence[Link], slot_at: Callable[[int], int]) -> Link | None:
-    """The last record of the first block after which the ledger's slot was another; by bisection, for once a chain
-    differs it differs for ever.
+def _first_wrong(links: Sequence[Link], slot_at: Callable[[int], int]) -> range | None:
+    """Positions of the records of the first block after which the ledger's slot was another; by bisection, for once a
+    chain differs it differs for ever.
     """
-    marks = [list(group)[-1] for _, group in groupby(links, key=lambda link: link.block)]
-    low, high = 0, len(marks)
+    ends = [i for i, link in enumerate(links) if i + 1 == len(links) or links[i + 1].block != link.block]
+    low, high = 0, len(ends)
     while low < high:
         middle = (low + high) // 2
-        if slot_at(marks[middle].block) == marks[middle].slot:
+        if slot_at(links[ends[middle]].block) == links[ends[middle]].slot:
             low = middle + 1
         else:
             high = middle
-    return marks[low] if low < len(marks) else None
+    return range(ends[low - 1] + 1 if low else 0, ends[low] + 1) if low < len(ends) else None
 
 
-def _first_forged(chain: Chain, links: Sequence[Link]) -> Link | None:
-    """The first record that is not in the calldata of its transaction."""
-    for start in range(0, len(links), _BATCH):
+def _first_forged(chain: Chain, links: Sequence[Link]) -> range | None:
+    """The position of the first record that is not in the calldata of its transaction."""
+    for start in range(1, len(links), _BATCH):
         part = links[start : start + _BATCH]
-        found = chain.rpc.batch("eth_getTransactionByHash", [(link.tx_hash,) for link in part])
-        for link, transaction in zip(part, found, strict=True):
-            if link.entry not in _entries(transaction):
-                return link
+        for at, (link, sent) in enumerate(zip(part, _sent(chain, part), strict=True), start):
+            if link.entry not in sent:
+                return range(at, at + 1)
     return None
+
+
+def _explain(chain: Chain, links: Sequence[Link], wrong: range) -> tuple[int | None, str]:
+    """Which of the records at these positions is altered, or which one is missing before them or among them."""
+    joining, block = wrong.start == 0, links[wrong.start].block
+    suspects = links[max(1, wrong.start) : wrong.stop]
+    try:
+        sent = _sent(chain, suspects)
+    except RpcRefused:
+        sent = [[link.entry] for link in suspects]
+    for link, entries in zip(suspects, sent, strict=True):
+        if link.entry not in entries:
+            return link.round, f"the record of round {link.round} in block {block} is altered"
+    served = {link.entry for link in suspects}
+    for entry in (entry for entries in sent for entry in entries if entry not in served):
+        missing = int.from_bytes(entry[20:24], "big")
+        return missing, f"the record of round {missing} in block {block} is missing"
+    if joining:
+        return None, f"its joining in block {block} is altered"
+    first, before = suspects[0].round, links[wrong.start - 1].round
+    if 0 <= before < first - 1:
+        return before + 1, f"records of rounds {before + 1} to {first - 1} are missing before block {block}"
+    return first, f"the record of round {first} in block {block} is altered, or one before it is missing"
+
+
+def _sent(chain: Chain, links: Sequence[Link]) -> list[list[bytes]]:
+    """The entries in the calldata of each record's transaction."""
+    found = chain.rpc.batch("eth_getTransactionByHash", [(link.tx_hash,) for link in links])
+    return [_entries(transaction) for transaction in found]
 
 
 def _entries(transaction: Any) -> list[bytes]:

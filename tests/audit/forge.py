@@ -54,23 +54,29 @@ class Forgery:
     rounds: int = 3
     cohort: int = 2
     change: Callable[[Draft], None] = lambda _draft: None
+    spec: parameters.ParameterSpec = SPEC
     bind: Callable[[int, Identity], Identity] = lambda _member, identity: identity  # who signs the binding
     accounts: list[LocalAccount] = field(default_factory=lambda: [Account.create() for _ in range(8)])
 
     def audit(self, *, first: int = 1, last: int | None = None) -> AuditReport:
         """Records everything, then audits it."""
-        self._record()
+        self.record()
+        return self.judge(first, last)
+
+    def judge(self, first: int = 1, last: int | None = None) -> AuditReport:
+        """Audits what is recorded."""
         settings = AuditSettings(self.place / "session.toml", None, (str(self.place),), first, last)
         return trio.run(audit_session, settings, lambda _line: None)
 
-    def _record(self) -> None:
+    def record(self) -> tuple[Ledger, int]:
+        """Puts the session, its members, their snapshots and records where an auditor finds them."""
         ledger, session_id = self._session()
         self._join(ledger, session_id)
-        snapshots = trio.run(self._rounds, session_id)
-        del snapshots
+        trio.run(self._rounds, session_id)
         for member, records in enumerate(self.records):
             for record in records:
                 ledger.submit(self.accounts[member], record)
+        return ledger, session_id
 
     def _session(self) -> tuple[Ledger, int]:
         ledger = Ledger(self.chain, deploy(self.chain, self.accounts[0]))
@@ -78,12 +84,12 @@ class Forgery:
             name="forged",
             creator=str(self.accounts[0].address),
             task="pipe-flow",
-            model_sha256=hashlib.sha256(SPEC.header).hexdigest(),
+            model_sha256=hashlib.sha256(self.spec.header).hexdigest(),
             rounds=self.rounds,
             cohort=self.cohort,
             seed=1,
             initial=Initial(cid="bafy", sha256="0" * 64),
-            limits=Limits(payload_bytes=SPEC.payload_size),
+            limits=Limits(payload_bytes=self.spec.payload_size),
             ledger=Contract(chain_id=self.chain.chain_id(), address=ledger.address, rpc=self.chain.url),
         )
         content = format_session(session)
@@ -105,7 +111,10 @@ class Forgery:
         pending: list[Mix | None] = [None] * self.members
         async with open_snapshots(self.place) as snapshots:
             for round in range(1, self.rounds + 1):
-                updates = [parameters.encode(SPEC, torch.randn(9, generator=generator)) for _ in range(self.members)]
+                updates = [
+                    parameters.encode(self.spec, torch.randn(self.spec.size, generator=generator))
+                    for _ in range(self.members)
+                ]
                 for member in range(self.members):
                     draft = self._draft(session_id, member, round, updates)
                     self.change(draft)
@@ -124,15 +133,15 @@ class Forgery:
         weights = np.array([40_000, *[25_535 // (len(chosen) - 1)] * (len(chosen) - 1)], dtype=np.uint16)
         weights[-1] += 65_535 - int(weights.sum(dtype=np.int64))
         inputs = tuple(Input(each, int(weight), 0) for each, weight in zip(chosen, weights, strict=True))
-        mixed = mixture(updates, inputs)
+        mixed = mixture(self.spec, updates, inputs)
         update = updates[member]
         return Draft(member, round, update, sha256(update), inputs, mixed, sha256(mixed), update, mixed)
 
 
-def mixture(updates: list[bytes], inputs: tuple[Input, ...]) -> bytes:
+def mixture(spec: parameters.ParameterSpec, updates: list[bytes], inputs: tuple[Input, ...]) -> bytes:
     """The mixed payload of these inputs."""
-    stacked = [parameters.decode(SPEC, updates[entry.member]) for entry in inputs]
-    return parameters.encode(SPEC, mix(stacked, np.array([entry.weight for entry in inputs], dtype=np.uint16)))
+    stacked = [parameters.decode(spec, updates[entry.member]) for entry in inputs]
+    return parameters.encode(spec, mix(stacked, np.array([entry.weight for entry in inputs], dtype=np.uint16)))
 
 
 def swapped(inputs: tuple[Input, ...]) -> tuple[Input, ...]:

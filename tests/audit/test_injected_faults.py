@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
-from ledger import Devnet, DevnetOptions
+from ledger import Devnet, DevnetOptions, Record
 from node.audit.report import Gap
+from node.learning import parameters
+from node.learning.parameters import ParameterSpec
 from node.network.identity import identity_from_seed
-from tests.audit.forge import Forgery, swapped
+from tests.audit.forge import Forgery, sha256, swapped
 
 pytestmark = pytest.mark.real
 
@@ -98,6 +101,26 @@ def test_a_round_that_is_missing_is_reported(forge):
     assert report.gaps == [Gap(1, 2, 2)]
     assert report.faults[0].kind == "input"  # others say that they mixed an update that was never committed
     assert "member 1 for round 2" in report.faults[0].expected
+
+
+def test_a_snapshot_of_another_model_is_found(forge):
+    def act(draft):
+        other = ParameterSpec(("bias", "weight"), ((3,), (3, 2)))
+        draft.mixed = draft.snapshot_mixed = parameters.encode(other, torch.ones(9))
+        draft.mixed_hash = sha256(draft.mixed)
+
+    report = forge(at(0, 1, act)).audit()
+    assert located(report) == (0, 1, "snapshot")
+    assert report.fault_count == 1
+
+
+def test_a_member_that_skips_two_billion_rounds_fills_no_memory(forge):
+    far, session = 2**31 - 10, forge()
+    ledger, session_id = session.record()
+    ledger.submit(session.accounts[1], Record(session_id, far, b"\x01" * 32, None))
+    report = session.judge()
+    assert report.gaps == [Gap(1, 4, far - 1), Gap(1, far, far)]
+    assert report.gap_rounds == far - 3
 
 
 def test_a_binding_signed_by_another_key_is_found(forge):

@@ -1,5 +1,6 @@
 """A real HTTP proxy before a real chain, which can hang, talk garbage, forget answers, or lead to another chain."""
 
+import json
 import threading
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ class FaultyRpc:
         self.upstream = upstream
         self.fault = None
         self.forged = {}  # method: bytes to answer with instead
+        self.twists = {}  # method: function that makes another result of the chain's
         self.released = threading.Event()
         proxy = self
 
@@ -62,7 +64,14 @@ class FaultyRpc:
             return self._close(request)
         if self.fault == "lose answer" and b"eth_sendRawTransaction" in body:
             return self._close(request)
-        return self._answer(request, answer)
+        return self._answer(request, self._twisted(body, answer))
+
+    def _twisted(self, body, answer):
+        for method, twist in self.twists.items():
+            if f'"{method}"'.encode() in body:
+                said = json.loads(answer)
+                return json.dumps({**said, "result": twist(said["result"])}).encode()
+        return answer
 
     def _forward(self, body):
         headers = {"Content-Type": "application/json"}

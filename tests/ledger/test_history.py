@@ -348,7 +348,7 @@ def test_a_chain_that_is_whole_is_verified(party, history):
     [
         (alter(4), 1, 2),  # a byte of the update hash of (member 1, round 2)
         (alter(5, 100), 2, 2),  # a byte of its trust row
-        (drop(4), 1, 3),  # the record of (1, 2): seen at the next one
+        (drop(4), 1, 2),  # the record of (1, 2)
         (drop(8), 2, 3),  # the last record
     ],
 )
