@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 Matrix = Sequence[Sequence[float]]
 DOTS_PER_INCH = 100
+DOTS_OF_HEAT_MAPS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ def plot_lines(charts: Sequence[Chart], path: Path) -> None:
         if chart.ticks:
             axes.set_xticks(chart.ticks, [f"{tick:g}" for tick in chart.ticks])
             axes.minorticks_off()
+        elif not chart.logarithmic:
+            axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     save(figure, path)
@@ -65,7 +68,7 @@ def plot_trust(matrices: Mapping[int, Matrix], path: Path, members: Sequence[int
     """
     rounds = _spread(sorted(matrices), 4)
     largest = max((weight for matrix in matrices.values() for row in matrix for weight in row), default=1.0)
-    figure = Figure(figsize=(3.2 * max(1, len(rounds)), 3.4), layout="constrained", dpi=DOTS_PER_INCH)
+    figure = Figure(figsize=(3.2 * max(1, len(rounds)), 3.4), layout="constrained", dpi=DOTS_OF_HEAT_MAPS)
     for place, round in enumerate(rounds):
         matrix = matrices[round]
         axes = figure.add_subplot(1, len(rounds), place + 1)

@@ -29,6 +29,7 @@ from scripts.experiments.engine import made_here, require_engine
 from scripts.experiments.samples import Results, Row, by_key
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
+SECONDS_PER_MEMBER = 1.0  # of 20 rounds on one core, where nothing was measured yet
 QUIET = 20.0  # seconds between two lines of progress
 
 
@@ -132,23 +133,21 @@ def sweep(cells: Sequence[Cell], options: argparse.Namespace, out: Path) -> None
     done = by_key(read_rows(out))
     missing = [settings for settings in runs if key(settings) not in done]
     expected = estimate(missing, list(done.values())) / max(1, options.processes)
-    guess = f", about {minutes(expected)} by the runs so far" if missing and expected else ""
+    guess = f", about {minutes(expected)}" if missing else ""
     say(f"{len(runs)} runs, {len(missing)} to do on {options.processes} processes{guess}")
     run_sweep(runs, out, options.processes, progress())
 
 
 def estimate(missing: Sequence[Cell], done: Sequence[Row]) -> float:
-    """Seconds of one core: the median of the finished runs of the same kind, or of all; 0 without any."""
-    if not done:
-        return 0.0
+    """Seconds of one core: by the median of the finished runs of the same kind, or else by the number of members."""
     kinds: dict[tuple[int, bool], list[float]] = {}
     for row in done:
         kinds.setdefault((row["settings"]["members"], row["settings"]["sharing"] == "learned"), []).append(
             row["seconds"]
         )
-    usual = statistics.median(row["seconds"] for row in done)
     medians = {kind: statistics.median(seconds) for kind, seconds in kinds.items()}
-    return sum(medians.get((cell.members, cell.sharing == "learned"), usual) for cell in missing)
+    kind_of = [(cell.members, cell.sharing == "learned") for cell in missing]
+    return sum(medians.get(kind, SECONDS_PER_MEMBER * kind[0]) for kind in kind_of)
 
 
 def progress() -> Callable[[int, int], None]:

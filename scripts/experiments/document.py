@@ -59,7 +59,7 @@ def parts(findings: Findings, pictures: Path) -> dict[str, str]:
     found = bars(results)
     commands = tables.row_commands(DATASETS[0])
     return {
-        "summary": tables.summary_table(found),
+        "summary": tables.summary_table(found, results.seeds),
         "missed": tables.missed_table(found, results.seeds),
         "settings": settings(results, findings.current),
         "references": by_dataset(results, tables.reference_table),

@@ -64,7 +64,8 @@ def shown(sample: Sample, seeds: Sequence[int], digits: int = 2) -> str:
     if not len(sample):
         return NOT_RUN
     some = f" ({len(sample)} of {len(seeds)} seeds)" if len(sample) < len(seeds) else ""
-    return f"{sample.mean:.{digits}f} ± {sample.std:.{digits}f}{some}"
+    spread = f" ± {sample.std:.{digits}f}" if len(sample) > 1 else ""
+    return f"{sample.mean:.{digits}f}{spread}{some}"
 
 
 def signed(sample: Sample, seeds: Sequence[int]) -> str:
@@ -80,26 +81,33 @@ def verdict(bar: Bar) -> str:
     return f"{words} ({bar.remark})" if bar.remark else words
 
 
-def summary_table(found: Sequence[Bar]) -> str:
+def summary_table(found: Sequence[Bar], seeds: Sequence[int]) -> str:
     """The table of bars: how many of a row are met, and the closest."""
     rows = []
     for row, setting, demand in SUMMARY:
-        cells = [summed([bar for bar in found if (bar.row, bar.dataset) == (row, dataset)]) for dataset in DATASETS]
+        groups = [[bar for bar in found if (bar.row, bar.dataset) == (row, dataset)] for dataset in DATASETS]
+        cells = [summed(group, seeds) for group in groups]
         rows.append([row, setting, demand, *cells])
     return table(["row", "setting", "bar", *TITLES.values()], rows, words=5)
 
 
-def summed(group: Sequence[Bar]) -> str:
-    """How many bars are met, of those that were measured and of all."""
+def summed(group: Sequence[Bar], seeds: Sequence[int]) -> str:
+    """How many bars are met, of those that were measured, and on how little, if it is not all."""
     judged = [bar for bar in group if bar.margin is not None]
     if not judged:
         return NOT_RUN
     met = sum(bar.met is True for bar in judged)
     missing = sum(bar.met is None and not bar.remark for bar in group)
+    fewest = min(len(bar.measured) for bar in judged)
+    gaps = [
+        *([f"{missing} not run"] if missing else []),
+        *([f"some on {fewest} of {len(seeds)} seeds"] if fewest < len(seeds) else []),
+        *(["some against few baselines"] if any(bar.remark for bar in judged) else []),
+    ]
+    count = f"{met} of {len(judged)} met"
     closest = min(judged, key=lambda bar: bar.margin or 0.0)
-    count = f"**{met} of {len(judged)} met**" if met == len(judged) else f"{met} of {len(judged)} met"
-    rest = f", {missing} not run" if missing else ""
-    return f"{count}{rest}; closest: {closest.setting}, {closest.margin:+.2f}"
+    words = [f"**{count}**" if met == len(judged) and not gaps else count, *gaps]
+    return f"{', '.join(words)}; closest: {closest.setting}, {closest.margin:+.2f}"
 
 
 def missed_table(found: Sequence[Bar], seeds: Sequence[int]) -> str:

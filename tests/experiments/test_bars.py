@@ -52,7 +52,7 @@ def found(results, row, setting, demand=""):
 def test_without_runs_no_bar_is_met_and_every_table_says_so():
     nothing = Results({})
     assert {bar.met for bar in bars(nothing)} == {None}
-    assert tables.summary_table(bars(nothing)).count("not run") == 14
+    assert tables.summary_table(bars(nothing), SEEDS).count("not run") == 14
     assert "not run" in tables.attack_table(nothing, IID)
     assert choose.choice_table(nothing, ["mnist"]) == "Not run."
 
@@ -133,6 +133,7 @@ def test_the_best_baseline_is_named_and_what_was_not_run_is_said():
     assert bar.met is False
     assert "krum" in bar.demand
     assert bar.remark == "9 of 11 baselines not run"
+    assert "0 of 1 met, 97 not run, some against few baselines" in tables.summary_table(bars(results), SEEDS)
     assert "**90.90**" in tables.baseline_table(results, "mnist", graphs=False)
 
 
