@@ -6,12 +6,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 NODE_STAMP := node_modules/.installed
 
-.PHONY: help setup demo test test-all check format lint types fences python-tests contract-tests fashion-mnist experiments experiments-quick clean
+.PHONY: help setup demo test test-all fuzz check format lint types fences python-tests contract-tests fashion-mnist experiments experiments-quick clean
 
 help:
 	@echo "make demo       set up, then run 4 nodes on real MNIST against a real chain"
 	@echo "make test       set up, then format, lint, types, fences, Python and contract tests"
 	@echo "make test-all   the same with the slow tests"
+	@echo "make fuzz       set up, then fuzz the decoders of what strangers send for a minute"
 	@echo "make setup      only set up"
 	@echo "make experiments        every missing run (hours; stop and go on), then docs/experiments.md"
 	@echo "make experiments-quick  a few short runs through every table and plot, into runs/quick"
@@ -40,6 +41,9 @@ test: setup check
 test-all: setup check
 	$(BIN)/python -m pytest -m ""
 	$(MAKE) --no-print-directory contract-tests
+
+fuzz: setup
+	$(BIN)/python -m pytest -m slow tests/network/test_fuzz.py
 
 check: format lint types fences
 

@@ -4,6 +4,7 @@ Knows no protocol: what is said to a member once it is connected is a function o
 """
 
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class ConnectionRules:
 
     dial_timeout: float = 8.0
     max_dials: int = 16  # under way at a time
+    enough: int = 192  # members connected; others are dialed only for a reason, so that there is room to be dialed
     max_strangers: int = 32  # connections of peers that are no members
     stranger_seconds: float = 30.0  # until an idle stranger is disconnected
 
@@ -45,6 +47,7 @@ class Connector:
         self._gate = gate
         self._standings = standings
         self._rules = rules
+        self._chance = random.Random()  # noqa: S311  (whom to dial first)
         self._dialing: dict[str, trio.Event] = {}
         self._greeted: set[str] = set()
         self._since: dict[str, float] = {}  # when a stranger was first seen connected
@@ -97,12 +100,17 @@ class Connector:
 
     def _dial_who_is_due(self, nursery: trio.Nursery) -> None:
         linked = self.linked()
-        for peer_id in self._peers.due():
+        wanted = self._rules.enough - sum(map(self._gate, linked | self._dialing.keys()))
+        due = self._peers.due()
+        self._chance.shuffle(due)
+        for peer_id in due:
             if len(self._dialing) >= self._rules.max_dials:
                 return
             if peer_id in linked or peer_id in self._dialing or self._standings.is_banned(peer_id):
                 continue
-            if self._gate(peer_id) or self._peers.is_pinned(peer_id):
+            is_wanted = wanted > 0 and self._gate(peer_id)
+            wanted -= is_wanted
+            if is_wanted or self._peers.is_pinned(peer_id):
                 nursery.start_soon(self._dial, peer_id)
                 self._dialing[peer_id] = trio.Event()
 
