@@ -1,73 +1,39 @@
-"""The built-in tasks: softmax regression and a small CNN on MNIST and Fashion-MNIST."""
+"""The built-in tasks: softmax regression, a small CNN and a ResNet-18 on MNIST, Fashion-MNIST and CIFAR-10."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 
-import torch
-from torch import nn
-
-from node.learning.datasets import ImageSet, load_images
-from node.learning.models import small_cnn, softmax_regression
-from node.learning.splits import Indices, partition, train_validation
-from node.learning.task import Examples, LocalSplit, Share, Task
+from node.learning.image_shares import image_share
+from node.learning.models import resnet18, small_cnn, softmax_regression
+from node.learning.task import Task
 
 CLASSES = 10
-HELD_OUT_SEED = 60_000
-
-
-def image_share(dataset: str, share: Share) -> LocalSplit:
-    """A member's part of an image data set, split 80:20, and the whole held-out test set.
-
-    Raises DataError when the data set is missing or corrupt, ConfigError when it can't be split so.
-    """
-    images = load_images(dataset, share.data_dir)
-    if share.held_out:
-        images = without_test_set(images)
-    parts = partition(images.train_labels.numpy(), share.split, share.shares, share.seed)
-    train, validation = train_validation(parts[share.index])
-    test = Examples(images.normalised(images.test_images), images.test_labels)
-    return LocalSplit(_examples(images, train), _examples(images, validation), test)
-
-
-def without_test_set(images: ImageSet) -> ImageSet:
-    """The data set with a sixth of its training images, the same at each call, in the place of the test images."""
-    order = torch.randperm(len(images.train_labels), generator=torch.Generator().manual_seed(HELD_OUT_SEED))
-    held, kept = order[: len(order) // 6], order[len(order) // 6 :]
-    return replace(
-        images,
-        train_images=images.train_images[kept],
-        train_labels=images.train_labels[kept],
-        test_images=images.train_images[held],
-        test_labels=images.train_labels[held],
-    )
-
-
-def _examples(images: ImageSet, indices: Indices) -> Examples:
-    rows = torch.from_numpy(indices)
-    return Examples(images.normalised(images.train_images[rows]), images.train_labels[rows])
+SHAPES: Mapping[str, tuple[int, int]] = MappingProxyType(  # channels, side
+    {"mnist": (1, 28), "fashion": (1, 28), "cifar10": (3, 32)}
+)
 
 
 def softmax_task(dataset: str) -> Task:
-    """Softmax regression (7,850 numbers)."""
+    """Softmax regression (7,850 numbers; on CIFAR-10 30,730)."""
+    channels, side = SHAPES[dataset]
     return Task(
         name=f"{dataset}-softmax",
-        model=softmax_regression,
+        model=partial(softmax_regression, channels * side * side, CLASSES),
         data=partial(image_share, dataset),
         classes=CLASSES,
-        learning_rate=0.05,
+        learning_rate=0.05 if channels == 1 else 0.01,
         batch_size=64,
     )
 
 
 def cnn_task(dataset: str) -> Task:
-    """A small CNN with GroupNorm (22,000 numbers)."""
+    """A small CNN with GroupNorm (22,000 numbers; on CIFAR-10 26,000)."""
+    channels, side = SHAPES[dataset]
     return Task(
         name=f"{dataset}-cnn",
-        model=small_cnn,
+        model=partial(small_cnn, channels, side, CLASSES),
         data=partial(image_share, dataset),
-        loss=nn.functional.cross_entropy,
         classes=CLASSES,
         learning_rate=0.05,
         momentum=0.9,
@@ -75,10 +41,24 @@ def cnn_task(dataset: str) -> Task:
     )
 
 
+def resnet18_task(dataset: str) -> Task:
+    """A ResNet-18 with GroupNorm (11 million numbers): hours without an accelerator."""
+    return Task(
+        name=f"{dataset}-resnet18",
+        model=partial(resnet18, SHAPES[dataset][0], CLASSES),
+        data=partial(image_share, dataset),
+        classes=CLASSES,
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=5e-4,
+        batch_size=64,
+    )
+
+
 BUILTIN_TASKS: Mapping[str, Callable[[], Task]] = MappingProxyType(
     {
         f"{dataset}-{kind}": partial(make, dataset)
-        for dataset in ("mnist", "fashion")
-        for kind, make in (("softmax", softmax_task), ("cnn", cnn_task))
+        for dataset in SHAPES
+        for kind, make in (("softmax", softmax_task), ("cnn", cnn_task), ("resnet18", resnet18_task))
     }
 )

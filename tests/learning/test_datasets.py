@@ -1,13 +1,15 @@
 import gzip
 import hashlib
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from node.errors import DataError
 from node.learning import datasets
-from node.learning.datasets import FILES, load_images, search_folders
+from node.learning.datasets import load_images, search_folders
+from node.learning.idx import FILES, read_idx
 
 
 def idx(array):
@@ -25,7 +27,9 @@ def small(tmp_path, monkeypatch):
         contents.append(idx(generator.integers(0, 10, shape, dtype=np.uint8)))
         (tmp_path / file).write_bytes(contents[-1])
     sums = tuple(hashlib.md5(content).hexdigest() for content in contents)
-    monkeypatch.setattr(datasets, "SOURCES", {"mnist": replace(datasets.SOURCES["mnist"], checksums=sums)})
+    monkeypatch.setattr(
+        datasets, "SOURCES", {"mnist": replace(datasets.SOURCES["mnist"], read=partial(read_idx, sums))}
+    )
     return tmp_path
 
 
