@@ -15,7 +15,7 @@ from node.cli.options import data_option
 from node.cli.result import Result, answers
 from node.cli.simulation_tables import rounds_table, runs_table, shown
 from node.errors import ConfigError
-from node.learning.splits import SPLITS
+from node.learning.splits import SPLITS, require_split
 from node.simulation.attacks import ATTACKS
 from node.simulation.cluster import on_ray, run_sweep_on_ray
 from node.simulation.results import FIELDS, Row, key, over_seeds, row, summary
@@ -78,6 +78,7 @@ def simulate(**options: Any) -> Result:
         require_alone(click.get_current_context())
         return sweep_result(options)
     require_graph(options["topology"])
+    require_split(options["split"])
     names = SimulationSettings.__slots__
     chosen = {name: value for name, value in options.items() if name in names and name != "task"}
     task = options["task"] or f"{options['dataset']}-{options['model']}"
