@@ -5,13 +5,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/.installed
 NODE_STAMP := node_modules/.installed
+SLITHER := cache/slither
 
-.PHONY: help setup demo test test-all fuzz check format lint types fences python-tests contract-tests fashion-mnist experiments experiments-quick clean
+.PHONY: help setup demo test test-all fuzz check format lint types fences python-tests contract-tests solhint contract-lint fashion-mnist experiments experiments-quick clean
 
 help:
 	@echo "make demo       set up, then run 4 nodes on real MNIST against a real chain"
 	@echo "make test       set up, then format, lint, types, fences, Python and contract tests"
-	@echo "make test-all   the same with the slow tests"
+	@echo "make test-all   the same with the slow tests, and Slither on the contract (make contract-lint)"
 	@echo "make fuzz       set up, then fuzz the decoders of what strangers send for a minute"
 	@echo "make setup      only set up"
 	@echo "make experiments        every missing run (hours; stop and go on), then docs/experiments.md"
@@ -36,11 +37,11 @@ demo: setup
 	$(BIN)/fl-node demo
 
 test: setup check
-	$(MAKE) --no-print-directory python-tests contract-tests
+	$(MAKE) --no-print-directory python-tests contract-tests solhint
 
 test-all: setup check
 	$(BIN)/python -m pytest -m ""
-	$(MAKE) --no-print-directory contract-tests
+	$(MAKE) --no-print-directory contract-tests contract-lint
 
 fuzz: setup
 	$(BIN)/python -m pytest -m slow tests/network/test_fuzz.py
@@ -64,6 +65,17 @@ python-tests:
 
 contract-tests:
 	npx --no-install hardhat test
+
+solhint:
+	npm run --silent lint
+
+contract-lint: $(NODE_STAMP) $(SLITHER)/.installed solhint
+	$(SLITHER)/bin/slither contracts/FederatedLedger.sol --solc scripts/solc.js --compile-force-framework solc
+
+$(SLITHER)/.installed: contracts/slither.txt
+	$(PYTHON) -m venv $(SLITHER)
+	$(SLITHER)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 fashion-mnist:
 	scripts/fetch_fashion_mnist.sh
