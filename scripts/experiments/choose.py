@@ -64,8 +64,9 @@ def best(scored: Mapping[Choice, float]) -> Choice:
 
 
 def choice_table(results: Results, datasets: Sequence[str]) -> str:
-    """Every choice with its cells and its score, the best one named."""
-    scored = scores(results, datasets)
+    """Every choice with its cells and its score, the best one named; of the data sets that were run at all."""
+    datasets = [dataset for dataset in datasets if scores(results, [dataset])]
+    scored = scores(results, datasets) if datasets else {}
     if not scored:
         return "Not run."
     names = [f"{dataset}, {name}" for dataset in datasets for name in judged_by(dataset)]

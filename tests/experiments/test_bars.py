@@ -13,6 +13,7 @@ from node.simulation.run import SHARING
 from scripts.experiments import choose, tables
 from scripts.experiments.bars import bars, bars_of
 from scripts.experiments.cells import (
+    DATASETS,
     ROWS,
     SEEDS,
     SHARED,
@@ -151,7 +152,7 @@ def test_the_best_choice_is_the_one_with_the_highest_mean():
         }
     results = replace(made_up(cells, choose.SEEDS), seeds=choose.SEEDS)
     assert choose.best(choose.scores(results, ["mnist"])) == (0.1, 0.3)
-    assert "The best: learning rate 0.1, λ 0.3. 14 choices" in choose.choice_table(results, ["mnist"])
+    assert "The best: learning rate 0.1, λ 0.3. 14 choices" in choose.choice_table(results, DATASETS)
 
 
 @pytest.mark.real

@@ -36,8 +36,9 @@ def test_the_summary_has_the_rows_that_are_judged():
 
 @pytest.mark.real
 def test_the_quick_form_makes_every_table_and_plot(tmp_path):
-    command = [sys.executable, "-m", "scripts.experiments", "--quick", "--results", str(tmp_path / "results")]
-    done = subprocess.run([*command, "--docs", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    places = ["--results", str(tmp_path / "results"), "--docs", str(tmp_path)]
+    command = [sys.executable, "-m", "scripts.experiments", "--quick", "--processes", "1", *places]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "experiments.md").read_text()
     assert "{{" not in text
