@@ -1,5 +1,8 @@
 """The narrow door to an Ethereum node: JSON-RPC over HTTP, bounded in time and size. Knows no contract, no account."""
 
+import http.client
+import socket
+import ssl
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +18,13 @@ LARGEST_ANSWER = 512 * 1024 * 1024
 """Bytes; a page of 20,000 records of 64 peers has some 40 MB."""
 
 _CHUNK = 1 << 20
+_REASONS: dict[type[BaseException], str] = {
+    ConnectionRefusedError: "nothing listens at that host and port",
+    ConnectionResetError: "it broke the connection off",
+    http.client.HTTPException: "it broke the connection off, or speaks no HTTP",
+    socket.gaierror: "there is no such host",
+    ssl.SSLError: "its TLS is none that can be trusted; did you mean http://?",
+}
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -119,7 +129,11 @@ def _revert_data(found: Any) -> str | None:
 
 
 def _cause(error: BaseException) -> str:
-    """The innermost reason, without the library's wrapping."""
+    """The innermost reason in words, without the libraries' wrapping and without numbers of the operating system."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
-    return str(error)[:120] or type(error).__name__
+    for kind, words in _REASONS.items():
+        if isinstance(error, kind):
+            return words
+    said = error.strerror if isinstance(error, OSError) else str(error)
+    return (said or type(error).__name__)[:120]

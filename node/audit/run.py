@@ -48,7 +48,11 @@ async def audit_opened(opened: OpenSession, settings: AuditSettings, tell: Calla
     started = time.perf_counter()
     report = AuditReport(f"{opened.session_id:016x}")
     limit = opened.session.limits.payload_bytes
-    with History(opened.ledger, opened.session_id) as history:
+
+    def reading(done: int, total: int) -> None:
+        tell(f"reading the ledger: block {done} of {total}")
+
+    with History(opened.ledger, opened.session_id, progress=reading) as history:
         async with open_shelf(settings.ipfs, settings.session_path.resolve().parent, limit) as shelf:
             try:
                 await _Audit(opened, history, shelf, report, tell).run(settings)

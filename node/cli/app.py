@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -93,10 +94,22 @@ def set_up_logging(verbose: int) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose > 1 else logging.CRITICAL)
 
 
+def run_for_a_program() -> NoReturn:
+    """As `cli`, but what is wrong with the command line is told in JSON too."""
+    try:
+        sys.exit(cli(prog_name="fl-node", standalone_mode=False))
+    except click.ClickException as error:
+        fail(error.format_message(), as_json=True)
+    except click.Abort:
+        fail("interrupted", as_json=True)
+
+
 def main() -> None:
     """Runs the command line; the program ends here."""
     os.environ.setdefault("PY_YAMUX_RELEASE_ON_READ", "0")
     try:
+        if "--json" in sys.argv[1:]:
+            run_for_a_program()
         cli(prog_name="fl-node")
     except NodeError as error:
         fail(str(error))

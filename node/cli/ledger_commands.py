@@ -1,5 +1,8 @@
 """`fl-node history` and `fl-node audit`: what an outsider sees, without a node and without a key."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +10,12 @@ import click
 import pandas as pd
 import trio
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ledger import History
+from ledger.log_store import Progress
 from node.agreement import open_session
 from node.audit.evidence import judge_evidence
 from node.audit.run import AuditSettings, audit_session
@@ -31,18 +37,23 @@ VIEWS = ("records", "members", "trust", "gas")
 @click.option("--view", type=click.Choice(VIEWS), default="records", show_default=True, help="Which table.")
 @click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Write the table to a CSV file.")
 @click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write the table to a Parquet file.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path, dir_okay=False), help="A file that the next call reads on from."
+)
 @answers
-def history(session_path: str, rpc: str | None, view: str, csv: Path | None, parquet: Path | None) -> Result:
+def history(session_path: str, rpc: str | None, view: str, cache: Path | None, **files: Path | None) -> Result:
     """Show a session's records, members, trust rows or gas from the ledger.
 
     \b
     Example: fl-node history --session session.toml --rpc http://127.0.0.1:8545
              fl-node history --session session.toml --view trust --parquet trust.parquet
+             fl-node history --session session.toml --cache session.history --csv records.csv
     """
     opened = open_session(session_path, rpc)
-    past = History(opened.ledger, opened.session_id)
-    frame = {"records": past.records, "members": past.members, "trust": past.trust_rows, "gas": past.gas}[view]()
-    for path, write in ((csv, _write_csv), (parquet, _write_parquet)):
+    with reading_bar() as progress, History(opened.ledger, opened.session_id, cache, progress=progress) as past:
+        frame = {"records": past.records, "members": past.members, "trust": past.trust_rows, "gas": past.gas}[view]()
+    for kind, write in (("csv", _write_csv), ("parquet", _write_parquet)):
+        path = files[kind]
         if path is not None:
             write(frame, path)
             note(f"{len(frame)} rows in {path}")
@@ -56,6 +67,15 @@ def history(session_path: str, rpc: str | None, view: str, csv: Path | None, par
     if view == "trust" and len(frame):
         extra = (last_matrix(frame),)
     return Result(fields, frame_table(frame), extra=extra)
+
+
+@contextmanager
+def reading_bar() -> Iterator[Progress]:
+    """A bar for (blocks read, blocks to read), on standard error if that is a terminal."""
+    columns = (TextColumn("reading the ledger"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("blocks", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:

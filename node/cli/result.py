@@ -60,11 +60,12 @@ def show(result: Result, as_json: bool) -> NoReturn:
 
 
 def fail(message: str, as_json: bool = False) -> NoReturn:
-    """One line on standard error (and, for programs, an object with `error`), exit status 2."""
+    """One line on standard error, or for programs an object with `error` on standard output; exit status 2."""
     line = " ".join(message.split())
     if as_json:
         click.echo(json.dumps({"error": line}))
-    click.echo(f"fl-node: {line}", err=True)
+    else:
+        click.echo(f"fl-node: {line}", err=True)
     sys.exit(FAULT)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from node.cli.app import cli
+from node.cli.app import cli, main
 from node.home import lock_home
 from tests.nodes import PASSPHRASE, TASK, make_home, make_session
 
@@ -209,9 +209,22 @@ def test_a_home_that_exists_is_never_made_again(run, home):
     assert says(run("init", "--home", home.path), home.path, "another --home")
 
 
-def test_with_json_the_last_line_is_an_object_even_then(run, tmp_path):
+def test_with_json_an_error_is_an_object_on_standard_output_and_nothing_else(run, tmp_path):
     result = run("status", "--json", "--home", tmp_path / "none")
-    assert "fl-node init" in json.loads(result.stdout.strip().splitlines()[-1])["error"]
+    assert result.exit_code == 2
+    assert "fl-node init" in json.loads(result.stdout)["error"]
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", [("status", "--nonsense"), ("nonsense",)])
+def test_with_json_a_wrong_command_line_is_an_object_too(arguments, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fl-node", *arguments, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "nonsense" in json.loads(told.out)["error"]
+    assert told.err == ""
 
 
 def test_a_session_file_is_never_overwritten(run, home, session_file, chain):

@@ -1,14 +1,19 @@
 """Commands that look at a session which is over, and those that make a home and a session."""
 
+import contextlib
 import json
+import os
+import pty
 import stat
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from node.cli.app import cli
-from tests.nodes import PASSPHRASE, make_home
+from tests.nodes import PASSPHRASE, REPOSITORY, make_home
 
 pytestmark = pytest.mark.real
 
@@ -89,6 +94,30 @@ def test_history_writes_csv_and_parquet(session, tmp_path, view):
     result = run("history", *session, "--view", view, "--csv", tmp_path / "t.csv", "--parquet", tmp_path / "t.parquet")
     assert result.exit_code == 0, result.output
     assert len(pd.read_csv(tmp_path / "t.csv")) == len(pd.read_parquet(tmp_path / "t.parquet")) > 0
+
+
+def test_history_reads_on_from_a_cache(session, tmp_path):
+    cache = tmp_path / "session.history"
+    assert answer("history", *session, "--cache", cache) == answer("history", *session)
+    size = cache.stat().st_size
+    assert answer("history", *session, "--cache", cache) == answer("history", *session)
+    assert cache.stat().st_size == size > 0
+    cache.write_bytes(b"no database at all" * 100)
+    assert "name another file" in run("history", *session, "--cache", cache).stderr
+
+
+def test_history_shows_a_bar_on_a_terminal(session, monkeypatch):
+    arguments = [sys.executable, "-m", "node", "history", *map(str, session)]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=theirs, cwd=REPOSITORY) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux says so when the other end is closed
+            while part := os.read(ours, 4096):
+                shown += part
+        os.close(ours)
+    assert process.returncode == 0
+    assert b"reading the ledger" in shown
 
 
 def test_status_shows_a_node_that_has_finished(finished_run):

@@ -1,3 +1,5 @@
+import socket
+import threading
 import time
 
 import pytest
@@ -31,10 +33,43 @@ def test_a_url_that_is_none_is_refused(url):
         connect(url)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://no-such-host.invalid:8545", "http://127.0.0.1:99999"])
-def test_nobody_at_the_url_is_one_clear_error(url):
-    with pytest.raises(ChainUnreachable, match=r"is the URL right, is it up\?|is no RPC URL"):
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:1", r"\(nothing listens at that host and port\): is the URL right, is it up\?"),
+        ("http://no-such-host.invalid:8545", r"\(there is no such host\): is the URL right, is it up\?"),
+        ("http://127.0.0.1:99999", "is no RPC URL"),
+    ],
+)
+def test_nobody_at_the_url_is_one_clear_error_with_its_cure(url, words):
+    with pytest.raises(ChainUnreachable, match=words) as caught:
         connect(url)
+    assert "Errno" not in str(caught.value)
+
+
+def test_a_port_that_speaks_something_else_is_one_clear_error():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        def greet():
+            for said in (b"SSH-2.0-OpenSSH_9.2\r\n", b""):
+                accepted, _ = server.accept()
+                with accepted:
+                    accepted.recv(4096)
+                    accepted.sendall(said)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        for _ in range(2):
+            with pytest.raises(ChainUnreachable, match="it broke the connection off") as caught:
+                connect(url)
+            assert "Errno" not in str(caught.value)
+        thread.join()
+
+
+def test_https_where_there_is_none_is_one_clear_error(devnet):
+    with pytest.raises(ChainUnreachable, match="did you mean http://"):
+        connect(devnet.url.replace("http://", "https://"), timeout=2)
 
 
 @pytest.mark.parametrize("fault", ["hang", "trickle"])
