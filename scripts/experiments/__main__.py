@@ -21,7 +21,7 @@ import torch
 from node.errors import NodeError
 from node.learning.datasets import load_images
 from node.simulation.results import key
-from node.simulation.sweeps import read_rows, run_sweep
+from node.simulation.sweeps import read_rows, run_sweep, said
 from scripts.experiments import choose, portraits, quick
 from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, command, seeded
 from scripts.experiments.document import Findings, write_document
@@ -128,14 +128,27 @@ def quickly(options: argparse.Namespace, files: Files) -> None:
 
 
 def sweep(cells: Sequence[Cell], options: argparse.Namespace, out: Path) -> None:
-    """Runs what is missing, saying how long it will take."""
+    """Runs what is missing, saying how long it will take; a run that fails does not keep the others from running."""
     runs = [replace(cell, data_dir=options.data_dir) for cell in cells]
     done = by_key(read_rows(out))
     missing = [settings for settings in runs if key(settings) not in done]
     expected = estimate(missing, list(done.values())) / max(1, options.processes)
     guess = f", about {minutes(expected)}" if missing else ""
     say(f"{len(runs)} runs, {len(missing)} to do on {options.processes} processes{guess}")
-    run_sweep(runs, out, options.processes, progress())
+    failed = []
+    while runs:
+        try:
+            run_sweep(runs, out, options.processes, progress())
+            break
+        except NodeError as error:
+            culprits = [settings for settings in runs if f"run with {said(settings)}: " in str(error)]
+            if not culprits:
+                raise
+            say(f"left out: {error}")
+            failed.append(str(error))
+            runs = [settings for settings in runs if settings not in culprits]
+    if failed:
+        raise NodeError(f"{len(failed)} runs failed, the others are done; the first: {failed[0]}")
 
 
 def estimate(missing: Sequence[Cell], done: Sequence[Row]) -> float:
@@ -152,14 +165,14 @@ def estimate(missing: Sequence[Cell], done: Sequence[Row]) -> float:
 
 def progress() -> Callable[[int, int], None]:
     """Says now and then how many runs are over, and how long the rest will take at this speed."""
-    started, first, said = time.monotonic(), -1, 0.0
+    started, first, spoke = time.monotonic(), -1, 0.0
 
     def report(over: int, total: int) -> None:
-        nonlocal first, said
+        nonlocal first, spoke
         now = time.monotonic()
         first = over if first < 0 else first
-        if over > first and (now - said >= QUIET or over == total):
-            said = now
+        if over > first and (now - spoke >= QUIET or over == total):
+            spoke = now
             left = (now - started) / (over - first) * (total - over)
             say(f"{over} of {total} runs" + (f", about {minutes(left)} left" if left else ""))
 

@@ -37,6 +37,7 @@ from scripts.experiments.cells import (
 from scripts.experiments.samples import Results, Sample
 
 NOT_RUN = "not run"
+MIXED = ("1", "3", "7")  # rows that demand several things of a setting
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 SUMMARY = (
     ("1", "the reference results of P11, three splits", "at or above each; learned ≥ fixed ≥ no sharing"),
@@ -107,7 +108,8 @@ def summed(group: Sequence[Bar], seeds: Sequence[int]) -> str:
     count = f"{met} of {len(judged)} met"
     closest = min(judged, key=lambda bar: bar.margin or 0.0)
     words = [f"**{count}**" if met == len(judged) and not gaps else count, *gaps]
-    return f"{', '.join(words)}; closest: {closest.setting}, {closest.margin:+.2f}"
+    demand = f" ({closest.demand})" if closest.row in MIXED else ""
+    return f"{', '.join(words)}; closest: {closest.setting}{demand}, {closest.margin:+.2f}"
 
 
 def missed_table(found: Sequence[Bar], seeds: Sequence[int]) -> str:
