@@ -9,11 +9,9 @@ python -m scripts.experiments --quick --docs DIR   a few short runs and every pl
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,16 +19,16 @@ import torch
 from node.errors import NodeError
 from node.learning.datasets import load_images
 from node.simulation.results import key
-from node.simulation.sweeps import read_rows, run_sweep, said
+from node.simulation.sweeps import read_rows
 from scripts.experiments import choose, portraits, quick
-from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, command, seeded
+from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, seeded
+from scripts.experiments.commands import command
 from scripts.experiments.document import Findings, write_document
 from scripts.experiments.engine import made_here, require_engine
-from scripts.experiments.samples import Results, Row, by_key
+from scripts.experiments.samples import Results, by_key
+from scripts.experiments.sweeping import say, sweep
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-SECONDS_PER_MEMBER = 1.0  # of 20 rounds on one core, where nothing was measured yet
-QUIET = 20.0  # seconds between two lines of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,58 +125,6 @@ def quickly(options: argparse.Namespace, files: Files) -> None:
     say(f"wrote {write_document(findings, options.docs)}")
 
 
-def sweep(cells: Sequence[Cell], options: argparse.Namespace, out: Path) -> None:
-    """Runs what is missing, saying how long it will take; a run that fails does not keep the others from running."""
-    runs = [replace(cell, data_dir=options.data_dir) for cell in cells]
-    done = by_key(read_rows(out))
-    missing = [settings for settings in runs if key(settings) not in done]
-    expected = estimate(missing, list(done.values())) / max(1, options.processes)
-    guess = f", about {minutes(expected)}" if missing else ""
-    say(f"{len(runs)} runs, {len(missing)} to do on {options.processes} processes{guess}")
-    failed = []
-    while runs:
-        try:
-            run_sweep(runs, out, options.processes, progress())
-            break
-        except NodeError as error:
-            culprits = [settings for settings in runs if f"run with {said(settings)}: " in str(error)]
-            if not culprits:
-                raise
-            say(f"left out: {error}")
-            failed.append(str(error))
-            runs = [settings for settings in runs if settings not in culprits]
-    if failed:
-        raise NodeError(f"{len(failed)} runs failed, the others are done; the first: {failed[0]}")
-
-
-def estimate(missing: Sequence[Cell], done: Sequence[Row]) -> float:
-    """Seconds of one core: by the median of the finished runs of the same kind, or else by the number of members."""
-    kinds: dict[tuple[int, bool], list[float]] = {}
-    for row in done:
-        kinds.setdefault((row["settings"]["members"], row["settings"]["sharing"] == "learned"), []).append(
-            row["seconds"]
-        )
-    medians = {kind: statistics.median(seconds) for kind, seconds in kinds.items()}
-    kind_of = [(cell.members, cell.sharing == "learned") for cell in missing]
-    return sum(medians.get(kind, SECONDS_PER_MEMBER * kind[0]) for kind in kind_of)
-
-
-def progress() -> Callable[[int, int], None]:
-    """Says now and then how many runs are over, and how long the rest will take at this speed."""
-    started, first, spoke = time.monotonic(), -1, 0.0
-
-    def report(over: int, total: int) -> None:
-        nonlocal first, spoke
-        now = time.monotonic()
-        first = over if first < 0 else first
-        if over > first and (now - spoke >= QUIET or over == total):
-            spoke = now
-            left = (now - started) / (over - first) * (total - over)
-            say(f"{over} of {total} runs" + (f", about {minutes(left)} left" if left else ""))
-
-    return report
-
-
 def require_data(datasets: Sequence[str], data_dir: Path | None) -> None:
     """Raises DataError now, not hours later, when a data set is missing."""
     for dataset in datasets:
@@ -193,14 +139,6 @@ def drawn(folder: Path, adapt: Callable[[Cell], Cell]) -> dict[str, portraits.Po
 
 def unchanged(cell: Cell) -> Cell:
     return cell
-
-
-def minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 ACTIONS: Mapping[str, Callable[[argparse.Namespace, Files], None]] = {

@@ -184,36 +184,3 @@ def _groups(
     for row in (row for row in chosen if row not in "12345"):
         for dataset in datasets:
             yield row_cells(row, dataset), [seed for seed in seeds if row != "plots" or seed in PLOT_SEEDS]
-
-
-def command(cell: Cell, seeds: Sequence[int] = ()) -> str:
-    """The command that makes a run of a cell, or all of it when the seeds are given."""
-    default = SimulationSettings()
-    dataset, _, model = cell.task.rpartition("-")
-    parts = ["fl-node simulate", f"--dataset {dataset} --model {model}"]
-    for name in SHOWN:
-        value = getattr(cell, name)
-        if value != getattr(default, name) or name in ALWAYS:
-            parts.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}"))
-    return " ".join([*parts, *(f"--seed {seed}" for seed in seeds or (cell.seed,)), "--json"])
-
-
-ALWAYS = ("split", "members", "sharing", "objective", "rounds")
-SHOWN = (
-    "split",
-    "members",
-    "cohort",
-    "topology",
-    "sharing",
-    "objective",
-    "attack",
-    "attackers",
-    "attackers_absent",
-    "codec",
-    "rounds",
-    "batch_size",
-    "local_epochs",
-    "learning_rate",
-    "prior_strength",
-    "held_out",
-)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from scripts.experiments.cells import Cell, Place, attack_cell, split_cell
+from scripts.experiments.markdown import shown, table
 from scripts.experiments.samples import Results
-from scripts.experiments.tables import shown, table
 
 SEEDS = (101, 102, 103)
 LEARNING_RATES = (0.02, 0.05, 0.1, 0.2)

@@ -12,7 +12,9 @@ from scripts.experiments import tables
 from scripts.experiments.bars import bars
 from scripts.experiments.cells import DATASETS, SHARED, graph_places, places
 from scripts.experiments.choose import choice_table
+from scripts.experiments.commands import row_commands
 from scripts.experiments.figures import draw_figures, draw_portrait
+from scripts.experiments.markdown import table
 from scripts.experiments.portraits import PORTRAITS, Portrait
 from scripts.experiments.samples import Results
 
@@ -57,7 +59,7 @@ def parts(findings: Findings, pictures: Path) -> dict[str, str]:
     """Every part by its name."""
     results = findings.results
     found = bars(results)
-    commands = tables.row_commands(DATASETS[0])
+    commands = row_commands(DATASETS[0])
     return {
         "summary": tables.summary_table(found, results.seeds),
         "missed": tables.missed_table(found, results.seeds),
@@ -142,7 +144,7 @@ def member_table(portrait: Portrait) -> str:
         [str(member), *(f"{100 * metrics[name]:.2f}" for name in names)]
         for member, metrics in zip(portrait.honest, portrait.members, strict=True)
     ]
-    return tables.table(["member", "accuracy", "precision", "recall", "F1", "accuracy, own distribution"], rows)
+    return table(["member", "accuracy", "precision", "recall", "F1", "accuracy, own distribution"], rows)
 
 
 def image(file: str, caption: str) -> str:

@@ -3,9 +3,6 @@
 from dataclasses import replace
 
 from scripts.experiments.cells import (
-    DATASETS as ALL_DATASETS,
-)
-from scripts.experiments.cells import (
     PLOT_SPLIT,
     Cell,
     Place,
@@ -19,7 +16,7 @@ from scripts.experiments.cells import (
     split_cell,
 )
 
-DATASETS = ALL_DATASETS[:1]
+DATASETS = ("mnist",)
 SEEDS = (1,)
 ROUNDS = 2
 BATCH_SIZE = 1024

@@ -1,6 +1,6 @@
 """The results as Markdown tables. A cell is mean ± deviation over the seeds; what was not run says so."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from node.simulation.attacks import ATTACKS
 from scripts.experiments.bars import (
@@ -22,21 +22,17 @@ from scripts.experiments.cells import (
     BASELINES,
     DATASETS,
     REFERENCE_SPLITS,
-    SEEDS,
     SHARED,
     SPLITS,
-    Cell,
     Place,
     attack_cell,
     central_cell,
-    command,
-    graph_places,
     places,
     split_cell,
 )
+from scripts.experiments.markdown import NOT_RUN, shown, signed, table, verdict
 from scripts.experiments.samples import Results, Sample
 
-NOT_RUN = "not run"
 MIXED = ("1", "3", "7")  # rows that demand several things of a setting
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 SUMMARY = (
@@ -52,34 +48,6 @@ SUMMARY = (
     ("6", "6 of 20 attack; cohorts of 5, ring, 4-regular graph", "as 4"),
     ("7", "all of it against eleven baselines", "no baseline better by more than 0.5 points"),
 )
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
-    """A Markdown table; all columns but the first few, which are words, are aligned to the right."""
-    lines = [header, [*["---"] * words, *["---:"] * (len(header) - words)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def shown(sample: Sample, seeds: Sequence[int], digits: int = 2) -> str:
-    """Mean ± deviation, and how many seeds if not all."""
-    if not len(sample):
-        return NOT_RUN
-    some = f" ({len(sample)} of {len(seeds)} seeds)" if len(sample) < len(seeds) else ""
-    spread = f" ± {sample.std:.{digits}f}" if len(sample) > 1 else ""
-    return f"{sample.mean:.{digits}f}{spread}{some}"
-
-
-def signed(sample: Sample, seeds: Sequence[int]) -> str:
-    """A difference in points."""
-    return f"{'+' if len(sample) and sample.mean >= 0 else ''}{shown(sample, seeds)}"
-
-
-def verdict(bar: Bar) -> str:
-    """What came of a bar, in a word or two."""
-    if bar.met is None:
-        return bar.remark or NOT_RUN
-    words = "met" if bar.met else f"**missed by {-(bar.margin or 0.0):.2f}**"
-    return f"{words} ({bar.remark})" if bar.remark else words
 
 
 def summary_table(found: Sequence[Bar], seeds: Sequence[int]) -> str:
@@ -250,21 +218,3 @@ def backdoor_table(results: Results) -> str:
             rates = [shown(results.sample(cell, "backdoor"), results.seeds) for cell in cells]
             rows.append([f"{TITLES[dataset]}, {place.split}", *rates])
     return table(["", "absent, fixed", "absent, learned", "attacked, fixed", "attacked, learned"], rows)
-
-
-def commands(cells: Sequence[Cell]) -> str:
-    """The command that makes each of these cells."""
-    return "\n".join(["```sh", *(command(cell, SEEDS) for cell in cells), "```"])
-
-
-def row_commands(dataset: str) -> dict[str, str]:
-    """For each part of the document: the command that makes a cell of its tables."""
-    attacked = attack_cell(places(dataset)[0], "learned", ATTACKS[0])
-    graphs = {(place.cohort, place.topology): place for place in graph_places(dataset)}.values()
-    return {
-        "splits": commands([split_cell(dataset, "iid", "learned")]),
-        "centralised": commands([central_cell(dataset)]),
-        "personal": commands([split_cell(dataset, "iid", "learned", "personal")]),
-        "attacks": commands([attacked, attack_cell(places(dataset)[0], "learned", None)]),
-        "graphs": commands([attack_cell(place, "learned", ATTACKS[0]) for place in graphs]),
-    }

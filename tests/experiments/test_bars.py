@@ -20,13 +20,14 @@ from scripts.experiments.cells import (
     Place,
     all_runs,
     attack_cell,
-    command,
     graph_places,
     row_cells,
     seeded,
     split_cell,
 )
+from scripts.experiments.commands import command
 from scripts.experiments.figures import draw_figures
+from scripts.experiments.markdown import verdict
 from scripts.experiments.samples import Results, Sample
 
 IID = Place("mnist", "iid")
@@ -110,7 +111,7 @@ def test_honest_members_may_lose_a_point_to_attackers():
     bar = found(made_up(attacked(0.1, 0.905, 0.0)), "4", "iid, sign_flip")
     assert bar.met is False
     assert bar.margin == pytest.approx(-0.5)
-    assert tables.verdict(bar) == "**missed by 0.50**"
+    assert verdict(bar) == "**missed by 0.50**"
 
 
 def test_the_same_bar_holds_on_graphs():
@@ -123,7 +124,7 @@ def test_only_attackers_that_do_harm_must_lose_their_weight():
     assert found(made_up(attacked(0.5, 0.92, 0.02)), "5", "iid, sign_flip").met is False
     harmless = found(made_up(attacked(0.915, 0.92, 0.33)), "5", "iid, sign_flip")
     assert harmless.met is None
-    assert tables.verdict(harmless) == "no harm (+0.50)"
+    assert verdict(harmless) == "no harm (+0.50)"
 
 
 @pytest.mark.real

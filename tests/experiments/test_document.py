@@ -9,10 +9,10 @@ import pytest
 
 from node.errors import ConfigError, NodeError
 from node.simulation.sweeps import read_rows
-from scripts.experiments import __main__ as experiments
 from scripts.experiments import document, engine, tables
 from scripts.experiments.bars import ROW_BARS
 from scripts.experiments.cells import SHARED
+from scripts.experiments.sweeping import sweep
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "tests" / "learning" / "example_task.py"
@@ -78,6 +78,6 @@ def test_a_run_that_fails_does_not_keep_the_others_from_running(tmp_path, capsys
     cells = [replace(SHARED, task=f"{EXAMPLE}:task", rounds=1, sharing=way) for way in ("fixed", "witchcraft", "none")]
     options = Namespace(data_dir=None, processes=1)
     with pytest.raises(NodeError, match=r"1 runs failed.*witchcraft"):
-        experiments.sweep(cells, options, tmp_path / "rows.jsonl")
+        sweep(cells, options, tmp_path / "rows.jsonl")
     assert {row["settings"]["sharing"] for row in read_rows(tmp_path / "rows.jsonl")} == {"fixed", "none"}
     assert "3 runs, 3 to do on 1 processes, about 18 s" in capsys.readouterr().err
