@@ -5,9 +5,14 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from ledger import Chain, Ledger, SessionEntry, SessionUnknown, connect, deploy, load_keystore, session_id_of
 from node.config import (
+    Aggregation,
     Contract,
+    Convergence,
+    Coordination,
     Initial,
     Limits,
     Meeting,
@@ -33,6 +38,23 @@ RPC_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class CoordinationWishes:
+    """What the creator of a coordinated session chooses besides."""
+
+    coordinator: str | None = None  # an account; None: the creator's
+    rule: str = "fedavg"
+    faulty: int = 0
+    proximal: float = 0.01
+    server_rate: float = 0.01
+    late: str = "weight"
+    deadline_spread: float = 4.0
+    balance: bool = True
+    metric: str = ""
+    target: float | None = None
+    plateau: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Wishes:
     """What the creator of a session chooses."""
 
@@ -55,6 +77,8 @@ class Wishes:
     experiment: bool = False
     bootstrap: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ()
+    topology: str = "gossip"
+    coordination: CoordinationWishes | None = None  # None: the defaults, if the topology needs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +131,7 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
         creator=creator,
         task=learner.task.name,
         model_sha256=model_hash(learner),
+        topology=wishes.topology,  # type: ignore[arg-type]  # pydantic checks it
         objective=wishes.objective,  # type: ignore[arg-type]  # pydantic checks it
         rounds=wishes.rounds,
         cohort=wishes.cohort,
@@ -125,7 +150,37 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
         ),
         ledger=Contract(chain_id=ledger.chain.chain_id(), address=ledger.address, rpc=wishes.rpc),
         peers=Meeting(bootstrap=wishes.bootstrap, trackers=wishes.trackers),
+        coordinated=coordination(wishes, creator),
     )
+
+
+def coordination(wishes: Wishes, creator: str) -> Coordination | None:
+    """The [coordinated] table that these wishes make; None for a gossip session. ConfigError for what cannot be."""
+    if wishes.topology != "coordinated":
+        return None
+    chosen = wishes.coordination or CoordinationWishes()
+    try:
+        return Coordination(
+            coordinator=chosen.coordinator or creator,
+            late=chosen.late,  # type: ignore[arg-type]  # pydantic checks these
+            deadline_spread=chosen.deadline_spread,
+            balance=chosen.balance,
+            aggregation=Aggregation(
+                rule=chosen.rule,  # type: ignore[arg-type]
+                faulty=chosen.faulty,
+                proximal=chosen.proximal,
+                server_rate=chosen.server_rate,
+            ),
+            convergence=Convergence(
+                metric=chosen.metric,  # type: ignore[arg-type]
+                target=chosen.target,
+                plateau=chosen.plateau,
+            ),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the convergence"
+        raise ConfigError(f"{field}: {first['msg']}: see fl-node session create --help") from error
 
 
 def model_hash(learner: Learner) -> str:

@@ -6,10 +6,10 @@ reading and writing go through `parse_session` and `format_session` and never re
 
 import hashlib
 import tomllib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from node.errors import SessionFileError
 
@@ -61,6 +61,49 @@ class Meeting(_Part):
     trackers: tuple[Line, ...] = Field(default=(), max_length=16)
 
 
+Rule = Literal[
+    "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "median", "trimmed_mean", "krum", "multi_krum",
+    "geometric_median", "clipping",
+]  # fmt: skip
+
+
+class Aggregation(_Part):
+    """How the coordinator makes one model of the workers' updates (docs/protocol.md, section 9)."""
+
+    rule: Rule = "fedavg"
+    faulty: int = Field(default=0, ge=0, le=65_535)  # updates that a robust rule assumes to be bad
+    proximal: float = Field(default=0.01, ge=0, le=1e6)  # μ of fedprox
+    server_rate: float = Field(default=0.01, gt=0, le=1e3)  # η of fedadam, fedyogi and fedadagrad
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    tau: float = Field(default=1e-3, gt=0, le=1e3)
+
+
+class Convergence(_Part):
+    """When a coordinated session ends before its last round; without a metric, never."""
+
+    metric: Literal["", "accuracy", "loss"] = ""  # of the model, on the coordinator's own data
+    target: float | None = Field(default=None, allow_inf_nan=False)  # reached: the session ends
+    plateau: int = Field(default=0, ge=0, le=1_000_000)  # rounds without an improvement; 0: never mind
+
+    @model_validator(mode="after")
+    def _metric_is_named(self) -> Self:
+        if not self.metric and (self.target is not None or self.plateau):
+            raise ValueError("a target or a plateau needs a metric: accuracy or loss")
+        return self
+
+
+class Coordination(_Part):
+    """What a coordinated session adds: who coordinates, by which rules rounds close."""
+
+    coordinator: Address  # the account of a member
+    late: Literal["weight", "drop"] = "weight"  # what becomes of an update that missed its round
+    deadline_spread: float = Field(default=4.0, ge=0, le=1000)  # MADs beyond the median of the round trips
+    balance: bool = True  # whether slow workers are asked for fewer steps
+    aggregation: Aggregation = Aggregation()
+    convergence: Convergence = Convergence()
+
+
 class Session(_Part):
     """A session's agreement (design: one node, several topologies)."""
 
@@ -69,12 +112,13 @@ class Session(_Part):
     creator: Address
     task: Name
     model_sha256: Digest  # of the parameters' names and shapes: a member's task must have the same
-    topology: Literal["gossip"] = "gossip"
+    topology: Literal["gossip", "coordinated"] = "gossip"
     update: Literal["parameters"] = "parameters"
     objective: Literal["common", "personal"] = "common"
     rounds: int = Field(ge=1, le=1_000_000)
     cohort: int = Field(default=5, ge=1, le=1024)  # other members asked in a round
-    quorum: int = Field(default=2, ge=1, le=65_535)  # members present before the first round
+    quorum: int = Field(default=2, ge=1, le=65_535)
+    """Members present before the first round; of a coordinated session, workers' updates that each round needs."""
     codec: Name = "float32"
     seed: int = Field(ge=0, lt=2**32)
     snapshot_every: int = Field(default=5, ge=1)
@@ -85,6 +129,13 @@ class Session(_Part):
     limits: Limits
     ledger: Contract
     peers: Meeting = Meeting()
+    coordinated: Coordination | None = None
+
+    @model_validator(mode="after")
+    def _topology_is_described(self) -> Self:
+        if (self.topology == "coordinated") != (self.coordinated is not None):
+            raise ValueError('a [coordinated] table belongs to topology = "coordinated", and only to it')
+        return self
 
 
 def parse_session(content: bytes, source: str) -> Session:
@@ -115,7 +166,7 @@ def parse_session(content: bytes, source: str) -> Session:
 
 def format_session(session: Session) -> bytes:
     """The bytes of a new session file."""
-    fields: dict[str, Any] = session.model_dump(mode="json")
+    fields: dict[str, Any] = session.model_dump(mode="json", exclude_none=True)
     header = "# A session of fl-node. Its SHA-256 is on the ledger: members refuse a file that was changed.\n"
     return header.encode() + tomli_w.dumps(fields).encode()
 

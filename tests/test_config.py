@@ -2,7 +2,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.config import FILE_LIMIT, Contract, Initial, Limits, Session, config_hash, format_session, parse_session
+from node.config import (
+    FILE_LIMIT,
+    Contract,
+    Coordination,
+    Initial,
+    Limits,
+    Session,
+    config_hash,
+    format_session,
+    parse_session,
+)
 from node.errors import SessionFileError
 
 SESSION = Session(
@@ -49,3 +59,28 @@ def test_what_is_wrong_is_named(content, words):
 def test_no_bytes_raise_anything_else(content):
     with pytest.raises(SessionFileError):
         parse_session(content, "session.toml")
+
+
+COORDINATED = SESSION.model_copy(
+    update={"topology": "coordinated", "coordinated": Coordination(coordinator="0x" + "cd" * 20)}
+)
+
+
+def test_a_coordinated_session_survives_its_file():
+    assert parse_session(format_session(COORDINATED), "file") == COORDINATED
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b'topology = "coordinated"', b'topology = "gossip"', "coordinated"),
+        (b'rule = "fedavg"', b'rule = "mean"', "rule"),
+        (b"plateau = 0", b"plateau = 3", "needs a metric"),
+        (b'late = "weight"', b'late = "maybe"', "late"),
+    ],
+)
+def test_what_is_wrong_with_a_coordinated_session_is_named(old, new, words):
+    content = format_session(COORDINATED)
+    assert old in content
+    with pytest.raises(SessionFileError, match=words):
+        parse_session(content.replace(old, new), "session.toml")

@@ -124,8 +124,10 @@ class Journal:
             old = db.execute("select round, sha256 from updates where round <= ?", (round - self._keep,)).fetchall()
             db.execute("delete from updates where round <= ?", (round - self._keep,))
             db.execute("delete from announcements where round <= ?", (round - self._keep,))
+            kept = {row[0] for row in db.execute("select sha256 from updates")}
         for _, forgotten in old:
-            self.payload_path(forgotten).unlink(missing_ok=True)
+            if forgotten not in kept:  # a coordinator's model may be that of an earlier round
+                self.payload_path(forgotten).unlink(missing_ok=True)
 
     def update(self, round: int) -> tuple[bytes, bytes] | None:
         """(payload, SHA-256) of a round's update; None if there is none or its file was damaged."""
@@ -142,12 +144,27 @@ class Journal:
             return None
         return payload, row[0]
 
+    def newest_update(self) -> tuple[int, bytes, bytes] | None:
+        """(round, payload, SHA-256) of the newest update that is whole; None if there is none."""
+        with self._lock:
+            rounds = [row[0] for row in self._db.execute("select round from updates order by round desc")]
+        for round in rounds:
+            found = self.update(round)
+            if found is not None:
+                return round, *found
+        return None
+
     def save_announcement(self, announcement: Announcement) -> None:
         """Keeps a signed announcement for peers that ask later."""
         a = announcement
         row = (a.round, a.session_id.to_bytes(8, "big"), a.digest, a.size, a.codec, a.peer_id, a.signature, a.note)
         with self._transaction() as db:
             db.execute("insert or replace into announcements values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def forget_announcement(self, round: int) -> None:
+        """Takes back what was announced for a round."""
+        with self._transaction() as db:
+            db.execute("delete from announcements where round = ?", (round,))
 
     def is_announced(self, digest: bytes) -> bool:
         """Whether a payload of this hash was announced, and is still kept."""

@@ -65,6 +65,11 @@ class Board:
         rounds = self._seen.get(member)
         return rounds[max(rounds)] if rounds else None
 
+    def newest_within(self, member: int, first: int, last: int) -> Announcement | None:
+        """The member's newest announcement of the rounds from `first` to `last`, None if there is none."""
+        rounds = [round for round in self._seen.get(member, {}) if first <= round <= last]
+        return self._seen[member][max(rounds)] if rounds else None
+
     def convicted(self) -> Mapping[int, Equivocation]:
         """Members that contradicted themselves, with the proof."""
         return self._convicted

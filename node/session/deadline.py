@@ -14,6 +14,8 @@ class AdaptiveDeadline:
     """Median of recent waits + 4 × their median absolute deviation + 2 s, at most the session's bound."""
 
     bound_s: float
+    spread: float = SPREAD
+    floor_s: float = FLOOR_S
     _waits: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
     def observe(self, wait_s: float) -> None:
@@ -26,4 +28,4 @@ class AdaptiveDeadline:
             return self.bound_s
         middle = median(self._waits)
         deviation = median(abs(wait - middle) for wait in self._waits)
-        return min(self.bound_s, middle + SPREAD * deviation + FLOOR_S)
+        return min(self.bound_s, middle + self.spread * deviation + self.floor_s)

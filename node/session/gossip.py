@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import trio
 
 from node.messages import ABSENT, Announcement, Input, Mix, Traffic, announcement_bytes
+from node.session.balance import Timing
 from node.session.board import Board
 from node.session.cohort import draw_cohort
 from node.session.gather import Gatherer
@@ -63,6 +64,7 @@ class RoundReport:
     gather_s: float
     mix_s: float
     snapshot: str | None
+    work: tuple[Timing, ...] = ()  # what each worker did, in a coordinator's report
 
 
 @dataclass

@@ -1,0 +1,154 @@
+"""How a coordinator makes one model of its workers' updates (docs/protocol.md, section 9), repeatable bit for bit.
+
+`weigh` looks at the updates and gives a trust row; `settle` computes the new model from that row alone, so an auditor
+who has the inputs and the row comes to the same bits. Knows nobody's name and no chain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from node.config import Aggregation
+from node.learning import parameters
+from node.learning.mixing import Weights, mix
+
+ADAPTIVE = frozenset({"fedadam", "fedyogi", "fedadagrad"})
+BY_NUMBER = frozenset({"median", "trimmed_mean"})  # no weights can say what these do
+WEISZFELD_STEPS = 32
+
+Row = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What an adaptive server optimizer remembers: running mean of the change, and of its square; (d,) each."""
+
+    first: Tensor
+    second: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The model after a round, and what the next round's step needs."""
+
+    flat: Tensor
+    moments: Moments | None
+
+
+def weigh(rule: Aggregation, model: Tensor, updates: Tensor, examples: Sequence[float]) -> Row:
+    """Weights (1 + k,) of the model itself and of the updates (k, d), not negative and not all zero.
+
+    `examples` (k,) are the examples that each update was trained on, already discounted for staleness.
+    """
+    own, counts = np.zeros(1), np.asarray(examples, dtype=np.float64)
+    match rule.rule:
+        case "krum":
+            return np.concatenate([own, _best(updates, rule.faulty, 1)])
+        case "multi_krum":
+            return np.concatenate([own, _best(updates, rule.faulty, max(1, len(updates) - rule.faulty))])
+        case "geometric_median":
+            return np.concatenate([own, _weiszfeld(updates)])
+        case "clipping":
+            return _clipped(model, updates, rule.faulty)
+        case _:
+            return np.concatenate([own, counts])
+
+
+def staleness_factor(lag: int) -> float:
+    """What an update that is `lag` rounds old counts (Xie et al., arXiv:1903.03934, polynomial with exponent ½)."""
+    return float((1.0 + max(0, lag)) ** -0.5)
+
+
+def settle(
+    rule: Aggregation, model: Tensor, inputs: Sequence[Tensor], weights: Weights, moments: Moments | None
+) -> Settled:
+    """The new model from the old one, the inputs that have a weight in ascending order, and the row."""
+    if rule.rule in BY_NUMBER:
+        faulty = rule.faulty if rule.rule == "trimmed_mean" else len(inputs)
+        return Settled(_middle(torch.stack(list(inputs)), faulty), None)
+    mixed = mix(inputs, weights)
+    if rule.rule in ADAPTIVE:
+        return _adapt(rule, model, mixed, moments or fresh_moments(rule, len(model)))
+    return Settled(mixed, None)
+
+
+def fresh_moments(rule: Aggregation, size: int) -> Moments:
+    """What the first round starts from."""
+    return Moments(torch.zeros(size), torch.full((size,), rule.tau**2, dtype=torch.float32))
+
+
+def encode_moments(moments: Moments) -> bytes:
+    """A safetensors file with `first` and `second`."""
+    return parameters.encode(_spec(len(moments.first)), torch.cat([moments.first, moments.second]))
+
+
+def decode_moments(content: bytes, size: int) -> Moments:
+    """The moments of a model of `size` numbers. UpdateError if the file is anything else."""
+    both = parameters.decode(_spec(size), content)
+    return Moments(both[:size], both[size:])
+
+
+def _spec(size: int) -> parameters.ParameterSpec:
+    return parameters.ParameterSpec(("first", "second"), ((size,), (size,)))
+
+
+def _adapt(rule: Aggregation, model: Tensor, mixed: Tensor, moments: Moments) -> Settled:
+    """One step of an adaptive server optimizer (Reddi et al., arXiv:2003.00295, algorithm 2).
+
+    Each operation is rounded by itself: no `addcmul`, which may be fused on one machine and not on another.
+    """
+    change = torch.sub(mixed, model)
+    square = torch.mul(change, change)
+    first = torch.add(torch.mul(moments.first, rule.beta1), torch.mul(change, 1 - rule.beta1))
+    if rule.rule == "fedadagrad":
+        second = torch.add(moments.second, square)
+    elif rule.rule == "fedyogi":
+        direction = torch.sign(torch.sub(moments.second, square))
+        second = torch.sub(moments.second, torch.mul(torch.mul(square, 1 - rule.beta2), direction))
+    else:
+        second = torch.add(torch.mul(moments.second, rule.beta2), torch.mul(square, 1 - rule.beta2))
+    step = torch.div(torch.mul(first, rule.server_rate), torch.add(torch.sqrt(second), rule.tau))
+    return Settled(torch.add(model, step), Moments(first, second))
+
+
+def _middle(stacked: Tensor, faulty: int) -> Tensor:
+    """The mean of each number without its `faulty` largest and smallest; with as many as there are, the median."""
+    ordered = stacked.sort(dim=0).values
+    cut = min(faulty, (len(ordered) - 1) // 2)
+    kept = ordered[cut : len(ordered) - cut]
+    total = kept[0].clone()
+    for each in kept[1:]:
+        total.add_(each)
+    return total.mul_(float(np.float32(1 / len(kept))))
+
+
+def _best(updates: Tensor, faulty: int, count: int) -> Row:
+    """Equal weights for the `count` updates whose nearest neighbours are nearest (Blanchard et al., 2017)."""
+    squared = torch.cdist(updates.double(), updates.double()) ** 2
+    nearest = squared.sort(dim=1).values[:, 1 : max(2, len(updates) - faulty - 1)]
+    row = np.zeros(len(updates))
+    row[nearest.sum(dim=1).argsort(stable=True)[:count].numpy()] = 1.0
+    return row
+
+
+def _weiszfeld(updates: Tensor) -> Row:
+    """Weights whose mixture is the geometric median (Pillutla et al., arXiv:1912.13445)."""
+    weights = torch.full((len(updates),), 1 / len(updates))
+    for _ in range(WEISZFELD_STEPS):
+        distances = torch.linalg.vector_norm(updates - weights @ updates, dim=1)
+        weights = 1 / distances.clamp(min=1e-6)
+        weights = weights / weights.sum()
+    return weights.double().numpy()
+
+
+def _clipped(model: Tensor, updates: Tensor, faulty: int) -> Row:
+    """The model moved by the clipped differences (He et al., arXiv:2202.01545), which is a weighted mean as well."""
+    distances = torch.linalg.vector_norm(updates - model, dim=1)
+    radius = distances.sort().values[max(0, len(updates) - faulty - 1)]
+    factors = (radius / distances.clamp(min=1e-12)).clamp(max=1.0).double().numpy()
+    shares = factors / (len(updates) + 1)
+    return np.concatenate([[1 - shares.sum()], shares])

@@ -1,0 +1,80 @@
+"""A worker's training in a round: so many steps from the coordinator's model, ended early when a newer one is there.
+
+The step is the trainer's. Knows no peers and no event loop; the clock is an argument.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain, repeat
+
+import torch
+from torch import Tensor
+
+from node.errors import TaskError
+from node.learning import trainer
+from node.learning.task import Examples, Learner
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of it: parameters (size,), the mean loss on the way, and how much was done in how many seconds."""
+
+    flat: Tensor
+    loss: float
+    steps: int
+    examples: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interruptions:
+    """What the outside does between steps: `stop` ends the training, `pause` may sleep or raise."""
+
+    stop: Callable[[], bool] = lambda: False
+    pause: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = lambda: 0.0
+
+
+def train_from(
+    learner: Learner,
+    model: Tensor,
+    data: Examples,
+    plan: trainer.Plan,
+    proximal: float = 0.0,
+    between: Interruptions = Interruptions(),
+) -> Done:
+    """Parameters after at least one and at most `plan.steps` steps from `model`, which is left alone.
+
+    With `proximal` μ the loss has the term μ/2 · ‖θ − model‖² of FedProx (Li et al., arXiv:1812.06127), which takes
+    unequal amounts of work well. Raises TaskError when model and data do not fit each other.
+    """
+    if len(data) == 0:
+        raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
+    step = trainer.training_step(learner, _loss(learner, model, proximal))
+    flat, velocity, total, steps = model, torch.zeros_like(model), 0.0, 0
+    started = between.clock()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=plan.generator)))
+        rows = trainer.batch_rows(len(data), learner.task.batch_size, plan)
+        for first, row in zip(chain([True], repeat(False)), rows, strict=False):
+            if not first and between.stop():
+                break
+            between.pause()
+            batch = data.rows(row)
+            if first:
+                trainer.require_fit(learner, batch)
+            flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets)
+            total, steps = total + float(loss), steps + 1
+    examples = steps * min(learner.task.batch_size, len(data))
+    return Done(flat, total / max(1, steps), steps, examples, between.clock() - started)
+
+
+def _loss(learner: Learner, model: Tensor, proximal: float) -> trainer.Loss:
+    plain = trainer.batch_loss(learner)
+    if not proximal:
+        return plain
+
+    def loss(flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        return plain(flat, inputs, targets) + 0.5 * proximal * (flat - model).square().sum()
+
+    return loss

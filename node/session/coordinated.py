@@ -1,0 +1,137 @@
+"""What coordinator and workers have in common: the plan, the row shapes, and the ports that only they need."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from node.messages import WEIGHT_SUM, Announcement, Input, Mix, announcement_bytes
+from node.session.notes import Work
+from node.session.ports import Contribution, Directory, Payload, Peers, Progress, Records, Snapshots, Trained
+
+MODEL_CODEC = "float32"  # the model itself is never rounded: its hash is the hash of what was mixed
+OLDEST_LAG = -127  # what a row can say; −128 means absent
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatedPlan:
+    """What the session file says about coordinated rounds."""
+
+    session_id: int
+    rounds: int
+    quorum: int  # updates of workers that a round needs
+    codec: str
+    snapshot_every: int
+    staleness: int  # rounds that an update may be late; 0 where late ones are dropped
+    batch_size: int = 2**31  # of the task: bounds the examples that a worker can claim
+
+    def takes_snapshot(self, round: int) -> bool:
+        """Whether the round goes to IPFS."""
+        return round % self.snapshot_every == 0 or round == self.rounds
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A verified update with the examples that its weight comes from."""
+
+    contribution: Contribution
+    examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregated:
+    """The new model: the row that made it (of those that were there), its float32 payload, files for the snapshot."""
+
+    inputs: tuple[Input, ...]
+    payload: bytes
+    digest: bytes
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Aggregator(Protocol):
+    """The coordinator's side of learning; owns the model. Methods may take long and must not block the loop."""
+
+    async def model(self) -> Trained:
+        """The model as it is now, as a float32 payload."""
+
+    async def accepts(self, payload: Payload) -> str | None:
+        """None for a payload that decodes to finite parameters of the right shapes, else what is wrong with it."""
+
+    async def aggregate(self, round: int, updates: Sequence[Counted]) -> Aggregated:
+        """Weighs and mixes; the result becomes the model."""
+
+    def used(self) -> Mapping[int, int]:
+        """By worker, the newest round of which an update went in: no older one may."""
+
+    def history(self) -> Sequence[Mapping[str, float]]:
+        """The metrics of every round so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDone:
+    """A worker's encoded update, and what it was trained on."""
+
+    trained: Trained
+    work: Work
+
+
+class Trainee(Protocol):
+    """A worker's side of learning."""
+
+    async def adopt(self, payload: Payload) -> Mapping[str, float]:
+        """Makes the model in a float32 payload its own; its metrics on own data. UpdateError for a bad payload."""
+
+    async def train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone:
+        """So many steps from the model (0: a full round), fewer if `stop` says so between two of them."""
+
+
+class CoordinatedJournal(Protocol):
+    """The node's disk, as far as coordinated rounds need it; every write is atomic."""
+
+    async def load(self) -> Progress:
+        """Where to go on; the learner's state is what it was."""
+
+    async def newest(self) -> tuple[int, Trained] | None:
+        """The newest update that was promised, with its round."""
+
+    async def announcement(self, round: int) -> Announcement | None:
+        """Our own announcement of a round, as it was signed."""
+
+    async def trained(self, round: int, trained: Trained) -> None:
+        """Keeps an update's payload, before it is committed."""
+
+    async def announced(self, announcement: Announcement) -> None:
+        """Keeps a signed announcement, so that peers that come later can ask for it."""
+
+    async def mixed(self, mix: Mix) -> None:
+        """Keeps the learner's state and the mix: the round is over."""
+
+    async def closed(self) -> None:
+        """Notes that the last mix is in a closing record."""
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatedPorts:
+    """The parts of the node that coordinated rounds speak to, besides the learner."""
+
+    peers: Peers
+    directory: Directory
+    records: Records
+    journal: CoordinatedJournal
+    snapshots: Snapshots
+
+
+def signed(plan: CoordinatedPlan, peers: Peers, round: int, trained: Trained, codec: str, note: bytes) -> Announcement:
+    """Our announcement of an update with its note."""
+    size = len(trained.payload)
+    signature = peers.sign(announcement_bytes(plan.session_id, round, trained.digest, size, codec, note))
+    return Announcement(plan.session_id, round, trained.digest, size, codec, peers.peer_id, signature, note)
+
+
+def adoption_row(worker: int, coordinator: int, round: int, model_round: int) -> tuple[Input, ...] | None:
+    """A worker's row of `round`, after which it took over the model of `model_round`; None if no row can say it."""
+    lag = round - model_round
+    if lag < OLDEST_LAG:
+        return None
+    entries = (Input(worker, 0, 0), Input(coordinator, WEIGHT_SUM, lag))
+    return tuple(sorted(entries, key=lambda entry: entry.member))

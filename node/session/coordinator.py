@@ -1,0 +1,157 @@
+"""The coordinator's rounds (docs/architecture.md): commit to the model, announce it, collect, average, record.
+
+Everything that is promised is on disk before it is said, as in gossip; a restart goes on with the round in flight.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import orjson
+import trio
+
+from node.errors import NodeError
+from node.messages import ABSENT, Input, Mix
+from node.session.balance import Timing
+from node.session.collect import Collector, Delivery, Standing
+from node.session.convergence import Goal, why_end
+from node.session.coordinated import MODEL_CODEC, Aggregated, Aggregator, CoordinatedPlan, CoordinatedPorts, signed
+from node.session.gossip import RoundReport, traffic_since
+from node.session.notes import Orders, encode, read_orders
+from node.session.ports import Trained
+
+log = logging.getLogger(__name__)
+FAREWELL_S = 5.0  # to say the end when a node has to go at once
+FINISHED = "the last round is over"
+STOPPED = "the coordinator was stopped"
+
+Observe = Callable[[str, RoundReport | int], None]
+
+
+@dataclass
+class Coordinator:
+    """The life of the coordinator in one session; `run` is the whole of it."""
+
+    plan: CoordinatedPlan
+    ports: CoordinatedPorts
+    aggregator: Aggregator
+    collector: Collector
+    goal: Goal = field(default_factory=Goal)
+    observe: Observe = lambda _event, _value: None
+    watch: Callable[[Standing], None] = lambda _standing: None
+    stopping: trio.Event = field(default_factory=trio.Event)
+    finished: int = 0  # the last round that is over
+    ended: str = ""  # why there is no further round
+
+    async def run(self) -> int:
+        """Goes through the rounds that are left, and tells everybody the end; returns the last finished round."""
+        failure: NodeError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.collector.run)
+            try:
+                await self._rounds()
+            except NodeError as error:
+                failure = error  # raised below, since a nursery would wrap it
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_S):
+                    await self._announce_end(self.finished + 2, STOPPED, keep=False)  # gives the round up
+                raise
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return self.finished
+
+    async def _rounds(self) -> None:
+        progress = await self.ports.journal.load()
+        pending, round = progress.pending_mix, progress.next_round
+        self.finished = round - 1
+        self.ended = why_end(self.goal, self.aggregator.history())
+        while round <= self.plan.rounds and not self.ended and not self.stopping.is_set():
+            pending = await self._round(round, pending)
+            self.finished, round = round, round + 1
+            self.ended = why_end(self.goal, self.aggregator.history())
+        if pending is not None:
+            await self.ports.records.close(round, pending)
+            await self.ports.journal.closed()
+        self.ended = self.ended or (FINISHED if round > self.plan.rounds else STOPPED)
+        await self.ports.journal.trained(round, await self.aggregator.model())
+        await self._announce_end(round, self.ended, keep=True)
+
+    async def _round(self, round: int, pending: Mix | None) -> Mix:
+        started = trio.current_time()
+        before = dict(self.ports.peers.traffic())
+        model = await self.aggregator.model()
+        await self.ports.journal.trained(round, model)
+        await self.ports.records.commit(round, model.digest, pending)
+        committed_at = trio.current_time()
+        orders = await self._announce(round, model)
+        self.observe("collecting updates", round)
+        self.collector.begin(round, orders.steps, self.aggregator.used())
+        deliveries = await self.collector.collect(self.watch, self.stopping)
+        collected_at = trio.current_time()
+        self.observe("averaging", round)
+        result = await self.aggregator.aggregate(round, [delivery.counted for delivery in deliveries])
+        timings = tuple(delivery.timing for delivery in deliveries)
+        snapshot = await self._snapshot(round, model, result, timings)
+        members = max(self.ports.directory.count(), 1 + max(entry.member for entry in result.inputs))
+        mix = Mix(round, members, full_row(members, result.inputs), result.digest, snapshot)
+        await self.ports.journal.mixed(mix)
+        report = RoundReport(
+            round,
+            mix.inputs,
+            {**trip_seconds(deliveries), **result.metrics},
+            traffic_since(before, self.ports.peers.traffic()),
+            0.0,
+            committed_at - started,
+            collected_at - committed_at,
+            trio.current_time() - collected_at,
+            snapshot,
+            timings,
+        )
+        self.observe("finished", report)
+        return mix
+
+    async def _announce(self, round: int, model: Trained) -> Orders:
+        """Pushes the model's announcement to everybody; after a restart with the orders that were given before."""
+        said = await self.ports.journal.announcement(round)
+        if said is None or said.digest != model.digest or read_orders(said.note).end:
+            orders = Orders(steps=self.collector.balance.steps(range(self.ports.directory.count())))
+            said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(orders))
+            await self.ports.journal.announced(said)
+        await self.ports.peers.announce(said)
+        return read_orders(said.note)
+
+    async def _announce_end(self, round: int, why: str, keep: bool) -> None:
+        """Tells everybody the last model and that it is the last; `keep`: also those who come later."""
+        model = await self.aggregator.model()
+        said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(Orders(end=why)))
+        if keep:
+            await self.ports.journal.announced(said)
+        await self.ports.peers.announce(said)
+
+    async def _snapshot(
+        self, round: int, model: Trained, result: Aggregated, timings: tuple[Timing, ...]
+    ) -> str | None:
+        if not self.plan.takes_snapshot(round):
+            return None
+        self.observe("saving a snapshot", round)
+        files = {"update": model.payload, "mixed.safetensors": result.payload, "work.json": orjson.dumps(timings)}
+        return await self.ports.snapshots.add(round, {**files, **result.files})
+
+    async def farewell(self) -> None:
+        """Returns when no worker is connected any more: each leaves once it has the last model."""
+        own = self.ports.directory.own_index
+        while any(self.ports.directory.index_of(peer) not in (None, own) for peer in self.ports.peers.connected()):
+            await trio.sleep(0.1)
+
+
+def full_row(members: int, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """The row with every member in it, ascending; those that nothing came from are absent."""
+    there = {entry.member: entry for entry in inputs}
+    return tuple(there.get(member, Input(member, 0, ABSENT)) for member in range(members))
+
+
+def trip_seconds(deliveries: list[Delivery]) -> dict[str, float]:
+    """Seconds of the slowest and of the fastest round trip, for the report; nothing without a fresh update."""
+    trips = [one.timing.round_trip_s for one in deliveries if one.timing.round_trip_s]
+    return {"fastest_trip_s": min(trips), "slowest_trip_s": max(trips)} if trips else {}

@@ -1,0 +1,65 @@
+"""What coordinator and workers tell each other beside a payload (docs/protocol.md, section 9): small JSON objects.
+
+A note is signed with the announcement that it rides on. Bytes from outside: nothing is believed before it is checked.
+"""
+
+from typing import TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from node.errors import PeerError
+from node.messages import NOTE_LIMIT
+
+
+class _Note(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+N = TypeVar("N", bound=_Note)
+
+
+class Orders(_Note):
+    """The coordinator's: training steps asked of each member by index (0: its own full round), and whether it ends."""
+
+    steps: tuple[int, ...] = Field(default=(), max_length=65_536)
+    end: str = Field(default="", max_length=200)  # why there is no further round
+
+    def steps_of(self, member: int) -> int:
+        """What is asked of a member; 0 for one that is not named."""
+        return max(0, self.steps[member]) if 0 <= member < len(self.steps) else 0
+
+
+class Work(_Note):
+    """A worker's: what its update was trained on, and how long that took."""
+
+    examples: int = Field(ge=1, le=2**40)
+    steps: int = Field(ge=1, le=2**31)
+    full: int = Field(ge=1, le=2**31)  # the steps of a whole round by the worker's own data
+    download_s: float = Field(default=0.0, ge=0, le=1e7, allow_inf_nan=False)
+    training_s: float = Field(default=0.0, ge=0, le=1e7, allow_inf_nan=False)
+
+
+def encode(note: Orders | Work) -> bytes:
+    """The bytes of a note. Orders for more members than fit name none: everybody then trains a full round."""
+    content = orjson.dumps(note.model_dump(exclude_defaults=True))
+    if len(content) > NOTE_LIMIT and isinstance(note, Orders):
+        return encode(Orders(end=note.end))
+    return content
+
+
+def read_orders(content: bytes) -> Orders:
+    """The coordinator's note; an empty one asks for nothing. PeerError for anything else."""
+    return _read(Orders, content) if content else Orders()
+
+
+def read_work(content: bytes) -> Work:
+    """A worker's note. PeerError for anything else."""
+    return _read(Work, content)
+
+
+def _read(kind: type[N], content: bytes) -> N:
+    try:
+        return kind.model_validate(orjson.loads(content))
+    except (orjson.JSONDecodeError, ValidationError) as error:
+        raise PeerError(f"a note of {len(content)} bytes says no {kind.__name__.lower()}; left out") from error

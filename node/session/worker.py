@@ -1,0 +1,247 @@
+"""A worker's rounds (docs/architecture.md): take over the coordinator's newest model, train, commit, announce.
+
+It waits for announcements and asks for none, trains while it serves, and leaves off when a newer model is there.
+"""
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from node.errors import NetworkError, PeerError, UpdateError
+from node.messages import Announcement, Mix, Traffic
+from node.session.backoff import pauses
+from node.session.board import Board
+from node.session.coordinated import MODEL_CODEC, CoordinatedPlan, CoordinatedPorts, Trainee, adoption_row, signed
+from node.session.gossip import RoundReport, traffic_since
+from node.session.notes import Orders, encode, read_orders
+from node.session.ports import Payload, Trained
+
+log = logging.getLogger(__name__)
+LOST_S = 10.0  # of silence, before the coordinator is asked whether an announcement got lost
+LOOK_S = 0.5
+
+Observe = Callable[[str, RoundReport | int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """The update that was sent last, until a newer model comes."""
+
+    round: int
+    trained: Trained
+    train_s: float = 0.0
+    commit_s: float = 0.0
+
+
+@dataclass
+class Worker:
+    """The life of one worker in one session; `run` is the whole of it."""
+
+    plan: CoordinatedPlan
+    ports: CoordinatedPorts
+    trainee: Trainee
+    board: Board
+    coordinator: Callable[[], int | None]  # the coordinator's index, once the ledger has it
+    patience_s: float  # without a coordinator
+    chance: random.Random
+    observe: Observe = lambda _event, _value: None
+    stopping: trio.Event = field(default_factory=trio.Event)
+    finished: int = 0  # the last round that is over
+    ended: str = ""  # why there is no further round
+    _pending: Mix | None = None
+    _sent: _Sent | None = None
+    _held: tuple[bytes, Payload] | None = None  # the newest model
+    _before: Mapping[str, Traffic] = field(default_factory=dict)
+
+    async def run(self) -> int:
+        """Takes part until the coordinator says the end; returns the last finished round."""
+        await self._resume()
+        while not self.stopping.is_set():
+            announcement = await self._next_model()
+            if announcement is None:
+                break
+            await self._follow(announcement)
+            if self.ended:
+                break
+        if self._pending is not None:
+            await self.ports.records.close(self._pending.round + 1, self._pending)
+            await self.ports.journal.closed()
+        return self.finished
+
+    async def _resume(self) -> None:
+        """After a restart: an update that was promised is announced again, as it was."""
+        progress = await self.ports.journal.load()
+        self._pending, self.finished = progress.pending_mix, progress.next_round - 1
+        newest = await self.ports.journal.newest()
+        if newest is None or newest[0] <= self.finished:
+            return
+        round, trained = newest
+        self._sent = _Sent(round, trained)
+        await self.ports.records.commit(round, trained.digest, self._pending)
+        said = await self.ports.journal.announcement(round)
+        if said is not None and said.digest == trained.digest:
+            await self.ports.peers.announce(said)
+
+    def _last_round(self) -> int:
+        return self._sent.round if self._sent else self.finished
+
+    def _newest(self) -> Announcement | None:
+        coordinator = self.coordinator()
+        newest = None if coordinator is None else self.board.newest(coordinator)
+        return newest if newest is not None and newest.codec == MODEL_CODEC else None
+
+    async def _next_model(self) -> Announcement | None:
+        """The newest model after the one that was trained from; None when we are to stop.
+
+        NetworkError when there is no coordinator for too long.
+        """
+        self.observe("waiting for the next model", self._last_round())
+        silent = alone = trio.current_time()
+        while not self.stopping.is_set():
+            newest = self._newest()
+            if newest is not None and newest.round > self._last_round():
+                return newest
+            now = trio.current_time()
+            if self._is_here():
+                alone = now
+            elif now - alone > self.patience_s:
+                raise NetworkError(
+                    f"no coordinator for {self.patience_s:g} s: it has to be running and reachable (--peers); "
+                    "start this node again then, it goes on where it was"
+                )
+            if now - silent > LOST_S:
+                await self._ask()
+                silent = now
+            with trio.move_on_after(LOOK_S):
+                await self.board.wait_for_change()
+        return None
+
+    def _coordinator_peer(self) -> str | None:
+        coordinator = self.coordinator()
+        return None if coordinator is None else self.ports.directory.peer_of(coordinator)
+
+    def _is_here(self) -> bool:
+        return self._coordinator_peer() in self.ports.peers.connected()
+
+    async def _ask(self) -> None:
+        peer = self._coordinator_peer()
+        if peer is not None and peer in self.ports.peers.connected():
+            await self.ports.peers.ask(peer)
+
+    async def _follow(self, announcement: Announcement) -> None:
+        """One model: take it over, and train from it unless it is the last."""
+        try:
+            orders = read_orders(announcement.note)
+        except PeerError as error:
+            log.warning("the coordinator's note of round %d: %s", announcement.round, error)
+            orders = Orders()
+        self.observe("downloading the model", announcement.round)
+        begun = trio.current_time()
+        payload = await self._download(announcement)
+        if payload is None:
+            return
+        download_s = trio.current_time() - begun
+        metrics = await self._adopt(announcement, payload)
+        if metrics is None:
+            return
+        if self._sent is not None:
+            await self._mix(self._sent, announcement, payload, metrics)
+        if orders.end:
+            self.ended = orders.end
+            return
+        await self._train(announcement.round, orders, download_s)
+
+    async def _download(self, announcement: Announcement) -> Payload | None:
+        """The model's bytes, verified; None when a newer model is there, or we are to stop."""
+        if self._held is not None and self._held[0] == announcement.digest:
+            return self._held[1]
+        payload: Payload | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_superseded, announcement.round, nursery.cancel_scope.cancel)
+            payload = await self._fetch(announcement)
+            self._held = announcement.digest, payload
+            nursery.cancel_scope.cancel()
+        return payload
+
+    async def _fetch(self, announcement: Announcement) -> Payload:
+        tries = pauses(self.chance)
+        while True:
+            try:
+                return await self.ports.peers.fetch(announcement, [announcement.peer_id], self.patience_s)
+            except PeerError as error:
+                log.info("model of round %d: %s", announcement.round, error)
+            await trio.sleep(next(tries))
+
+    async def _until_superseded(self, round: int, then: Callable[[], object]) -> None:
+        """Calls `then` once there is a newer model, or we are to stop."""
+        while not self.stopping.is_set() and not self._is_superseded(round):
+            with trio.move_on_after(LOOK_S):
+                await self.board.wait_for_change()
+        then()
+
+    def _is_superseded(self, round: int) -> bool:
+        newest = self._newest()
+        return newest is not None and newest.round > round
+
+    async def _adopt(self, announcement: Announcement, payload: Payload) -> Mapping[str, float] | None:
+        try:
+            return await self.trainee.adopt(payload)
+        except UpdateError as error:
+            log.warning("the coordinator's model of round %d is not taken over: %s", announcement.round, error)
+            await self._until_superseded(announcement.round, lambda: None)
+            return None
+
+    async def _mix(self, sent: _Sent, model: Announcement, payload: Payload, metrics: Mapping[str, float]) -> None:
+        """The round of the last update is over: what we go on from now is the coordinator's model."""
+        coordinator = self.coordinator()
+        assert coordinator is not None
+        own = self.ports.directory.own_index
+        row = adoption_row(own, coordinator, sent.round, model.round)
+        self._sent, self.finished = None, sent.round
+        if row is None:
+            log.warning(
+                "round %d has no recorded mix: the model that came next is of round %d", sent.round, model.round
+            )
+            return
+        snapshot = await self._snapshot(sent, payload)
+        self._pending = Mix(sent.round, self.ports.directory.count(), row, model.digest, snapshot)
+        await self.ports.journal.mixed(self._pending)
+        traffic = traffic_since(self._before, self.ports.peers.traffic())
+        seen = {**sent.trained.metrics, **metrics}
+        report = RoundReport(sent.round, row, seen, traffic, sent.train_s, sent.commit_s, 0.0, 0.0, snapshot)
+        self.observe("finished", report)
+
+    async def _snapshot(self, sent: _Sent, model: Payload) -> str | None:
+        if not self.plan.takes_snapshot(sent.round):
+            return None
+        self.observe("saving a snapshot", sent.round)
+        content = model if isinstance(model, bytes) else await trio.to_thread.run_sync(model.read_bytes)
+        files = {"update": sent.trained.payload, "mixed.safetensors": content}
+        return await self.ports.snapshots.add(sent.round, files)
+
+    async def _train(self, round: int, orders: Orders, download_s: float) -> None:
+        self.observe("training", round)
+        self._before = dict(self.ports.peers.traffic())
+        begun = trio.current_time()
+        own = self.ports.directory.own_index
+        newer = threading.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_superseded, round, newer.set)
+            done = await self.trainee.train(round, orders.steps_of(own), newer.is_set)
+            nursery.cancel_scope.cancel()
+        trained_at = trio.current_time()
+        late = self._is_superseded(round)
+        if self.stopping.is_set() or (late and not self.plan.staleness):
+            return
+        await self.ports.journal.trained(round, done.trained)
+        await self.ports.records.commit(round, done.trained.digest, self._pending)
+        self._pending = None
+        note = encode(done.work.model_copy(update={"download_s": download_s}))
+        said = signed(self.plan, self.ports.peers, round, done.trained, self.plan.codec, note)
+        await self.ports.journal.announced(said)
+        await self.ports.peers.announce(said)
+        self._sent = _Sent(round, done.trained, trained_at - begun, trio.current_time() - trained_at)
