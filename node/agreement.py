@@ -103,6 +103,7 @@ async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[b
             f"codec {wishes.codec!r} builds on earlier updates, which nodes do not keep for it yet: "
             "choose float32, bfloat16 or int8, each also with +zstd"
         )
+    coordination(wishes, str(account.address))  # as is a rule that cannot be
     codec(wishes.codec)  # an unknown name is an error before anything is sent
     chain = connect(wishes.rpc, timeout=RPC_TIMEOUT_S)
     seed = wishes.seed if wishes.seed is not None else secrets.randbelow(2**32)

@@ -75,13 +75,14 @@ def check_row(step: Step, rules: Rules, recorded: UpdateHash) -> Fault | None:
     if total != WEIGHT_SUM:
         return Fault(step.member, round, "row", f"weights that add up to {WEIGHT_SUM}", f"sum {total}")
     for entry in inputs:
-        fault = _check_input(step, entry, rules, recorded)
+        fault = check_input(step, entry, rules.staleness, recorded)
         if fault is not None:
             return fault
     return None
 
 
-def _check_input(step: Step, entry: Input, rules: Rules, recorded: UpdateHash) -> Fault | None:
+def check_input(step: Step, entry: Input, staleness: int, recorded: UpdateHash) -> Fault | None:
+    """The first thing that is wrong with one entry of a row; an update is at most `staleness` rounds old."""
     who = f"input {entry.member}"
     if entry.lag == ABSENT:
         if entry.weight:
@@ -89,8 +90,8 @@ def _check_input(step: Step, entry: Input, rules: Rules, recorded: UpdateHash) -
         return None
     if entry.member == step.member and entry.lag:
         return Fault(step.member, step.round, "row", "its own update of the round", f"lag {entry.lag}")
-    if entry.lag > rules.staleness:
-        return Fault(step.member, step.round, "staleness", f"{who} at most {rules.staleness} old", f"lag {entry.lag}")
+    if entry.lag > staleness:
+        return Fault(step.member, step.round, "staleness", f"{who} at most {staleness} old", f"lag {entry.lag}")
     if recorded(entry.member, step.round - entry.lag) is None:
         what = f"a record of member {entry.member} for round {step.round - entry.lag}"
         return Fault(step.member, step.round, "input", what, "none on the ledger")

@@ -5,25 +5,28 @@ Memory is bounded by one mixing step: what is known of the run lies in the histo
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
-from ledger import BrokenChain, History
+from ledger import BrokenChain, History, MemberEntry
 from ledger import Step as LedgerStep
 from node.agreement import OpenSession, open_session
+from node.audit.coordinated import MOMENTS, CoordinatedCheck, CoordinatedRules
 from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
 from node.audit.report import AuditReport, Gap
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
-from node.learning.codecs import codec
+from node.learning.codecs import Codec, codec
 from node.learning.parameters import ParameterSpec
 from node.messages import Input, Mix
+from node.session.coordinated import MODEL_CODEC
 from node.storage import directory_cid
 
 MIXED, UPDATE = "mixed.safetensors", "update"
 LARGEST_ROUND = 2**31
+HEADER_LIMIT = 4096  # bytes of a header beyond the numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class _Audit:
         self.codec = codec(session.codec)
         self.spec: ParameterSpec | None = None
         self.updates: dict[tuple[int, int], Update] = {}  # of one step
+        self.coordinated: CoordinatedCheck | None = None
 
     async def run(self, settings: AuditSettings) -> None:
         """Identities, then every step by round and member."""
@@ -91,6 +95,7 @@ class _Audit:
                 self.report.blame(
                     Fault(member.index, 0, "identity", "the libp2p key's signature of the account", found)
                 )
+        self.coordinated = self._coordinated_check(members)
         before: dict[int, int] = {}  # member -> its last round so far
         for recorded in self.history.steps((settings.first, settings.last or LARGEST_ROUND)):
             self.tell(f"auditing round {recorded.round}, member {recorded.member}")
@@ -115,7 +120,7 @@ class _Audit:
             return None
         self.report.steps_total += 1
         step = node_step(recorded)
-        fault = check_row(step, self.rules, self.history.update_hash) or await self._check_snapshot(step)
+        fault = self._check_row(step) or await self._check_snapshot(step)
         if fault is not None:
             return fault
         outcome = await self._replay(step)
@@ -124,6 +129,30 @@ class _Audit:
         self.report.steps_replayed += outcome
         self.report.steps_without_snapshot += not outcome
         return None
+
+    def _coordinated_check(self, members: Sequence[MemberEntry]) -> CoordinatedCheck | None:
+        """What a coordinated session is checked with; None for a gossip session."""
+        session = self.opened.session
+        if session.coordinated is None:
+            return None
+        account = session.coordinated.coordinator.lower()
+        coordinator = next((member.index for member in members if member.account.lower() == account), -1)
+        staleness = session.limits.staleness if session.coordinated.late == "weight" else 0
+        rules = CoordinatedRules(
+            coordinator, session.quorum, staleness, bytes.fromhex(session.initial.sha256), session.coordinated
+        )
+        known = self.history.rounds()
+        final = None
+        if known is not None:  # the closing record commits to no update: the last model's hash is the last mix's
+            steps = self.history.steps((known[1], known[1]))
+            mixes = (step.mix for step in steps if step.member == coordinator and step.mix is not None)
+            final = next(((known[1] + 1, mix.mixed_hash) for mix in mixes), None)
+        return CoordinatedCheck(rules, self.history.update_hash, final)
+
+    def _check_row(self, step: Step) -> Fault | None:
+        if self.coordinated is not None:
+            return self.coordinated.check_row(step)
+        return check_row(step, self.rules, self.history.update_hash)
 
     async def _check_snapshot(self, step: Step) -> Fault | None:
         """Whether the snapshot holds the mixed parameters that the record names; learns the model's shapes from it."""
@@ -145,26 +174,39 @@ class _Audit:
         return None
 
     async def _replay(self, step: Step) -> Fault | bool:
+        check = self.coordinated
+        if check is not None and step.member != check.rules.coordinator:
+            return check.adopts_known_model(step)
         if self.spec is None:
             return False
-        await self._take_updates(step, self.spec)
+        used = [(entry.member, step.round - entry.lag) for entry in step.mix.inputs if entry.weight]
+        await self._take_updates(used if check is None else check.needed(step), self.spec)
+        if check is not None:
+            limit = 2 * self.shelf.limit + HEADER_LIMIT
+            moments = await self._read(step.member, step.round, MOMENTS, limit) if check.is_adaptive() else None
+            return await trio.to_thread.run_sync(check.replay, step, self.spec, self.updates, moments)
         return await trio.to_thread.run_sync(replay, step, self.spec, self.history.update_hash, self.updates)
 
-    async def _take_updates(self, step: Step, spec: ParameterSpec) -> None:
-        """Brings `updates` to what the step uses: of the step before only what both use is kept in memory."""
-        wanted = [(entry.member, step.round - entry.lag) for entry in step.mix.inputs if entry.weight]
+    async def _take_updates(self, wanted: Sequence[tuple[int, int]], spec: ParameterSpec) -> None:
+        """Brings `updates` to what a step uses: of the step before only what both use is kept in memory."""
         self.updates = {key: self.updates[key] for key in wanted if key in self.updates}
         for member, round in wanted:
             if (member, round) not in self.updates:
                 content = await self._read(member, round, UPDATE)
                 if content is None:
                     return
-                self.updates[member, round] = await trio.to_thread.run_sync(open_update, content, spec, self.codec)
+                form = self._codec_of(member)
+                self.updates[member, round] = await trio.to_thread.run_sync(open_update, content, spec, form)
 
-    async def _read(self, member: int, round: int, name: str) -> bytes | None:
+    def _codec_of(self, member: int) -> Codec:
+        """A coordinator's updates are models, which are never rounded."""
+        is_model = self.coordinated is not None and member == self.coordinated.rules.coordinator
+        return codec(MODEL_CODEC) if is_model else self.codec
+
+    async def _read(self, member: int, round: int, name: str, limit: int | None = None) -> bytes | None:
         """A file of the snapshot that a member recorded of a round, None where there is none."""
         digest = self.history.snapshot(member, round)
-        content = await self.shelf.read(directory_cid(digest), name) if digest else None
+        content = await self.shelf.read(directory_cid(digest), name, limit) if digest else None
         self.report.bytes_read += len(content or b"")
         return content
 

@@ -20,11 +20,11 @@ class SnapshotShelf:
     sources: Sequence[Snapshots]
     limit: int  # bytes of a file
 
-    async def read(self, cid: str, name: str) -> bytes | None:
-        """A file of a snapshot; None if no source has it."""
+    async def read(self, cid: str, name: str, limit: int | None = None) -> bytes | None:
+        """A file of a snapshot, of at most `limit` bytes; None if no source has it."""
         for source in self.sources:
             try:
-                return await source.read(cid, name, self.limit)
+                return await source.read(cid, name, limit or self.limit)
             except ContentMissing:
                 continue
         return None

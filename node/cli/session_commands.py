@@ -1,21 +1,25 @@
 """`fl-node session create|show|verify`: session files."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import trio
 
-from node.agreement import Wishes, create_session, open_session, read_session_file
+from node.agreement import CoordinationWishes, Wishes, create_session, open_session, read_session_file
 from node.cli.options import home_option, ipfs_option, passphrase_option, rpc_option, sources_option, split, ways
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers
-from node.config import Session, config_hash
+from node.config import Rule, Session, config_hash
 from node.errors import SessionFileError
 from node.home import open_home
 from node.network.addresses import parse_peer_address
 from node.sources import session_cid
+
+RULES = get_args(Rule)
+CHOICES = [each.name for each in fields(CoordinationWishes)]  # options of coordinated sessions
 
 
 @click.group()
@@ -60,6 +64,22 @@ def session() -> None:
 @click.option(
     "--round-deadline", "round_deadline_s", default=60.0, show_default=True, help="Longest wait for peers, seconds."
 )
+@click.option("--topology", default="gossip", show_default=True, type=click.Choice(["gossip", "coordinated"]))
+@click.option("--coordinator", help="The coordinator's account, 0x…; default: yours.")
+@click.option("--rule", default="fedavg", show_default=True, type=click.Choice(RULES), help="How updates are averaged.")
+@click.option(
+    "--faulty", default=0, show_default=True, type=click.IntRange(0), help="Bad updates that a robust rule expects."
+)
+@click.option("--proximal", default=0.01, show_default=True, type=click.FloatRange(0), help="The mu of fedprox.")
+@click.option("--server-rate", default=0.01, show_default=True, help="Learning rate of fedadam, fedyogi, fedadagrad.")
+@click.option(
+    "--late", default="weight", show_default=True, type=click.Choice(["weight", "drop"]), help="Late updates."
+)
+@click.option("--deadline-spread", default=4.0, show_default=True, help="Deadline: median round trip + so many MADs.")
+@click.option("--balance/--no-balance", default=True, show_default=True, help="Ask slow workers for fewer steps.")
+@click.option("--metric", default="", help="End early by this metric of the coordinator: accuracy or loss.")
+@click.option("--target", type=float, help="End when the metric has reached this value.")
+@click.option("--plateau", default=0, type=click.IntRange(0), help="End after so many rounds without an improvement.")
 @click.option("--admitted", is_flag=True, help="Only accounts that you admit may join.")
 @click.option("--experiment", is_flag=True, help="Members may misbehave on purpose (fl-node start --misbehave).")
 @click.option("--peers", "bootstrap", multiple=True, help="Addresses where members meet, for the file.")
@@ -71,7 +91,10 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
     \b
     Example: fl-node session create --task mnist-softmax --rounds 10 \\
                  --rpc http://127.0.0.1:8545 --home a --out session.toml
+             fl-node session create --task mnist-cnn --topology coordinated --members 8 --quorum 5 \\
+                 --rpc http://127.0.0.1:8545 --home boss --out session.toml
     """
+    coordination = CoordinationWishes(**{name: choices.pop(name) for name in CHOICES})
     if out.exists():
         raise SessionFileError(f"{out} exists: choose another --out, a session file is never overwritten")
     if not os.access(out.resolve().parent, os.W_OK):
@@ -79,9 +102,10 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
     for way in ("bootstrap", "trackers"):
         choices[way] = tuple(str(parse_peer_address(text)) for text in split(choices[way]))
     place = open_home(home)
-    content, opened = trio.run(create_session, place, read_passphrase(place, passphrase_file), Wishes(**choices))
+    wishes = Wishes(coordination=coordination, **choices)
+    content, opened = trio.run(create_session, place, read_passphrase(place, passphrase_file), wishes)
     out.write_bytes(content)
-    fields = {
+    answer = {
         **summary(opened.session, content),
         "session": f"{opened.session_id:016x}",
         "file": str(out),
@@ -93,7 +117,7 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
         f"file      {out}: hand it out; members start with `fl-node start --session {out}`\n"
         f"cid       {session_cid(content)}: the same file, in IPFS"
     )
-    return Result(fields, text)
+    return Result(answer, text)
 
 
 @session.command("show")
@@ -124,10 +148,10 @@ def verify(file: str, rpc: str | None, ipfs: str | None, peers: tuple[str, ...])
     Example: fl-node session verify session.toml --rpc http://127.0.0.1:8545
     """
     opened = open_session(file, rpc, ways=ways(ipfs, peers))
-    fields = {**summary(opened.session, opened.content), "session": f"{opened.session_id:016x}"}
-    fields |= {"state": opened.entry.state, "members": opened.entry.member_count, "valid": True}
+    answer = {**summary(opened.session, opened.content), "session": f"{opened.session_id:016x}"}
+    answer |= {"state": opened.entry.state, "members": opened.entry.member_count, "valid": True}
     text = f"{file} is session {opened.session_id:016x}, {opened.entry.state}, {opened.entry.member_count} members"
-    return Result(fields, text)
+    return Result(answer, text)
 
 
 def summary(session: Session, content: bytes) -> dict[str, Any]:

@@ -67,6 +67,18 @@ from node.sources import Ways, is_remote, read_source
 @click.option("--task", envvar="FL_NODE_TASK", help="The session's task, if it is your own: FILE.py:NAME.")
 @click.option("--share", type=click.IntRange(0), help="Which share of a common data set is mine (default: my index).")
 @click.option("--threads", envvar="FL_NODE_THREADS", default=0, help="Threads for training; 0: all cores but one.")
+@click.option(
+    "--role",
+    type=click.Choice(["coordinator", "worker"]),
+    help="Refuse to start as anything else; the session file says who coordinates.",
+)
+@click.option(
+    "--throttle",
+    "throttle_s",
+    default=0.0,
+    type=click.FloatRange(0, 3600),
+    help="Sleep so many seconds after each training step of a coordinated session, as a slow machine would.",
+)
 @click.option("--misbehave", help="Attack the session, if it is an experiment: sign_flip, label_flip, alie, …")
 @click.option(
     "--confirmations",

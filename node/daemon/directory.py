@@ -53,6 +53,11 @@ class LedgerDirectory:
         """The index of an active member."""
         return self._index.get(peer_id)
 
+    def index_of_account(self, account: str) -> int | None:
+        """The index of an active member by its Ethereum account."""
+        wanted = account.lower()
+        return next((i for i, seat in enumerate(self.seats) if seat.active and seat.account.lower() == wanted), None)
+
     def replace(self, seats: tuple[Seat, ...]) -> bool:
         """Takes in a newer list; whether anything changed."""
         if seats == self.seats:

@@ -62,44 +62,49 @@ class TorchLearner:
 
     async def train(self, round: int) -> Trained:
         """The encoded update of a round."""
-        return await self._run(self._train, round)
+        return await self.run(self._train, round)
 
     async def accepts(self, payload: Payload) -> str | None:
         """What is wrong with a payload, None if nothing is."""
-        return await self._run(self._fault, payload)
+        return await self.run(self._fault, payload)
 
     async def mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
         """Weighs and mixes; the mixture becomes this learner's parameters."""
-        return await self._run(self._mix, round, own, others)
+        return await self.run(self._mix, round, own, others)
 
-    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
+    async def run(self, work: Callable[..., T], *arguments: object) -> T:
+        """`work` in the one thread that computes."""
         return await trio.to_thread.run_sync(work, *arguments, limiter=self._thread)
 
     def _train(self, round: int) -> Trained:
         steps = self.learner.task.steps_per_round(len(self.data.train))
         plan = trainer.Plan(steps, self.seat.generator("train", round))
         result = trainer.train(self.learner, self.flat, self.data.train, plan, trio.from_thread.check_cancelled)
-        if not bool(torch.isfinite(result.flat).all()):
+        return self.seal(round, result.flat, {"train_loss": result.loss})
+
+    def seal(self, round: int, flat: Tensor, metrics: Mapping[str, float]) -> Trained:
+        """What was trained as the payload that others get. NodeError if training diverged."""
+        if not bool(torch.isfinite(flat).all()):
             raise NodeError(
                 f"training diverged in round {round} (a parameter is not finite): lower the task's learning_rate "
                 f"({self.learner.task.learning_rate})"
             )
-        flat = result.flat
         if self.misbehavior is not None:
             flat = self.misbehavior(flat, self.seat.generator("misbehave", round))
         encoded = self.codec.encode(self.learner.spec, flat, self.residual)
         self.residual = encoded.residual
         digest = hashlib.sha256(encoded.payload).digest()
-        return Trained(encoded.payload, digest, {"train_loss": result.loss})
+        return Trained(encoded.payload, digest, metrics)
 
     def _fault(self, payload: Payload) -> str | None:
         try:
-            self._decode(payload)
+            self.decode(payload)
         except UpdateError as error:
             return str(error)
         return None
 
-    def _decode(self, payload: Payload) -> Tensor:
+    def decode(self, payload: Payload) -> Tensor:
+        """The vector (size,) of an update. UpdateError if it is not one."""
         content = payload.read_bytes() if isinstance(payload, Path) else payload
         return self.codec.decode(self.learner.spec, content)
 
@@ -107,7 +112,7 @@ class TorchLearner:
         rounds = {other.member: other.round for other in others} | {self.seat.member: round}
         payloads: dict[int, Payload] = {other.member: other.payload for other in others} | {self.seat.member: own}
         members = tuple(sorted(payloads))
-        stacked = torch.stack([self._decode(payloads[member]) for member in members])
+        stacked = torch.stack([self.decode(payloads[member]) for member in members])
         if self.misbehavior is not None:
             self.misbehavior.see(stacked[[member != self.seat.member for member in members]])
         position = members.index(self.seat.member)
@@ -122,10 +127,10 @@ class TorchLearner:
             tuple(Input(member, weight, round - rounds[member]) for member, weight in entries),
             payload,
             hashlib.sha256(payload).digest(),
-            self._measure(),
+            self.measure(),
         )
 
-    def _measure(self) -> Mapping[str, float]:
+    def measure(self) -> Mapping[str, float]:
         """Metrics of the mixture on own validation data and, where there is one, on the held-out test set."""
         metrics: dict[str, float] = {}
         for name, part in (("validation", self.data.validation), ("test", self.data.test)):

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
 import ledger
 from node.daemon.journal import Journal
-from node.daemon.learner import TorchLearner
 from node.daemon.recording import Recorder
 from node.errors import PeerError, StorageError
 from node.messages import Announcement, Mix, Traffic
@@ -73,7 +73,7 @@ class LedgerRecords:
 
     async def commit(self, round: int, digest: bytes, mix: Mix | None) -> None:
         """Puts the record of a round on disk; without the mix, if a closing record before a crash has it already."""
-        if mix is not None and await self.recorder.has_closing(self.session_id, round):
+        if mix is not None and await self.recorder.has_closing(self.session_id, mix.round + 1):
             mix = None
         await self.recorder.add(ledger.Record(self.session_id, round, digest, ledger_mix(mix)))
 
@@ -91,12 +91,22 @@ def ledger_mix(mix: Mix | None) -> ledger.Mix | None:
     return ledger.Mix(mix.members, inputs, mix.mixed_hash, snapshot, mix.epsilon)
 
 
+class Stateful(Protocol):
+    """A learner, as far as the disk sees it."""
+
+    def checkpoint(self) -> bytes:
+        """Everything that the next round depends on."""
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Goes back to a checkpoint. HomeError if it is of another model."""
+
+
 @dataclass(frozen=True, slots=True)
 class DiskJournal:
-    """Implements `node.session.ports.Journal`."""
+    """Implements `node.session.ports.Journal` and `node.session.coordinated.CoordinatedJournal`."""
 
     journal: Journal
-    learner: TorchLearner
+    learner: Stateful
 
     async def load(self) -> Progress:
         """Where to go on; the learner goes back to its checkpoint."""
@@ -111,6 +121,16 @@ class DiskJournal:
         kept = self.journal.update(round)
         committed = Trained(*kept) if kept else None
         return Progress(round, None if checkpoint is None or checkpoint.closed else checkpoint.mix, committed)
+
+    async def newest(self) -> tuple[int, Trained] | None:
+        """The newest update that is on disk, with its round."""
+        found = await trio.to_thread.run_sync(self.journal.newest_update)
+        return None if found is None else (found[0], Trained(*found[1:]))
+
+    async def announcement(self, round: int) -> Announcement | None:
+        """Our own announcement of a round."""
+        known = await trio.to_thread.run_sync(self.journal.announcements, round)
+        return next((each for each in known if each.round == round), None)
 
     async def trained(self, round: int, trained: Trained) -> None:
         """Keeps an update's payload."""

@@ -51,16 +51,17 @@ def prepare_node(settings: StartSettings) -> Prepared:
     if settings.misbehave is not None:
         require_experiment(opened, learner, settings.misbehave)
     account = load_keystore(home.keystore, settings.passphrase)
+    require_role(opened, str(account.address), settings.role)
     data_of = share_reader(opened, learner, settings)
     expected = opened.entry.member_count if settings.share is None else settings.share
-    data = data_of(expected)  # before joining: a missing data set must not cost a membership
+    data = data_of(worker_number(opened, expected))  # before joining: a missing data set must not cost a membership
     try_one_step(learner, data)
     for address in settings.listen:
         require_free(address)
     bind_home(home, opened.session_id, opened.session.name)
     directory = take_seat(settings, opened, identity, account)
     if settings.share is None and directory.own_index != expected:
-        data = data_of(directory.own_index)
+        data = data_of(worker_number(opened, directory.own_index))
     misbehavior = None
     if settings.misbehave is not None:
         data = poison(settings.misbehave, data, learner.task.classes or 0)
@@ -101,6 +102,31 @@ def require_experiment(opened: OpenSession, learner: Learner, attack: str) -> No
             "(its creator says so with `fl-node session create --experiment`)"
         )
     require_attack(attack, learner.task)
+
+
+def require_role(opened: OpenSession, account: str, role: str | None) -> None:
+    """Raises ConfigError if the session has another role for this account than the operator thinks."""
+    if role is None:
+        return
+    name, coordinated = opened.session.name, opened.session.coordinated
+    if coordinated is None:
+        raise ConfigError(f"--role {role}: {name} is a gossip session, in which all are equal: leave --role out")
+    mine = "coordinator" if coordinated.coordinator.lower() == account.lower() else "worker"
+    if mine != role:
+        raise ConfigError(
+            f"--role {role}: account {account} is a {mine} of session {name}, whose coordinator is "
+            f"{coordinated.coordinator}: use that account's --home"
+        )
+
+
+def worker_number(opened: OpenSession, index: int) -> int:
+    """Which share of a common data set is a member's: the coordinator, which does not train, takes none away."""
+    coordinated = opened.session.coordinated
+    if coordinated is None:
+        return index
+    members = opened.ledger.members(opened.session_id)
+    earlier = [m.account.lower() for m in members if m.index < index]
+    return index - int(coordinated.coordinator.lower() in earlier)
 
 
 def require_free(address: str) -> None:

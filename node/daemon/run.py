@@ -16,22 +16,20 @@ from ledger.delivery import Terms
 from node.daemon.directory import keep_fresh, publish_addresses
 from node.daemon.journal import Journal
 from node.daemon.metrics import node_metrics
-from node.daemon.ports import Announced, DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
-from node.daemon.prepare import Prepared, initial_parameters, prepare_node
+from node.daemon.parts import Ears, Outside, coordinates, forget_stop, take_part
+from node.daemon.ports import Announced, IpfsSnapshots, LedgerRecords, NetworkPeers
+from node.daemon.prepare import Prepared, prepare_node
 from node.daemon.recording import Recorder
 from node.daemon.settings import StartSettings
 from node.daemon.status import Status, keep_writing
 from node.daemon.watching import hear_announcements
-from node.errors import NetworkError
 from node.home import lock_home
 from node.messages import ABSENT
 from node.network.metrics_page import metrics_page
 from node.network.service import Network, NetworkSettings, open_network
 from node.session.board import Board
-from node.session.deadline import AdaptiveDeadline
-from node.session.gather import Gatherer
-from node.session.gossip import Gossip, Plan, Ports, RoundReport, linger, wait_for_quorum
-from node.storage import BlockStore, FetchBlocks, Snapshots, open_snapshots
+from node.session.gossip import RoundReport
+from node.storage import BlockStore, FetchBlocks, open_snapshots
 
 log = logging.getLogger(__name__)
 FETCH_S = 30.0  # for one batch of IPFS blocks
@@ -68,19 +66,23 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
             outbox = Outbox(settings.home.outbox, prepared.opened.ledger, prepared.account, terms)
             stack.callback(outbox.close)
             recorder = Recorder(outbox)
+            if coordinates(prepared):
+                forget_stop(journal)
             network = await stack.enter_async_context(open_peers(settings, prepared, journal))
             fetch = share_blocks(settings, prepared, network)
             snapshots = await stack.enter_async_context(open_snapshots(settings.home.path, settings.ipfs, fetch))
-            ports = Ports(
+            outside = Outside(
+                settings,
+                prepared,
                 NetworkPeers(network, prepared.identity),
-                prepared.directory,
-                prepared.learner,
                 LedgerRecords(recorder, session_id),
-                DiskJournal(journal, prepared.learner),
+                journal,
                 IpfsSnapshots(snapshots, session_id, prepared.directory.own_index),
+                snapshots,
+                Board(session_id, prepared.directory, window=session.limits.staleness + 2),
             )
-            life = Life(settings, prepared, ports, network, recorder, tell)
-            life.signals, life.snapshots = signals, snapshots
+            life = Life(outside, network, recorder, tell)
+            life.signals = signals
             if settings.metrics is not None:
                 read = partial(node_metrics, network, recorder, life.status)
                 page = await stack.enter_async_context(metrics_page(*settings.metrics, read))
@@ -130,28 +132,13 @@ class Life:
     """The tasks of a running node, all of them in one nursery."""
 
     signals: AsyncIterator[int]
-    snapshots: Snapshots
 
-    def __init__(
-        self,
-        settings: StartSettings,
-        prepared: Prepared,
-        ports: Ports,
-        network: Network,
-        recorder: Recorder,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.settings, self.prepared, self.ports = settings, prepared, ports
+    def __init__(self, outside: Outside, network: Network, recorder: Recorder, tell: Callable[[str], None]) -> None:
+        self.settings, self.prepared, self.board = outside.settings, outside.prepared, outside.board
         self.network, self.recorder, self.tell = network, recorder, tell
-        session, directory = prepared.opened.session, prepared.directory
-        self.plan = Plan(
-            prepared.opened.session_id, session.rounds, session.cohort, session.codec, session.snapshot_every
-        )
-        self.board = Board(self.plan.session_id, directory, window=session.limits.staleness + 2)
-        deadline = AdaptiveDeadline(session.limits.round_deadline_s)
-        gatherer = Gatherer(ports.peers, directory, self.board, ports.learner, session.limits.staleness, deadline)
-        self.status = Status(settings.home, prepared, network, recorder)
-        self.gossip = Gossip(self.plan, ports, self.board, gatherer, self._observe)
+        self.rounds = outside.prepared.opened.session.rounds
+        self.status = Status(self.settings.home, self.prepared, network, recorder)
+        self.part = take_part(outside, Ears(self._observe, tell))
         self.rounds_scope = trio.CancelScope()
 
     async def live(self) -> Outcome:
@@ -169,49 +156,31 @@ class Life:
             self.status.observe("flushing records", finished)
             flushed = await self.recorder.flush(self.settings.flush_s)
             nursery.cancel_scope.cancel()
-        self.status.observe("finished" if finished == self.plan.rounds else "stopped", finished)
+        over = finished == self.rounds or bool(self.part.ended)
+        self.status.observe("finished" if over else "stopped", finished)
         self.status.write()
         if not flushed:
             self.tell("some records are not on the chain yet: they are kept, and sent at the next start")
         state = self.recorder.state
-        stopped = self.gossip.stopping.is_set() and finished < self.plan.rounds
-        return Outcome(finished, self.plan.rounds, state.confirmed, state.pending, stopped)
+        stopped = self.part.stopping.is_set() and finished < self.rounds
+        return Outcome(finished, self.rounds, state.confirmed, state.pending, stopped)
 
     async def _rounds(self) -> int:
         """The session's rounds, as far as they come; returns the last finished one."""
-        session = self.prepared.opened.session
         with self.rounds_scope:
-            progress = await self.ports.journal.load()
-            self.gossip.finished = progress.next_round - 1
-            if not self.gossip.finished:  # a node that goes on after a crash needs no quorum: the others may have ended
-                await self._begin(session.quorum)
-            await self.gossip.run()
-            if not self.gossip.stopping.is_set():
-                self.status.observe("serving the others", self.gossip.finished)
-                with trio.move_on_after(self.settings.linger_s):
-                    await linger(self.ports, self.board, self.plan.rounds)
-        return self.gossip.finished
-
-    async def _begin(self, quorum: int) -> None:
-        """Waits for the quorum before the first round. NetworkError if it does not come."""
-        with trio.move_on_after(self.settings.quorum_s) as patience:
-            await wait_for_quorum(self.ports, quorum, self._tell_presence)
-        if patience.cancelled_caught:
-            raise NetworkError(
-                f"fewer than {quorum} members came within {self.settings.quorum_s:g} s: "
-                "start the others, check --peers, or wait longer with --quorum-timeout"
-            )
-        await initial_parameters(self.prepared, self.snapshots)
+            await self.part.begin()
+            await self.part.run()
+            if self.part.ended:
+                self.tell(f"the session is over: {self.part.ended}")
+            self.status.observe("serving the others", self.part.finished)
+            with trio.move_on_after(self.settings.linger_s):
+                await self.part.linger()
+        return self.part.finished
 
     def _observe(self, event: str, value: RoundReport | int) -> None:
         self.status.observe(event, value)
         if isinstance(value, RoundReport):
-            self.tell(round_line(value, self.plan.rounds))
-
-    def _tell_presence(self, present: int) -> None:
-        quorum = self.prepared.opened.session.quorum
-        self.status.observe(f"waiting for members ({present} of {quorum})", 0)
-        self.tell(f"{present} of {quorum} members are here" + (", waiting for the others" if present < quorum else ""))
+            self.tell(round_line(value, self.rounds))
 
     async def _follow_members(self) -> None:
         directory, opened = self.prepared.directory, self.prepared.opened
@@ -227,12 +196,12 @@ class Life:
     async def _heed_signals(self) -> None:
         """The first signal ends the round in flight within a deadline, a second one ends it at once."""
         async for number in self.signals:
-            if self.gossip.stopping.is_set():
+            if self.part.stopping.is_set():
                 self.rounds_scope.cancel()
                 continue
             self.tell(f"{signal.Signals(number).name}: ending the round in flight, flushing records")
-            self.gossip.stopping.set()
-            waiting = self.status.state.startswith(("waiting", "serving"))
+            self.part.stopping.set()
+            waiting = self.status.state.startswith(("waiting for members", "serving"))
             self.rounds_scope.deadline = trio.current_time() + (0 if waiting else self.settings.stop_s)
 
 

@@ -78,8 +78,8 @@ class WorkDone:
 class Trainee(Protocol):
     """A worker's side of learning."""
 
-    async def adopt(self, payload: Payload) -> Mapping[str, float]:
-        """Makes the model in a float32 payload its own; its metrics on own data. UpdateError for a bad payload."""
+    async def adopt(self, payload: Payload, measure: bool) -> Mapping[str, float]:
+        """Makes the model in a float32 payload its own; its metrics on own data, if wanted. UpdateError."""
 
     async def train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone:
         """So many steps from the model (0: a full round), fewer if `stop` says so between two of them."""

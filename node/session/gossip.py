@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
@@ -49,6 +50,18 @@ class Ports:
     records: Records
     journal: Journal
     snapshots: Snapshots
+
+
+class Present(Protocol):
+    """Who is there."""
+
+    @property
+    def peers(self) -> Peers:
+        """The network."""
+
+    @property
+    def directory(self) -> Directory:
+        """The members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +187,7 @@ def traffic_since(before: Mapping[str, Traffic], after: Mapping[str, Traffic]) -
     return spent
 
 
-async def wait_for_quorum(ports: Ports, quorum: int, progress: Callable[[int], None]) -> None:
+async def wait_for_quorum(ports: Present, quorum: int, progress: Callable[[int], None]) -> None:
     """Returns once `quorum` members (this one counted) are present; tells `progress` how many there are."""
     last = -1
     while True:

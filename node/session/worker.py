@@ -145,7 +145,7 @@ class Worker:
         if payload is None:
             return
         download_s = trio.current_time() - begun
-        metrics = await self._adopt(announcement, payload)
+        metrics = await self._adopt(announcement, payload, bool(orders.end))
         if metrics is None:
             return
         if self._sent is not None:
@@ -187,9 +187,9 @@ class Worker:
         newest = self._newest()
         return newest is not None and newest.round > round
 
-    async def _adopt(self, announcement: Announcement, payload: Payload) -> Mapping[str, float] | None:
+    async def _adopt(self, announcement: Announcement, payload: Payload, last: bool) -> Mapping[str, float] | None:
         try:
-            return await self.trainee.adopt(payload)
+            return await self.trainee.adopt(payload, last)
         except UpdateError as error:
             log.warning("the coordinator's model of round %d is not taken over: %s", announcement.round, error)
             await self._until_superseded(announcement.round, lambda: None)

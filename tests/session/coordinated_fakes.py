@@ -88,7 +88,7 @@ class FakeTrainee:
     model: bytes = b""
     trained: list[tuple[int, int]] = field(default_factory=list)  # (round, steps)
 
-    async def adopt(self, payload: bytes) -> Mapping[str, float]:
+    async def adopt(self, payload: bytes, measure: bool) -> Mapping[str, float]:
         await trio.lowlevel.checkpoint()
         self.model = bytes(payload)
         return {}

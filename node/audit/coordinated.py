@@ -1,0 +1,182 @@
+"""The steps of a coordinated session checked (docs/protocol.md, section 9): the chain of models, rows, adoptions.
+
+Knows no chain and no IPFS: records and files come as functions and bytes. One object per audit, since that an update
+enters once, and that one round's optimizer state follows from the round before, are properties of the whole run.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from node.audit.replay import Fault, Step, Update, UpdateHash, Updates, check_input
+from node.config import Coordination
+from node.errors import UpdateError
+from node.learning import aggregation, parameters
+from node.learning.aggregation import Moments
+from node.learning.parameters import ParameterSpec
+from node.messages import ABSENT, WEIGHT_SUM
+
+MOMENTS = "moments.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatedRules:
+    """What the session file says that a coordinated session can be checked against."""
+
+    coordinator: int
+    quorum: int
+    staleness: int  # 0 where late updates are dropped
+    initial: bytes  # SHA-256 of the initial parameters
+    coordination: Coordination
+
+
+@dataclass
+class CoordinatedCheck:
+    """Checks one step after another; those of one member in ascending order of their rounds."""
+
+    rules: CoordinatedRules
+    recorded: UpdateHash
+    final: tuple[int, bytes] | None = None  # the last model, to which no record commits: the round after the last, hash
+    _entered: dict[tuple[int, int], int] = field(default_factory=dict)  # update -> the round in which it entered
+    _mixed: tuple[int, bytes] | None = None  # round, mixed hash of the coordinator's step before
+    _after: tuple[int, bytes] | None = None  # round, SHA-256 of the moments that a replayed step left
+
+    def check_row(self, step: Step) -> Fault | None:
+        """The first thing that is wrong with a row by itself."""
+        if step.member == self.rules.coordinator:
+            fault = self._check_model(step) or self._check_coordinator(step)
+            self._mixed = step.round, step.mix.mixed_hash
+            return fault
+        return self._check_adoption(step)
+
+    def _check_model(self, step: Step) -> Fault | None:
+        """The model that workers were given is the one that the coordinator had mixed."""
+        before = self._mixed[1] if self._mixed is not None and self._mixed[0] == step.round - 1 else None
+        before = self.rules.initial if step.round == 1 else before
+        if before is None or before == step.update_hash:
+            return None
+        return _fault(step, "model", f"SHA-256 {before.hex()}", f"SHA-256 {step.update_hash.hex()}")
+
+    def _check_coordinator(self, step: Step) -> Fault | None:
+        inputs = step.mix.inputs
+        if [entry.member for entry in inputs] != list(range(step.mix.members)):
+            return _fault(step, "row", f"members 0 to {step.mix.members - 1}", str([entry.member for entry in inputs]))
+        total = sum(entry.weight for entry in inputs)
+        if total != WEIGHT_SUM:
+            return _fault(step, "row", f"weights that add up to {WEIGHT_SUM}", f"sum {total}")
+        for entry in inputs:
+            if entry.member != step.member and entry.lag < 0 and entry.lag != ABSENT:
+                return _fault(step, "row", f"input {entry.member} of this round or older", f"lag {entry.lag}")
+            fault = check_input(step, entry, self.rules.staleness, self.recorded)
+            if fault is not None:
+                return fault
+        return self._check_quorum(step) or self._check_once(step)
+
+    def _check_quorum(self, step: Step) -> Fault | None:
+        came = sum(entry.lag != ABSENT for entry in step.mix.inputs if entry.member != step.member)
+        if came < self.rules.quorum:
+            return _fault(step, "quorum", f"at least {self.rules.quorum} updates", f"{came}")
+        return None
+
+    def _check_once(self, step: Step) -> Fault | None:
+        for entry in step.mix.inputs:
+            if entry.lag == ABSENT or entry.member == step.member:
+                continue
+            update = entry.member, step.round - entry.lag
+            first = self._entered.setdefault(update, step.round)
+            if first != step.round:
+                who = f"the update of member {update[0]}, round {update[1]}"
+                return _fault(step, "row", f"{who} once", f"again after round {first}")
+        oldest = step.round - self.rules.staleness  # what is older can't enter any more
+        self._entered = {update: round for update, round in self._entered.items() if update[1] >= oldest}
+        return None
+
+    def _check_adoption(self, step: Step) -> Fault | None:
+        """A worker's row: itself with nothing, the coordinator's later model with everything."""
+        rules, by_member = self.rules, {entry.member: entry for entry in step.mix.inputs}
+        if set(by_member) != {step.member, rules.coordinator} or len(step.mix.inputs) != 2:
+            expected = f"members {sorted((step.member, rules.coordinator))}"
+            return _fault(step, "row", expected, f"members {[entry.member for entry in step.mix.inputs]}")
+        own, given = by_member[step.member], by_member[rules.coordinator]
+        if (own.weight, own.lag, given.weight) != (0, 0, WEIGHT_SUM) or not ABSENT < given.lag < 0:
+            return _fault(step, "row", "the coordinator's later model alone", f"{own}, {given}")
+        model = self._model(step.round - given.lag)
+        if model is not None and model != step.mix.mixed_hash:
+            return _fault(step, "mixed parameters", f"SHA-256 {model.hex()}", f"SHA-256 {step.mix.mixed_hash.hex()}")
+        return None
+
+    def _model(self, round: int) -> bytes | None:
+        """The hash of the model that the coordinator gave out for a round; None if it recorded none."""
+        if self.final is not None and self.final[0] == round:
+            return self.final[1]
+        return self.recorded(self.rules.coordinator, round)
+
+    def adopts_known_model(self, step: Step) -> bool:
+        """Whether a worker's step is proved by hashes alone: the model it took over is on the coordinator's record."""
+        given = next((entry for entry in step.mix.inputs if entry.member == self.rules.coordinator), None)
+        return given is not None and self._model(step.round - given.lag) is not None
+
+    def is_adaptive(self) -> bool:
+        """Whether a step needs the optimizer's state besides the updates."""
+        return self.rules.coordination.aggregation.rule in aggregation.ADAPTIVE
+
+    def needed(self, step: Step) -> list[tuple[int, int]]:
+        """The updates, by member and round, that the coordinator's step is replayed from; the old model among them."""
+        used = [(entry.member, step.round - entry.lag) for entry in step.mix.inputs if entry.weight]
+        return sorted({*used, (step.member, step.round)})
+
+    def replay(self, step: Step, spec: ParameterSpec, updates: Updates, moments: bytes | None) -> Fault | bool:
+        """The coordinator's step again, bit for bit: a Fault, True if it is right, False where files are missing."""
+        adaptive = self.is_adaptive()
+        if any(key not in updates for key in self.needed(step)) or (adaptive and moments is None):
+            return False
+        vectors = {}
+        for key in self.needed(step):
+            vector = self._vector(step, key, updates[key])
+            if isinstance(vector, Fault):
+                return vector
+            vectors[key] = vector
+        before = self._moments(step, moments, spec.size) if adaptive and moments is not None else None
+        if isinstance(before, Fault):
+            return before
+        used = [entry for entry in step.mix.inputs if entry.weight]
+        inputs = [vectors[entry.member, step.round - entry.lag] for entry in used]
+        weights = np.array([entry.weight for entry in used], dtype=np.uint16)
+        rule, model = self.rules.coordination.aggregation, vectors[step.member, step.round]
+        settled = aggregation.settle(rule, model, inputs, weights, before)
+        digest = hashlib.sha256(parameters.encode(spec, settled.flat)).digest()
+        if digest != step.mix.mixed_hash:
+            found = f"SHA-256 {step.mix.mixed_hash.hex()}"
+            return _fault(step, "mixed parameters", f"SHA-256 {digest.hex()}", found)
+        if settled.moments is not None:
+            self._after = step.round, hashlib.sha256(aggregation.encode_moments(settled.moments)).digest()
+        return True
+
+    def _vector(self, step: Step, key: tuple[int, int], update: Update) -> Tensor | Fault:
+        """The parameters of an update, if it is the one that its member committed to."""
+        expected = step.update_hash if key == (step.member, step.round) else self.recorded(*key)
+        if expected != update.digest:
+            return Fault(*key, "update", f"SHA-256 {(expected or b'').hex()}", f"SHA-256 {update.digest.hex()}")
+        if update.vector is None:
+            return Fault(*key, "update", "parameters of the model", update.flaw)
+        return update.vector
+
+    def _moments(self, step: Step, content: bytes, size: int) -> Moments | Fault:
+        """The optimizer's state before the step; it has to be the one after the step before, where that is known."""
+        rule, digest = self.rules.coordination.aggregation, hashlib.sha256(content).digest()
+        expected = self._after[1] if self._after is not None and self._after[0] == step.round - 1 else None
+        if step.round == 1:
+            fresh = aggregation.fresh_moments(rule, size)
+            expected = hashlib.sha256(aggregation.encode_moments(fresh)).digest()
+        if expected is not None and digest != expected:
+            return _fault(step, "optimizer state", f"SHA-256 {expected.hex()}", f"SHA-256 {digest.hex()}")
+        try:
+            return aggregation.decode_moments(content, size)
+        except UpdateError as error:
+            return _fault(step, "optimizer state", f"the moments of {size} numbers", str(error))
+
+
+def _fault(step: Step, kind: str, expected: str, found: str) -> Fault:
+    return Fault(step.member, step.round, kind, expected, found)

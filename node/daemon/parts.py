@@ -1,0 +1,287 @@
+"""What a node does in its session, by topology, behind one small protocol: begin, go through the rounds, linger."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from node.config import Coordination
+from node.daemon.averaging import AveragingLearner, WorkingLearner
+from node.daemon.journal import Journal
+from node.daemon.ports import DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
+from node.daemon.prepare import Prepared, initial_parameters
+from node.daemon.settings import StartSettings
+from node.errors import NetworkError
+from node.session.balance import Balance
+from node.session.board import Board
+from node.session.collect import Collector, Standing
+from node.session.convergence import Goal
+from node.session.coordinated import CoordinatedPlan, CoordinatedPorts
+from node.session.coordinator import STOPPED, Coordinator
+from node.session.deadline import AdaptiveDeadline
+from node.session.gather import Gatherer
+from node.session.gossip import Gossip, Plan, Ports, Present, RoundReport, linger, wait_for_quorum
+from node.session.notes import read_orders
+from node.session.worker import Worker
+from node.storage import Snapshots
+
+DEADLINE_FLOOR_S = 0.5  # beyond the spread of the round trips
+
+
+class Part(Protocol):
+    """A member's life in a session."""
+
+    stopping: trio.Event
+
+    @property
+    def finished(self) -> int:
+        """The last round that is over."""
+
+    @property
+    def ended(self) -> str:
+        """Why there is no further round, if it is not the last that is over."""
+
+    async def begin(self) -> None:
+        """Everything before the first round. NetworkError if the others do not come."""
+
+    async def run(self) -> int:
+        """The rounds that are left; the last finished one."""
+
+    async def linger(self) -> None:
+        """Returns when nobody needs this node any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """The real parts that a member's life is made of."""
+
+    settings: StartSettings
+    prepared: Prepared
+    peers: NetworkPeers
+    records: LedgerRecords
+    journal: Journal
+    ipfs: IpfsSnapshots
+    snapshots: Snapshots
+    board: Board
+
+
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """Who is told what happens."""
+
+    observe: Callable[[str, RoundReport | int], None]
+    tell: Callable[[str], None]
+
+
+def take_part(outside: Outside, ears: Ears) -> Part:
+    """The life that the session file gives this account."""
+    coordinated = outside.prepared.opened.session.coordinated
+    if coordinated is None:
+        return GossipPart(outside, ears)
+    if coordinates(outside.prepared):
+        return CoordinatorPart(outside, ears, coordinated)
+    return WorkerPart(outside, ears, coordinated)
+
+
+def coordinates(prepared: Prepared) -> bool:
+    """Whether this account is its session's coordinator."""
+    coordinated = prepared.opened.session.coordinated
+    return coordinated is not None and coordinated.coordinator.lower() == str(prepared.account.address).lower()
+
+
+def forget_stop(journal: Journal) -> None:
+    """A coordinator that was stopped and starts again takes back that the session is over, before anybody asks."""
+    for said in journal.announcements(0):
+        if said.note and read_orders(said.note).end == STOPPED:
+            journal.forget_announcement(said.round)
+
+
+async def gather_quorum(outside: Outside, present: Present, quorum: int, ears: Ears) -> None:
+    """Waits until so many members are here, this one counted. NetworkError if they do not come."""
+
+    def say(count: int) -> None:
+        ears.observe(f"waiting for members ({count} of {quorum})", 0)
+        ears.tell(f"{count} of {quorum} members are here" + (", waiting for the others" if count < quorum else ""))
+
+    with trio.move_on_after(outside.settings.quorum_s) as patience:
+        await wait_for_quorum(present, quorum, say)
+    if patience.cancelled_caught:
+        raise NetworkError(
+            f"fewer than {quorum} members came within {outside.settings.quorum_s:g} s: "
+            "start the others, check --peers, or wait longer with --quorum-timeout"
+        )
+
+
+class GossipPart:
+    """A member among equals."""
+
+    ended = ""
+
+    def __init__(self, outside: Outside, ears: Ears) -> None:
+        prepared, session = outside.prepared, outside.prepared.opened.session
+        self.outside, self.ears, self.rounds = outside, ears, session.rounds
+        self.ports = Ports(
+            outside.peers,
+            prepared.directory,
+            prepared.learner,
+            outside.records,
+            DiskJournal(outside.journal, prepared.learner),
+            outside.ipfs,
+        )
+        plan = Plan(prepared.opened.session_id, session.rounds, session.cohort, session.codec, session.snapshot_every)
+        deadline = AdaptiveDeadline(session.limits.round_deadline_s)
+        limit = session.limits.staleness
+        gatherer = Gatherer(outside.peers, prepared.directory, outside.board, prepared.learner, limit, deadline)
+        self.gossip = Gossip(plan, self.ports, outside.board, gatherer, ears.observe)
+        self.stopping = self.gossip.stopping
+
+    @property
+    def finished(self) -> int:
+        """The last round that is over."""
+        return self.gossip.finished
+
+    async def begin(self) -> None:
+        """A node that goes on after a crash needs no quorum: the others may have ended."""
+        self.gossip.finished = (await self.ports.journal.load()).next_round - 1
+        if not self.gossip.finished:
+            await gather_quorum(self.outside, self.ports, self.outside.prepared.opened.session.quorum, self.ears)
+            await initial_parameters(self.outside.prepared, self.outside.snapshots)
+
+    async def run(self) -> int:
+        """The rounds that are left."""
+        return await self.gossip.run()
+
+    async def linger(self) -> None:
+        """Serves slower members, unless we were told to go."""
+        if not self.stopping.is_set():
+            await linger(self.ports, self.outside.board, self.rounds)
+
+
+class CoordinatorPart:
+    """The coordinator of a coordinated session."""
+
+    def __init__(self, outside: Outside, ears: Ears, coordinated: Coordination) -> None:
+        prepared, session = outside.prepared, outside.prepared.opened.session
+        self.outside, self.ears = outside, ears
+        learner = AveragingLearner(prepared.learner, coordinated.aggregation)
+        self.ports = coordinated_ports(outside, DiskJournal(outside.journal, learner))
+        plan = coordinated_plan(outside, coordinated)
+        spread = coordinated.deadline_spread
+        collector = Collector(
+            plan,
+            outside.peers,
+            prepared.directory,
+            outside.board,
+            learner,
+            AdaptiveDeadline(session.limits.round_deadline_s, spread, DEADLINE_FLOOR_S),
+            Balance(coordinated.balance),
+            outside.settings.quorum_s,
+            random.Random(outside.peers.peer_id),  # noqa: S311  (jitter)
+        )
+        wanted = coordinated.convergence
+        goal = Goal(wanted.metric, wanted.target, wanted.plateau)
+        self.life = Coordinator(plan, self.ports, learner, collector, goal, ears.observe, self._watch)
+        self.stopping = self.life.stopping
+        self._below = False
+
+    @property
+    def finished(self) -> int:
+        """The last round that is over."""
+        return self.life.finished
+
+    @property
+    def ended(self) -> str:
+        """Why there is no further round, where it is not the last."""
+        early = self.life.finished < self.life.plan.rounds and self.life.ended != STOPPED
+        return self.life.ended if early else ""
+
+    async def begin(self) -> None:
+        """Waits for a quorum of workers before the first round; later each round waits for its own."""
+        self.life.finished = (await self.ports.journal.load()).next_round - 1
+        if not self.life.finished:
+            await gather_quorum(self.outside, self.ports, self.life.plan.quorum + 1, self.ears)
+            await initial_parameters(self.outside.prepared, self.outside.snapshots)
+
+    async def run(self) -> int:
+        """The rounds that are left."""
+        return await self.life.run()
+
+    async def linger(self) -> None:
+        """Serves the last model until every worker has it."""
+        await self.life.farewell()
+
+    def _watch(self, standing: Standing) -> None:
+        """Shows how far the round is; says it aloud when the quorum is missing."""
+        here = f"{standing.arrived} updates, quorum {standing.quorum}"
+        missing = ", ".join(map(str, standing.waiting_for[:8])) or "nobody"
+        state = f"collecting updates ({here}; waiting for {missing}; {standing.left_s:.0f} s left)"
+        if standing.below_quorum:
+            state = f"below the quorum ({here}): giving up in {standing.left_s:.0f} s"
+        self.ears.observe(state, standing.round)
+        if standing.below_quorum and not self._below:
+            self.ears.tell(
+                f"round {standing.round} is below its quorum ({here}): waiting for workers {standing.left_s:.0f} s more"
+            )
+        self._below = standing.below_quorum
+
+
+class WorkerPart:
+    """A worker of a coordinated session."""
+
+    def __init__(self, outside: Outside, ears: Ears, coordinated: Coordination) -> None:
+        prepared = outside.prepared
+        rule = coordinated.aggregation
+        proximal = rule.proximal if rule.rule == "fedprox" else 0.0
+        learner = WorkingLearner(prepared.learner, proximal, outside.settings.throttle_s)
+        self.life = Worker(
+            coordinated_plan(outside, coordinated),
+            coordinated_ports(outside, DiskJournal(outside.journal, prepared.learner)),
+            learner,
+            outside.board,
+            lambda: prepared.directory.index_of_account(coordinated.coordinator),
+            outside.settings.quorum_s,
+            random.Random(outside.peers.peer_id),  # noqa: S311  (jitter)
+            ears.observe,
+        )
+        self.stopping = self.life.stopping
+
+    @property
+    def finished(self) -> int:
+        """The last round that is over."""
+        return self.life.finished
+
+    @property
+    def ended(self) -> str:
+        """Why the coordinator ended the session."""
+        return self.life.ended
+
+    async def begin(self) -> None:
+        """A worker starts from whatever model the coordinator announces."""
+
+    async def run(self) -> int:
+        """The rounds until the coordinator says the end."""
+        return await self.life.run()
+
+    async def linger(self) -> None:
+        """The coordinator has what this worker sent: nobody needs it any more."""
+
+
+def coordinated_ports(outside: Outside, journal: DiskJournal) -> CoordinatedPorts:
+    """The real parts as coordinated rounds see them."""
+    return CoordinatedPorts(outside.peers, outside.prepared.directory, outside.records, journal, outside.ipfs)
+
+
+def coordinated_plan(outside: Outside, coordinated: Coordination) -> CoordinatedPlan:
+    """What the session file says about coordinated rounds."""
+    session = outside.prepared.opened.session
+    return CoordinatedPlan(
+        outside.prepared.opened.session_id,
+        session.rounds,
+        session.quorum,
+        session.codec,
+        session.snapshot_every,
+        session.limits.staleness if coordinated.late == "weight" else 0,
+        outside.prepared.learner.learner.task.batch_size,
+    )
