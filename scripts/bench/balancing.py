@@ -1,0 +1,138 @@
+"""What load balancing gives: `python scripts/bench/balancing.py [--json] [--rounds N] [--step SECONDS]`.
+
+Real nodes: a chain, a coordinator and 8 workers in processes of their own, MNIST softmax. Every worker sleeps after
+each training step (`fl-node start --throttle`), so that its speed is set and not left to how busy this machine is: six
+sleep STEP, one 4 and one 20 times as long. Three sessions: all fast; with the two slow ones, balanced; with them and
+without balancing, where each round waits for everybody (quorum 8), for a few rounds.
+
+With --json the last line has `round_time_ratio` (balanced / all fast), `unbalanced_ratio` (unbalanced / all fast), both
+of the mean time per round, and `accuracy_difference` (all fast − balanced, in points, after as many rounds).
+"""
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from ledger import Devnet, DevnetOptions
+from node.agreement import CoordinationWishes, Wishes, create_session
+from node.demo import DemoNode, end_all, make_home, wait_for_address
+
+WORKERS = 8
+SLOW = {7: 4, 8: 20}  # times slower
+PATIENCE_S = 900.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One session."""
+
+    name: str
+    slow: dict[int, int]
+    balance: bool
+    quorum: int
+    rounds: int
+
+
+def run_case(case: Case, place: Path, chain: Devnet, step_s: float) -> dict[str, object]:
+    """Seconds per round, as the coordinator saw them, and the final accuracy of its model."""
+    place.mkdir()
+    passphrase = secrets.token_urlsafe(8)
+    nodes = [make_home(place / f"node{i}", f"node{i}", passphrase) for i in range(WORKERS + 1)]
+    wishes = Wishes(
+        task="mnist-softmax",
+        rounds=case.rounds,
+        rpc=chain.url,
+        members=WORKERS,
+        quorum=case.quorum,
+        seed=7,
+        snapshot_every=1000,
+        round_deadline_s=120.0,
+        topology="coordinated",
+        coordination=CoordinationWishes(balance=case.balance),
+    )
+    content, _ = trio.run(create_session, nodes[0].home, passphrase, wishes)
+    session = place / "session.toml"
+    session.write_bytes(content)
+    with ExitStack() as stack:
+        stack.callback(end_all, nodes)
+        start(nodes[0], session, passphrase, 0.0, ["--quorum-timeout", "300"])
+        address = wait_for_address(nodes[0], 180.0)
+        for index, node in enumerate(nodes[1:], 1):
+            start(node, session, passphrase, step_s * case.slow.get(index, 1), ["--peers", address])
+        status = wait_for_end(nodes, case)
+    rounds = status["finished_rounds"]
+    times = [entry["commit_s"] + entry["gather_s"] + entry["mix_s"] for entry in rounds]
+    result = {
+        "case": case.name,
+        "rounds": len(rounds),
+        "mean_round_s": round(sum(times) / len(times), 2),
+        "round_s": [round(each, 2) for each in times],
+        "accuracy": rounds[-1]["metrics"]["test_accuracy"],
+        "steps": {one["member"]: one["steps"] for one in rounds[-1]["work"]},
+    }
+    print(json.dumps(result), file=sys.stderr)
+    return result
+
+
+def start(node: DemoNode, session: Path, passphrase: str, throttle_s: float, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "node", "-v", "start", "--home", str(node.home.path), "--session", str(session)]
+    command += ["--threads", "1", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--throttle", str(throttle_s)]
+    environment = {**os.environ, "FL_NODE_PASSPHRASE": passphrase, "OMP_NUM_THREADS": "1"}
+    with (node.home.path / "node.log").open("wb") as log:
+        node.process = subprocess.Popen(
+            [*command, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+        )
+
+
+def wait_for_end(nodes: list[DemoNode], case: Case) -> dict:
+    deadline = time.monotonic() + PATIENCE_S
+    while nodes[0].process is not None and nodes[0].process.poll() is None:
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{case.name}: not finished within {PATIENCE_S:g} s: {nodes[0].status().get('state')}")
+        time.sleep(0.5)
+    status = nodes[0].status()
+    if len(status.get("finished_rounds", [])) != case.rounds:
+        raise SystemExit(f"{case.name}: {(nodes[0].home.path / 'node.log').read_text()[-1000:]}")
+    return status
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--unbalanced-rounds", type=int, default=3)
+    parser.add_argument("--step", type=float, default=0.03, help="seconds that a fast worker sleeps after a step")
+    options = parser.parse_args()
+    cases = [
+        Case("all fast", {}, True, 6, options.rounds),
+        Case("balanced", SLOW, True, 6, options.rounds),
+        Case("unbalanced", SLOW, False, WORKERS, options.unbalanced_rounds),
+    ]
+    with tempfile.TemporaryDirectory() as place, Devnet(DevnetOptions(block_time=1.0, free_gas=True)) as chain:
+        results = [run_case(case, Path(place) / str(number), chain, options.step) for number, case in enumerate(cases)]
+    fast, balanced, unbalanced = (float(str(result["mean_round_s"])) for result in results)
+    reached = [float(str(result["accuracy"])) for result in results]
+    report = {
+        "workers": WORKERS,
+        "slow": SLOW,
+        "step_s": options.step,
+        "cases": results,
+        "round_time_ratio": round(balanced / fast, 3),
+        "unbalanced_ratio": round(unbalanced / fast, 2),
+        "accuracy_difference": round(100 * (reached[0] - reached[1]), 3),
+    }
+    print(json.dumps(report) if options.json else json.dumps(report, indent=1))
+
+
+if __name__ == "__main__":
+    main()
