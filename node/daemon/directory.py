@@ -53,6 +53,10 @@ class LedgerDirectory:
         """The index of an active member."""
         return self._index.get(peer_id)
 
+    def peers(self) -> frozenset[str]:
+        """The peer ids of all active members."""
+        return frozenset(self._index)
+
     def index_of_account(self, account: str) -> int | None:
         """The index of an active member by its Ethereum account."""
         wanted = account.lower()

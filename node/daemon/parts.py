@@ -24,6 +24,7 @@ from node.session.deadline import AdaptiveDeadline
 from node.session.gather import Gatherer
 from node.session.gossip import Gossip, Plan, Ports, Present, RoundReport, linger, wait_for_quorum
 from node.session.notes import read_orders
+from node.session.push import Push, only
 from node.session.worker import Worker
 from node.storage import Snapshots
 
@@ -182,7 +183,9 @@ class CoordinatorPart:
         )
         wanted = coordinated.convergence
         goal = Goal(wanted.metric, wanted.target, wanted.plateau)
-        self.life = Coordinator(plan, self.ports, learner, collector, goal, ears.observe, self._watch)
+        push = Push(outside.peers, prepared.directory.peers, random.Random(outside.peers.peer_id))  # noqa: S311
+        self.life = Coordinator(plan, self.ports, learner, collector, push, goal, ears.observe, self._watch)
+        self.life.linger_s = outside.settings.linger_s
         self.stopping = self.life.stopping
         self._below = False
 
@@ -209,8 +212,7 @@ class CoordinatorPart:
         return await self.life.run()
 
     async def linger(self) -> None:
-        """Serves the last model until every worker has it."""
-        await self.life.farewell()
+        """Every worker has the last model already, or had its time."""
 
     def _watch(self, standing: Standing) -> None:
         """Shows how far the round is; says it aloud when the quorum is missing."""
@@ -235,14 +237,24 @@ class WorkerPart:
         rule = coordinated.aggregation
         proximal = rule.proximal if rule.rule == "fedprox" else 0.0
         learner = WorkingLearner(prepared.learner, proximal, outside.settings.throttle_s)
+        chance = random.Random(outside.peers.peer_id)  # noqa: S311  (jitter)
+
+        def coordinator() -> int | None:
+            return prepared.directory.index_of_account(coordinated.coordinator)
+
+        def boss() -> frozenset[str]:
+            index = coordinator()
+            return only(None if index is None else prepared.directory.peer_of(index))
+
         self.life = Worker(
             coordinated_plan(outside, coordinated),
             coordinated_ports(outside, DiskJournal(outside.journal, prepared.learner)),
             learner,
             outside.board,
-            lambda: prepared.directory.index_of_account(coordinated.coordinator),
+            coordinator,
             outside.settings.quorum_s,
-            random.Random(outside.peers.peer_id),  # noqa: S311  (jitter)
+            Push(outside.peers, boss, chance),
+            chance,
             ears.observe,
         )
         self.stopping = self.life.stopping

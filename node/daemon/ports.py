@@ -51,6 +51,10 @@ class NetworkPeers:
             except PeerError as error:
                 log.info("%s", error)
 
+    async def tell(self, peer_id: str, announcement: Announcement) -> None:
+        """Tells one peer in person."""
+        await self.network.tell(peer_id, announcement)
+
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> Payload:
         """The announced bytes, verified."""
         return await self.network.fetch(announcement, holders, trio.current_time() + deadline)

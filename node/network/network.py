@@ -57,6 +57,10 @@ class Network:
             raise NetworkError(f"not ours to announce: an update of {announcement.peer_id}; sign it with this identity")
         await self._parts.gossip.announce(announcement)
 
+    async def tell(self, peer_id: str, announcement: Announcement) -> None:
+        """Tells one member in person, who has judged it when this returns. Raises PeerError."""
+        await self._parts.client.tell(peer_id, announcement)
+
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> bytes | Path:
         """The announced payload, size and SHA-256 verified; a temporary file, now the caller's, if it is large.
 

@@ -84,7 +84,7 @@ class Parts:
     lateness: LatenessMeter
 
     def hear(self, announcement: Announcement, teller: str) -> None:
-        """Judges an announcement that a member told us on request."""
+        """Judges an announcement that a member told us in person."""
         verdict = self.book.judge(announcement)
         if verdict is Verdict.NEW:
             self.inbox.deliver(announcement)
@@ -150,6 +150,7 @@ def _answer(parts: Parts, caller: Caller) -> None:
         parts.standings,
         parts.faults,
         parts.settings.serving_times,
+        parts.hear,
     )
     parts.running.host.set_stream_handler(TProtocol(exchange.PROTOCOL), server.handle)
     for protocol in bitswap.PROTOCOLS:

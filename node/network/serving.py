@@ -21,7 +21,16 @@ from node.network.containment import OwnFaults
 from node.network.identity import public_key_of
 from node.network.peer_book import MAX_ADDRESSES, PeerBook
 from node.network.standing import Standings, TokenBucket
-from node.network.wire import DIGEST_BYTES, FULL_CHUNK, MAX_REQUEST, Frames, Malformed, announcement_message, patience
+from node.network.wire import (
+    DIGEST_BYTES,
+    FULL_CHUNK,
+    MAX_REQUEST,
+    Frames,
+    Malformed,
+    announcement_message,
+    patience,
+    read_announcement,
+)
 from node.network.wire_pb2 import Announcements, Header, Peer, Peers, Refusal, Reply, Request
 
 logger = logging.getLogger(__name__)
@@ -65,6 +74,7 @@ class ExchangeServer:
     standings: Standings
     faults: OwnFaults
     times: ServingTimes
+    hear: Callable[[Announcement, str], None]  # takes in what a member pushes to us
 
     def __post_init__(self) -> None:
         self._open: Counter[str] = Counter()
@@ -121,8 +131,20 @@ class ExchangeServer:
             )
         if kind == "peers":
             return await self._send_peers(frames, request.peers.session_id, list(request.peers.own_addresses))
+        if kind == "tell":
+            return await self._listen(frames, request)
         self.standings.penalize(frames.peer_id, 5.0, "empty-request")
         return await self._refuse(frames, "this request is not known here", final=True)
+
+    async def _listen(self, frames: Frames, request: Request) -> bool:
+        try:
+            announcement = read_announcement(request.tell)
+        except PeerError as error:
+            logger.info("%s (from %s)", error, frames.peer_id)
+            self.standings.penalize(frames.peer_id, 10.0, "bad-announcement")
+            return await self._refuse(frames, "that is no announcement", final=True)
+        self.hear(announcement, frames.peer_id)
+        return await self._reply(frames, Reply(announcements=Announcements()))
 
     async def _send_announcements(self, frames: Frames, session_id: int, since: int) -> bool:
         if session_id != self.session_id:

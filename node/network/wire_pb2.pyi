@@ -59,14 +59,16 @@ class PeersRequest(_message.Message):
     def __init__(self, session_id: _Optional[int] = ..., own_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("announcements", "payload", "peers")
+    __slots__ = ("announcements", "payload", "peers", "tell")
     ANNOUNCEMENTS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    TELL_FIELD_NUMBER: _ClassVar[int]
     announcements: AnnouncementsRequest
     payload: PayloadRequest
     peers: PeersRequest
-    def __init__(self, announcements: _Optional[_Union[AnnouncementsRequest, _Mapping]] = ..., payload: _Optional[_Union[PayloadRequest, _Mapping]] = ..., peers: _Optional[_Union[PeersRequest, _Mapping]] = ...) -> None: ...
+    tell: Announcement
+    def __init__(self, announcements: _Optional[_Union[AnnouncementsRequest, _Mapping]] = ..., payload: _Optional[_Union[PayloadRequest, _Mapping]] = ..., peers: _Optional[_Union[PeersRequest, _Mapping]] = ..., tell: _Optional[_Union[Announcement, _Mapping]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("reason", "final")

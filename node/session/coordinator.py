@@ -19,6 +19,7 @@ from node.session.coordinated import MODEL_CODEC, Aggregated, Aggregator, Coordi
 from node.session.gossip import RoundReport, traffic_since
 from node.session.notes import Orders, encode, read_orders
 from node.session.ports import Trained
+from node.session.push import Push
 
 log = logging.getLogger(__name__)
 FAREWELL_S = 5.0  # to say the end when a node has to go at once
@@ -36,9 +37,11 @@ class Coordinator:
     ports: CoordinatedPorts
     aggregator: Aggregator
     collector: Collector
+    push: Push
     goal: Goal = field(default_factory=Goal)
     observe: Observe = lambda _event, _value: None
     watch: Callable[[Standing], None] = lambda _standing: None
+    linger_s: float = 120.0  # to give everybody the last model
     stopping: trio.Event = field(default_factory=trio.Event)
     finished: int = 0  # the last round that is over
     ended: str = ""  # why there is no further round
@@ -48,6 +51,7 @@ class Coordinator:
         failure: NodeError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.collector.run)
+            nursery.start_soon(self.push.run)
             try:
                 await self._rounds()
             except NodeError as error:
@@ -55,7 +59,11 @@ class Coordinator:
             except trio.Cancelled:
                 with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_S):
                     await self._announce_end(self.finished + 2, STOPPED, keep=False)  # gives the round up
+                    await self._farewell()
                 raise
+            if failure is None:
+                with trio.move_on_after(self.linger_s):
+                    await self._farewell()
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
@@ -118,6 +126,7 @@ class Coordinator:
             orders = Orders(steps=self.collector.balance.steps(range(self.ports.directory.count())))
             said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(orders))
             await self.ports.journal.announced(said)
+        self.push.say(said)
         await self.ports.peers.announce(said)
         return read_orders(said.note)
 
@@ -127,6 +136,7 @@ class Coordinator:
         said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(Orders(end=why)))
         if keep:
             await self.ports.journal.announced(said)
+        self.push.say(said)
         await self.ports.peers.announce(said)
 
     async def _snapshot(
@@ -138,8 +148,9 @@ class Coordinator:
         files = {"update": model.payload, "mixed.safetensors": result.payload, "work.json": orjson.dumps(timings)}
         return await self.ports.snapshots.add(round, {**files, **result.files})
 
-    async def farewell(self) -> None:
+    async def _farewell(self) -> None:
         """Returns when no worker is connected any more: each leaves once it has the last model."""
+        self.observe("serving the others", self.finished)
         own = self.ports.directory.own_index
         while any(self.ports.directory.index_of(peer) not in (None, own) for peer in self.ports.peers.connected()):
             await trio.sleep(0.1)

@@ -67,6 +67,9 @@ class Peers(Protocol):
     async def ask(self, peer_id: str) -> None:
         """Asks a peer what it announced; news come the usual way. Never raises for a peer's fault."""
 
+    async def tell(self, peer_id: str, announcement: Announcement) -> None:
+        """Tells one peer in person; when it returns, the peer has heard it. Raises PeerError."""
+
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> Payload:
         """The announced bytes, verified; `deadline` in seconds. Raises PeerError."""
 

@@ -19,6 +19,7 @@ from node.session.coordinated import MODEL_CODEC, CoordinatedPlan, CoordinatedPo
 from node.session.gossip import RoundReport, traffic_since
 from node.session.notes import Orders, encode, read_orders
 from node.session.ports import Payload, Trained
+from node.session.push import Push
 
 log = logging.getLogger(__name__)
 LOST_S = 10.0  # of silence, before the coordinator is asked whether an announcement got lost
@@ -47,6 +48,7 @@ class Worker:
     board: Board
     coordinator: Callable[[], int | None]  # the coordinator's index, once the ledger has it
     patience_s: float  # without a coordinator
+    push: Push
     chance: random.Random
     observe: Observe = lambda _event, _value: None
     stopping: trio.Event = field(default_factory=trio.Event)
@@ -59,6 +61,13 @@ class Worker:
 
     async def run(self) -> int:
         """Takes part until the coordinator says the end; returns the last finished round."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.push.run)
+            await self._rounds()
+            nursery.cancel_scope.cancel()
+        return self.finished
+
+    async def _rounds(self) -> None:
         await self._resume()
         while not self.stopping.is_set():
             announcement = await self._next_model()
@@ -70,7 +79,6 @@ class Worker:
         if self._pending is not None:
             await self.ports.records.close(self._pending.round + 1, self._pending)
             await self.ports.journal.closed()
-        return self.finished
 
     async def _resume(self) -> None:
         """After a restart: an update that was promised is announced again, as it was."""
@@ -84,6 +92,7 @@ class Worker:
         await self.ports.records.commit(round, trained.digest, self._pending)
         said = await self.ports.journal.announcement(round)
         if said is not None and said.digest == trained.digest:
+            self.push.say(said)
             await self.ports.peers.announce(said)
 
     def _last_round(self) -> int:
@@ -243,5 +252,6 @@ class Worker:
         note = encode(done.work.model_copy(update={"download_s": download_s}))
         said = signed(self.plan, self.ports.peers, round, done.trained, self.plan.codec, note)
         await self.ports.journal.announced(said)
+        self.push.say(said)
         await self.ports.peers.announce(said)
         self._sent = _Sent(round, done.trained, trained_at - begun, trio.current_time() - trained_at)

@@ -1,7 +1,7 @@
 """A coordinated session in memory: a coordinator and workers on a bus, models that only hash, disks as dictionaries."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -17,6 +17,7 @@ from node.session.deadline import AdaptiveDeadline
 from node.session.gossip import RoundReport
 from node.session.notes import Work
 from node.session.ports import Trained
+from node.session.push import Push
 from node.session.worker import Worker
 from tests.session.fakes import Bus, Disk, FakeDirectory, FakePeers, FakeSnapshots, sha256
 
@@ -113,10 +114,13 @@ class Node:
     disk: CoordinatedDisk
     snapshots: FakeSnapshots
     reports: list[RoundReport]
+    leave: Callable[[], None]
     standings: list[Standing] = field(default_factory=list)
 
     async def run(self) -> int:
-        return await self.life.run()
+        finished = await self.life.run()
+        self.leave()
+        return finished
 
 
 @dataclass
@@ -160,15 +164,16 @@ class Session:
             if isinstance(value, RoundReport):
                 reports.append(value)
 
-        life = Coordinator(self.plan, ports, aggregator, collector, self.goal, observe, standings.append)
-        node = Node(life, board, disk, snapshots, reports, standings)
-        self.bus.members[self.names[0]] = node
-        return node
+        push = Push(ports.peers, lambda: frozenset(self.names[1:]), random.Random(2))
+        life = Coordinator(self.plan, ports, aggregator, collector, push, self.goal, observe, standings.append)
+        return self._seat(0, Node(life, board, disk, snapshots, reports, self._leaver(0), standings))
 
     def worker(self, index: int, disk: CoordinatedDisk | None = None, step_s: float = 0.05) -> Node:
         disk = disk or CoordinatedDisk()
         ports, board, snapshots = self.ports(index, disk)
-        life = Worker(self.plan, ports, FakeTrainee(index, step_s), board, lambda: 0, 1000.0, random.Random(index))
+        chance = random.Random(index)
+        push = Push(ports.peers, lambda: frozenset({self.names[0]}), chance)
+        life = Worker(self.plan, ports, FakeTrainee(index, step_s), board, lambda: 0, 1000.0, push, chance)
         reports: list[RoundReport] = []
 
         def observe(_event, value):
@@ -176,8 +181,14 @@ class Session:
                 reports.append(value)
 
         life.observe = observe
-        node = Node(life, board, disk, snapshots, reports)
+        return self._seat(index, Node(life, board, disk, snapshots, reports, self._leaver(index)))
+
+    def _leaver(self, index: int) -> Callable[[], None]:
+        return lambda: self.bus.offline.add(self.names[index])
+
+    def _seat(self, index: int, node: Node) -> Node:
         self.bus.members[self.names[index]] = node
+        self.bus.offline.discard(self.names[index])
         return node
 
 

@@ -51,6 +51,12 @@ class FakePeers:
         for announcement in self.bus.members[peer_id].disk.announcements:
             self.bus.members[self.peer_id].board.post(announcement)
 
+    async def tell(self, peer_id: str, announcement: Announcement) -> None:
+        await trio.sleep(0.01)
+        if peer_id in self.bus.offline or self.peer_id in self.bus.offline:
+            raise PeerError(f"{peer_id} does not answer")
+        self.bus.members[peer_id].board.post(announcement)
+
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> bytes:
         owner = announcement.peer_id
         await trio.sleep(self.bus.slow.get(owner, 0.01))
