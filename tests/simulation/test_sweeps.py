@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from node.errors import ConfigError, NodeError
 from node.simulation.results import key, measure, over_seeds
 from node.simulation.settings import SimulationSettings
-from node.simulation.sweeps import read_rows, run_sweep
+from node.simulation.sweeps import in_processes, read_rows, run_sweep
 
 TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
 
@@ -140,6 +141,16 @@ def test_a_sweep_on_two_processes_that_is_ended_leaves_whole_rows_and_no_process
     sweep(out, runs(5, rounds=8))
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
     assert len({row["key"] for row in read_rows(out)}) == len(read_rows(out)) >= 5
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_sweep_with_the_cure():
+    rows = in_processes(runs(50, rounds=8), 2)
+    next(rows)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(ConfigError, match="start the sweep again"):
+        list(rows)
+    assert multiprocessing.active_children() == []
 
 
 def in_session(leader):
