@@ -25,6 +25,7 @@ from node.config import (
 from node.errors import ConfigError, SessionFileError
 from node.home import Home
 from node.learning import parameters
+from node.learning.aggregation import OPTIMIZERS
 from node.learning.codecs import codec
 from node.learning.task import Learner, prepare
 from node.learning.task_files import load_task
@@ -42,6 +43,10 @@ class CoordinationWishes:
     """What the creator of a coordinated session chooses besides."""
 
     coordinator: str | None = None  # an account; None: the creator's
+    maximum: int = 65_535
+    accumulate: int = 1
+    momentum: float = 0.9
+    schedule: str = "constant"
     rule: str = "fedavg"
     faulty: int = 0
     proximal: float = 0.01
@@ -78,6 +83,7 @@ class Wishes:
     bootstrap: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ()
     topology: str = "gossip"
+    update: str = "parameters"
     coordination: CoordinationWishes | None = None  # None: the defaults, if the topology needs it
 
 
@@ -132,6 +138,7 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
         creator=creator,
         task=learner.task.name,
         model_sha256=model_hash(learner),
+        update=wishes.update,  # type: ignore[arg-type]  # pydantic checks it
         topology=wishes.topology,  # type: ignore[arg-type]  # pydantic checks it
         objective=wishes.objective,  # type: ignore[arg-type]  # pydantic checks it
         rounds=wishes.rounds,
@@ -157,12 +164,20 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
 
 def coordination(wishes: Wishes, creator: str) -> Coordination | None:
     """The [coordinated] table that these wishes make; None for a gossip session. ConfigError for what cannot be."""
-    if wishes.topology != "coordinated":
-        return None
     chosen = wishes.coordination or CoordinationWishes()
+    coordinated, optimizer = wishes.topology == "coordinated", chosen.rule in OPTIMIZERS
+    if (wishes.update == "gradients") != (coordinated and optimizer):
+        raise ConfigError(
+            f"update {wishes.update!r} of a {wishes.topology} session with the rule {chosen.rule!r}: gradients go with "
+            f"--topology coordinated and --rule {' or '.join(sorted(OPTIMIZERS))}, and only with them"
+        )
+    if not coordinated:
+        return None
     try:
         return Coordination(
             coordinator=chosen.coordinator or creator,
+            maximum=chosen.maximum,
+            accumulate=chosen.accumulate,
             late=chosen.late,  # type: ignore[arg-type]  # pydantic checks these
             deadline_spread=chosen.deadline_spread,
             balance=chosen.balance,
@@ -171,6 +186,8 @@ def coordination(wishes: Wishes, creator: str) -> Coordination | None:
                 faulty=chosen.faulty,
                 proximal=chosen.proximal,
                 server_rate=chosen.server_rate,
+                momentum=chosen.momentum,
+                schedule=chosen.schedule,  # type: ignore[arg-type]
             ),
             convergence=Convergence(
                 metric=chosen.metric,  # type: ignore[arg-type]

@@ -64,16 +64,19 @@ class Meeting(_Part):
 Rule = Literal[
     "fedavg", "fedprox", "fedadam", "fedyogi", "fedadagrad", "median", "trimmed_mean", "krum", "multi_krum",
     "geometric_median", "clipping",
+    "sgd", "adam",
 ]  # fmt: skip
 
 
 class Aggregation(_Part):
     """How the coordinator makes one model of the workers' updates (docs/protocol.md, section 9)."""
 
-    rule: Rule = "fedavg"
+    rule: Rule = "fedavg"  # sgd and adam are torch's optimizers, for update = "gradients"
     faulty: int = Field(default=0, ge=0, le=65_535)  # updates that a robust rule assumes to be bad
     proximal: float = Field(default=0.01, ge=0, le=1e6)  # μ of fedprox
-    server_rate: float = Field(default=0.01, gt=0, le=1e3)  # η of fedadam, fedyogi and fedadagrad
+    server_rate: float = Field(default=0.01, gt=0, le=1e3)  # η of fedadam, fedyogi and fedadagrad; of sgd and adam
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # of sgd
+    schedule: Literal["constant", "cosine"] = "constant"  # of the rate of sgd and adam, over the session's rounds
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.99, ge=0, lt=1)
     tau: float = Field(default=1e-3, gt=0, le=1e3)
@@ -97,6 +100,8 @@ class Coordination(_Part):
     """What a coordinated session adds: who coordinates, by which rules rounds close."""
 
     coordinator: Address  # the account of a member
+    maximum: int = Field(default=65_535, ge=1, le=65_535)  # workers; those who join later are refused
+    accumulate: int = Field(default=1, ge=1, le=1_000_000)  # batches of a gradient
     late: Literal["weight", "drop"] = "weight"  # what becomes of an update that missed its round
     deadline_spread: float = Field(default=4.0, ge=0, le=1000)  # MADs beyond the median of the round trips
     balance: bool = True  # whether slow workers are asked for fewer steps
@@ -113,7 +118,7 @@ class Session(_Part):
     task: Name
     model_sha256: Digest  # of the parameters' names and shapes: a member's task must have the same
     topology: Literal["gossip", "coordinated"] = "gossip"
-    update: Literal["parameters"] = "parameters"
+    update: Literal["parameters", "gradients"] = "parameters"
     objective: Literal["common", "personal"] = "common"
     rounds: int = Field(ge=1, le=1_000_000)
     cohort: int = Field(default=5, ge=1, le=1024)  # other members asked in a round
@@ -135,6 +140,11 @@ class Session(_Part):
     def _topology_is_described(self) -> Self:
         if (self.topology == "coordinated") != (self.coordinated is not None):
             raise ValueError('a [coordinated] table belongs to topology = "coordinated", and only to it')
+        rule = "fedavg" if self.coordinated is None else self.coordinated.aggregation.rule
+        if (self.update == "gradients") != (rule in ("sgd", "adam")):
+            raise ValueError(
+                'update = "gradients" goes with the rules sgd and adam of a coordinated session, and no other'
+            )
         return self
 
 

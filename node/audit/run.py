@@ -14,7 +14,7 @@ import trio
 from ledger import BrokenChain, History, MemberEntry
 from ledger import Step as LedgerStep
 from node.agreement import OpenSession, open_session
-from node.audit.coordinated import MOMENTS, CoordinatedCheck, CoordinatedRules
+from node.audit.coordinated import MOMENTS, CoordinatedCheck, CoordinatedRules, StepFiles
 from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
 from node.audit.report import AuditReport, Gap
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
@@ -139,7 +139,12 @@ class _Audit:
         coordinator = next((member.index for member in members if member.account.lower() == account), -1)
         staleness = session.limits.staleness if session.coordinated.late == "weight" else 0
         rules = CoordinatedRules(
-            coordinator, session.quorum, staleness, bytes.fromhex(session.initial.sha256), session.coordinated
+            coordinator,
+            session.quorum,
+            staleness,
+            bytes.fromhex(session.initial.sha256),
+            session.coordinated,
+            session.rounds,
         )
         known = self.history.rounds()
         final = None
@@ -184,7 +189,9 @@ class _Audit:
         if check is not None:
             limit = 2 * self.shelf.limit + HEADER_LIMIT
             moments = await self._read(step.member, step.round, MOMENTS, limit) if check.is_adaptive() else None
-            return await trio.to_thread.run_sync(check.replay, step, self.spec, self.updates, moments)
+            mixed = await self._read(step.member, step.round, MIXED) if check.is_inexact() else None
+            files = StepFiles(moments, mixed)
+            return await trio.to_thread.run_sync(check.replay, step, self.spec, self.updates, files)
         return await trio.to_thread.run_sync(replay, step, self.spec, self.history.update_hash, self.updates)
 
     async def _take_updates(self, wanted: Sequence[tuple[int, int]], spec: ParameterSpec) -> None:

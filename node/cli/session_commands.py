@@ -65,13 +65,20 @@ def session() -> None:
     "--round-deadline", "round_deadline_s", default=60.0, show_default=True, help="Longest wait for peers, seconds."
 )
 @click.option("--topology", default="gossip", show_default=True, type=click.Choice(["gossip", "coordinated"]))
+@click.option("--update", default="parameters", show_default=True, type=click.Choice(["parameters", "gradients"]))
+@click.option(
+    "--maximum", default=65_535, type=click.IntRange(1, 65_535), help="Most workers of a coordinated session."
+)
+@click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Batches of a gradient.")
+@click.option("--momentum", default=0.9, show_default=True, help="Of the rule sgd.")
+@click.option("--schedule", default="constant", show_default=True, type=click.Choice(["constant", "cosine"]))
 @click.option("--coordinator", help="The coordinator's account, 0x…; default: yours.")
 @click.option("--rule", default="fedavg", show_default=True, type=click.Choice(RULES), help="How updates are averaged.")
 @click.option(
     "--faulty", default=0, show_default=True, type=click.IntRange(0), help="Bad updates that a robust rule expects."
 )
 @click.option("--proximal", default=0.01, show_default=True, type=click.FloatRange(0), help="The mu of fedprox.")
-@click.option("--server-rate", default=0.01, show_default=True, help="Learning rate of fedadam, fedyogi, fedadagrad.")
+@click.option("--server-rate", default=0.01, show_default=True, help="Rate of the server's optimizer.")
 @click.option(
     "--late", default="weight", show_default=True, type=click.Choice(["weight", "drop"]), help="Late updates."
 )

@@ -22,7 +22,7 @@ from node.daemon.learner import TorchLearner
 from node.errors import HomeError, NodeError
 from node.learning import aggregation, parameters, trainer
 from node.learning.aggregation import Moments
-from node.learning.local_work import Interruptions, train_from
+from node.learning.local_work import Interruptions, gradient_of, train_from
 from node.learning.mixing import quantise
 from node.messages import Input
 from node.session.coordinated import Aggregated, Counted, WorkDone
@@ -38,6 +38,7 @@ class AveragingLearner:
 
     torch_learner: TorchLearner
     rule: Aggregation
+    rounds: int = 1  # of the session
     moments: Moments | None = None
     went_in: dict[int, int] = field(default_factory=dict)
     seen: list[Mapping[str, float]] = field(default_factory=list)
@@ -72,7 +73,8 @@ class AveragingLearner:
         row = sorted(entries, key=lambda entry: entry[0])
         used = [vector for _, weight, _, vector in row if weight]
         in_order = np.array([weight for _, weight, _, _ in row if weight], dtype=np.uint16)
-        settled = aggregation.settle(self.rule, before, used, in_order, self.moments)
+        when = aggregation.When(round, self.rounds)
+        settled = aggregation.settle(self.rule, before, used, in_order, self.moments, when)
         if not bool(torch.isfinite(settled.flat).all()):
             raise NodeError(f"the model of round {round} is not finite: lower the session's server_rate")
         base.flat, self.moments = settled.flat, settled.moments
@@ -88,7 +90,7 @@ class AveragingLearner:
 
     def _moments_file(self) -> Mapping[str, bytes]:
         """What the round's step starts from, so that an auditor can take it again."""
-        if self.rule.rule not in aggregation.ADAPTIVE:
+        if not aggregation.has_moments(self.rule):
             return {}
         moments = self.moments or aggregation.fresh_moments(self.rule, len(self.torch_learner.flat))
         return {MOMENTS: aggregation.encode_moments(moments)}
@@ -137,6 +139,7 @@ class WorkingLearner:
 
     torch_learner: TorchLearner
     proximal: float = 0.0  # μ of FedProx
+    batches: int = 0  # of a gradient; 0: updates are parameters
     throttle_s: float = 0.0  # slept after each step, to be a slow worker on purpose
 
     async def adopt(self, payload: Payload, measure: bool) -> Mapping[str, float]:
@@ -155,10 +158,13 @@ class WorkingLearner:
 
     def _train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone:
         base = self.torch_learner
-        full = base.learner.task.steps_per_round(len(base.data.train))
+        full = self.batches or base.learner.task.steps_per_round(len(base.data.train))
         plan = trainer.Plan(min(steps, full) or full, base.seat.generator("train", round))
         between = Interruptions(stop, self._pause, time.monotonic)
-        done = train_from(base.learner, base.flat, base.data.train, plan, self.proximal, between)
+        if self.batches:
+            done = gradient_of(base.learner, base.flat, base.data.train, plan, between)
+        else:
+            done = train_from(base.learner, base.flat, base.data.train, plan, self.proximal, between)
         trained = base.seal(round, done.flat, {"train_loss": done.loss})
         work = Work(examples=done.examples, steps=done.steps, full=full, training_s=done.seconds)
         return WorkDone(trained, work)

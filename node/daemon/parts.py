@@ -92,6 +92,18 @@ def coordinates(prepared: Prepared) -> bool:
     return coordinated is not None and coordinated.coordinator.lower() == str(prepared.account.address).lower()
 
 
+def describe_part(prepared: Prepared) -> str:
+    """What a member of a coordinated session registered for, for people."""
+    session, directory = prepared.opened.session, prepared.directory
+    assert session.coordinated is not None
+    role = "coordinator" if coordinates(prepared) else "worker"
+    workers = directory.count() - int(directory.index_of_account(session.coordinated.coordinator) is not None)
+    return (
+        f"{role}; {workers} workers so far, at most {session.coordinated.maximum}; {session.rounds} rounds of "
+        f"{session.task}, update {session.update}, rule {session.coordinated.aggregation.rule}"
+    )
+
+
 def forget_stop(journal: Journal) -> None:
     """A coordinator that was stopped and starts again takes back that the session is over, before anybody asks."""
     for said in journal.announcements(0):
@@ -166,7 +178,7 @@ class CoordinatorPart:
     def __init__(self, outside: Outside, ears: Ears, coordinated: Coordination) -> None:
         prepared, session = outside.prepared, outside.prepared.opened.session
         self.outside, self.ears = outside, ears
-        learner = AveragingLearner(prepared.learner, coordinated.aggregation)
+        learner = AveragingLearner(prepared.learner, coordinated.aggregation, session.rounds)
         self.ports = coordinated_ports(outside, DiskJournal(outside.journal, learner))
         plan = coordinated_plan(outside, coordinated)
         spread = coordinated.deadline_spread
@@ -236,7 +248,8 @@ class WorkerPart:
         prepared = outside.prepared
         rule = coordinated.aggregation
         proximal = rule.proximal if rule.rule == "fedprox" else 0.0
-        learner = WorkingLearner(prepared.learner, proximal, outside.settings.throttle_s)
+        batches = coordinated.accumulate if prepared.opened.session.update == "gradients" else 0
+        learner = WorkingLearner(prepared.learner, proximal, batches, outside.settings.throttle_s)
         chance = random.Random(outside.peers.peer_id)  # noqa: S311  (jitter)
 
         def coordinator() -> int | None:
@@ -295,5 +308,6 @@ def coordinated_plan(outside: Outside, coordinated: Coordination) -> Coordinated
         session.codec,
         session.snapshot_every,
         session.limits.staleness if coordinated.late == "weight" else 0,
+        coordinated.maximum,
         outside.prepared.learner.learner.task.batch_size,
     )

@@ -52,6 +52,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
         require_experiment(opened, learner, settings.misbehave)
     account = load_keystore(home.keystore, settings.passphrase)
     require_role(opened, str(account.address), settings.role)
+    require_room(opened, str(account.address))
     data_of = share_reader(opened, learner, settings)
     expected = opened.entry.member_count if settings.share is None else settings.share
     data = data_of(worker_number(opened, expected))  # before joining: a missing data set must not cost a membership
@@ -116,6 +117,20 @@ def require_role(opened: OpenSession, account: str, role: str | None) -> None:
         raise ConfigError(
             f"--role {role}: account {account} is a {mine} of session {name}, whose coordinator is "
             f"{coordinated.coordinator}: use that account's --home"
+        )
+
+
+def require_room(opened: OpenSession, account: str) -> None:
+    """Raises SessionFileError if the session has as many workers as it takes, and this account is none of them."""
+    coordinated = opened.session.coordinated
+    if coordinated is None or opened.entry.member_count < coordinated.maximum:
+        return
+    members = [member.account.lower() for member in opened.ledger.members(opened.session_id)]
+    workers = [member for member in members if member != coordinated.coordinator.lower()]
+    if account.lower() not in (*members, coordinated.coordinator.lower()) and len(workers) >= coordinated.maximum:
+        raise SessionFileError(
+            f"session {opened.session.name} has {len(workers)} workers and takes at most {coordinated.maximum}: "
+            "ask its creator for a session with more places"
         )
 
 

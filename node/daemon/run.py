@@ -16,7 +16,7 @@ from ledger.delivery import Terms
 from node.daemon.directory import keep_fresh, publish_addresses
 from node.daemon.journal import Journal
 from node.daemon.metrics import node_metrics
-from node.daemon.parts import Ears, Outside, coordinates, forget_stop, take_part
+from node.daemon.parts import Ears, Outside, coordinates, describe_part, forget_stop, take_part
 from node.daemon.ports import Announced, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared, prepare_node
 from node.daemon.recording import Recorder
@@ -59,6 +59,8 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
         prepared = await trio.to_thread.run_sync(prepare_node, settings)
         session, session_id = prepared.opened.session, prepared.opened.session_id
         tell(f"member {prepared.directory.own_index} of session {session_id:016x} ({session.name})")
+        if session.coordinated is not None:
+            tell(describe_part(prepared))
         async with AsyncExitStack() as stack:
             journal = Journal(settings.home.state, keep=session.limits.staleness + 2)
             stack.callback(journal.close)

@@ -4,6 +4,7 @@
 who has the inputs and the row comes to the same bits. Knows nobody's name and no chain.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from node.learning import parameters
 from node.learning.mixing import Weights, mix
 
 ADAPTIVE = frozenset({"fedadam", "fedyogi", "fedadagrad"})
+OPTIMIZERS = frozenset({"sgd", "adam"})  # torch's: updates are gradients
 BY_NUMBER = frozenset({"median", "trimmed_mean"})  # no weights can say what these do
 WEISZFELD_STEPS = 32
 
@@ -29,6 +31,17 @@ class Moments:
 
     first: Tensor
     second: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """Which round of how many, for a schedule."""
+
+    round: int
+    rounds: int
+
+
+FIRST = When(1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +76,26 @@ def staleness_factor(lag: int) -> float:
     return float((1.0 + max(0, lag)) ** -0.5)
 
 
+def has_moments(rule: Aggregation) -> bool:
+    """Whether a step depends on what the optimizer remembers."""
+    return rule.rule in ADAPTIVE | OPTIMIZERS
+
+
 def settle(
-    rule: Aggregation, model: Tensor, inputs: Sequence[Tensor], weights: Weights, moments: Moments | None
+    rule: Aggregation,
+    model: Tensor,
+    inputs: Sequence[Tensor],
+    weights: Weights,
+    moments: Moments | None,
+    when: When = FIRST,
 ) -> Settled:
     """The new model from the old one, the inputs that have a weight in ascending order, and the row."""
     if rule.rule in BY_NUMBER:
         faulty = rule.faulty if rule.rule == "trimmed_mean" else len(inputs)
         return Settled(_middle(torch.stack(list(inputs)), faulty), None)
     mixed = mix(inputs, weights)
+    if rule.rule in OPTIMIZERS:
+        return _optimize(rule, model, mixed, moments or fresh_moments(rule, len(model)), when)
     if rule.rule in ADAPTIVE:
         return _adapt(rule, model, mixed, moments or fresh_moments(rule, len(model)))
     return Settled(mixed, None)
@@ -78,6 +103,8 @@ def settle(
 
 def fresh_moments(rule: Aggregation, size: int) -> Moments:
     """What the first round starts from."""
+    if rule.rule in OPTIMIZERS:
+        return Moments(torch.zeros(size), torch.zeros(size))
     return Moments(torch.zeros(size), torch.full((size,), rule.tau**2, dtype=torch.float32))
 
 
@@ -113,6 +140,35 @@ def _adapt(rule: Aggregation, model: Tensor, mixed: Tensor, moments: Moments) ->
         second = torch.add(torch.mul(moments.second, rule.beta2), torch.mul(square, 1 - rule.beta2))
     step = torch.div(torch.mul(first, rule.server_rate), torch.add(torch.sqrt(second), rule.tau))
     return Settled(torch.add(model, step), Moments(first, second))
+
+
+def _optimize(rule: Aggregation, model: Tensor, gradient: Tensor, moments: Moments, when: When) -> Settled:
+    """One step of torch's SGD or Adam on the mean gradient; `moments` is the state that torch would have kept.
+
+    Torch may round otherwise on another machine: who takes the step again compares to float tolerance.
+    """
+    parameter = torch.nn.Parameter(model.clone())
+    parameter.grad = gradient
+    first, second = moments.first.clone(), moments.second.clone()
+    optimizer: torch.optim.Optimizer
+    if rule.rule == "adam":
+        betas = (rule.beta1, rule.beta2)
+        optimizer = torch.optim.Adam([parameter], rule.server_rate, betas, eps=rule.tau, foreach=False)
+        steps = torch.tensor(float(when.round - 1))
+        optimizer.state[parameter] = {"step": steps, "exp_avg": first, "exp_avg_sq": second}
+    else:
+        optimizer = torch.optim.SGD([parameter], rule.server_rate, rule.momentum, foreach=False)
+        optimizer.state[parameter] = {"momentum_buffer": first}
+    optimizer.param_groups[0]["lr"] = scheduled_rate(rule, when)
+    optimizer.step()
+    return Settled(parameter.detach(), Moments(first, second))
+
+
+def scheduled_rate(rule: Aggregation, when: When) -> float:
+    """The rate of a round: the closed form of torch's CosineAnnealingLR over the session's rounds, or constant."""
+    if rule.schedule == "constant":
+        return rule.server_rate
+    return 0.5 * rule.server_rate * (1 + math.cos(math.pi * (when.round - 1) / when.rounds))
 
 
 def _middle(stacked: Tensor, faulty: int) -> Tensor:

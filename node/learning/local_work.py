@@ -9,6 +9,7 @@ from itertools import chain, repeat
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
 from node.errors import TaskError
 from node.learning import trainer
@@ -67,6 +68,38 @@ def train_from(
             total, steps = total + float(loss), steps + 1
     examples = steps * min(learner.task.batch_size, len(data))
     return Done(flat, total / max(1, steps), steps, examples, between.clock() - started)
+
+
+def gradient_of(
+    learner: Learner,
+    model: Tensor,
+    data: Examples,
+    plan: trainer.Plan,
+    between: Interruptions = Interruptions(),
+) -> Done:
+    """The mean gradient (size,) of the loss at `model` over at least one and at most `plan.steps` batches.
+
+    Raises TaskError when model and data do not fit each other.
+    """
+    if len(data) == 0:
+        raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
+    gradient_and_loss = grad_and_value(trainer.batch_loss(learner))
+    gradient, total, steps = torch.zeros_like(model), 0.0, 0
+    started = between.clock()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=plan.generator)))
+        for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
+            if steps and between.stop():
+                break
+            between.pause()
+            batch = data.rows(row)
+            if not steps:
+                trainer.require_fit(learner, batch)
+            one, loss = gradient_and_loss(model, batch.inputs, batch.targets)
+            gradient.add_(one)
+            total, steps = total + float(loss), steps + 1
+    examples = steps * min(learner.task.batch_size, len(data))
+    return Done(gradient.div_(max(1, steps)), total / max(1, steps), steps, examples, between.clock() - started)
 
 
 def _loss(learner: Learner, model: Tensor, proximal: float) -> trainer.Loss:

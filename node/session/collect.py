@@ -104,7 +104,8 @@ class Collector:
 
     def _workers(self) -> list[int]:
         own = self.directory.own_index
-        return [m for m in range(self.directory.count()) if m != own and self.directory.peer_of(m) is not None]
+        last = min(self.directory.count(), self.plan.maximum + int(own < self.plan.maximum))  # own takes no place
+        return [m for m in range(last) if m != own and self.directory.peer_of(m) is not None]
 
     def _is_wanted(self, member: int, round: int) -> bool:
         return self.round - self.plan.staleness <= round <= self.round and round > self._used.get(member, 0)
@@ -216,7 +217,7 @@ class Collector:
 
     def _connected(self) -> set[int]:
         indices = {self.directory.index_of(peer) for peer in self.peers.connected()}
-        return {index for index in indices if index is not None and index != self.directory.own_index}
+        return {member for member in self._workers() if member in indices}
 
     def _fresh(self) -> set[int]:
         return {member for member, held in self._pool.items() if _round(held) == self.round}

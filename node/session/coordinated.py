@@ -22,6 +22,7 @@ class CoordinatedPlan:
     codec: str
     snapshot_every: int
     staleness: int  # rounds that an update may be late; 0 where late ones are dropped
+    maximum: int = 65_535  # workers; those who joined later do not count
     batch_size: int = 2**31  # of the task: bounds the examples that a worker can claim
 
     def takes_snapshot(self, round: int) -> bool:

@@ -1,0 +1,110 @@
+import hashlib
+from dataclasses import replace
+
+import pytest
+import torch
+
+from node.config import Aggregation
+from node.daemon.averaging import AveragingLearner, WorkingLearner
+from node.daemon.learner import Seat, TorchLearner
+from node.errors import HomeError
+from node.learning import parameters, trainer
+from node.learning.codecs import codec
+from node.learning.task import Share, prepare
+from node.learning.trust import TrustSettings
+from node.session.coordinated import Counted
+from node.session.ports import Contribution
+from tests.learning.example_task import task
+
+WHOLE = replace(task, batch_size=400)  # one batch is all of a worker's examples
+
+
+def learner(member, a_task=WHOLE):
+    made = prepare(a_task, seed=3)
+    seat = Seat(7, 3, member)
+    return TorchLearner(
+        made, a_task.data(Share(seed=3, index=member)), codec("float32"), seat, TrustSettings(), made.initial()
+    )
+
+
+async def rounds(boss, workers, count):
+    """So many rounds in memory; what the boss said of each."""
+    said = []
+    for round in range(1, count + 1):
+        model, updates = await boss.model(), []
+        for worker in workers:
+            await worker.adopt(model.payload, False)
+            done = await worker.train(round, 0, lambda: False)
+            member = worker.torch_learner.seat.member
+            updates.append(Counted(Contribution(member, round, done.trained.payload), done.work.examples))
+        said.append(await boss.aggregate(round, updates))
+    return said
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+async def test_gradients_of_one_batch_each_are_large_batch_sgd_on_one_machine(schedule):
+    rule = Aggregation(rule="sgd", server_rate=0.05, momentum=0.9, schedule=schedule)
+    boss = AveragingLearner(learner(0), rule, rounds=12)
+    workers = [WorkingLearner(learner(member), batches=1) for member in (1, 2, 3)]
+    await rounds(boss, workers, 12)
+
+    alone = learner(0)
+    data = [worker.torch_learner.data.train for worker in workers]
+    inputs, targets = torch.cat([each.inputs for each in data]), torch.cat([each.targets for each in data])
+    flat = torch.nn.Parameter(alone.flat.clone())
+    optimizer = torch.optim.SGD([flat], 0.05, 0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12) if schedule == "cosine" else None
+    for _ in range(12):
+        optimizer.zero_grad()
+        trainer.batch_loss(alone.learner)(flat, inputs, targets).backward()
+        optimizer.step()
+        if scheduler:
+            scheduler.step()
+    torch.testing.assert_close(boss.torch_learner.flat, flat.detach(), rtol=1e-5, atol=1e-6)
+
+
+async def test_adam_keeps_its_state_over_a_restart():
+    rule = Aggregation(rule="adam", server_rate=0.1)
+    whole = AveragingLearner(learner(0), rule, rounds=6)
+    await rounds(whole, [WorkingLearner(learner(1), batches=1)], 4)
+    first = AveragingLearner(learner(0), rule, rounds=6)
+    await rounds(first, [WorkingLearner(learner(1), batches=1)], 2)
+    again = AveragingLearner(learner(0), rule, rounds=6)
+    again.restore(first.checkpoint())
+    assert again.used() == {1: 2}
+    worker, model = WorkingLearner(learner(1), batches=1), None
+    for round in (3, 4):
+        model = await again.model()
+        await worker.adopt(model.payload, False)
+        done = await worker.train(round, 0, lambda: False)
+        await again.aggregate(round, [Counted(Contribution(1, round, done.trained.payload), done.work.examples)])
+    assert torch.equal(again.torch_learner.flat, whole.torch_learner.flat)
+
+
+async def test_a_gradient_is_accumulated_over_so_many_batches():
+    small = replace(task, batch_size=20)
+    worker = WorkingLearner(learner(1, small), batches=5)
+    done = await worker.train(1, 0, lambda: False)
+    assert (done.work.steps, done.work.full, done.work.examples) == (5, 5, 100)
+    assert (await worker.train(1, 2, lambda: False)).work.steps == 2
+
+
+async def test_the_row_is_what_was_used_and_the_coordinator_itself_has_no_weight():
+    boss = AveragingLearner(learner(0), Aggregation())
+    workers = [WorkingLearner(learner(member)) for member in (1, 2, 3)]
+    (said,) = await rounds(boss, workers, 1)
+    assert [entry.member for entry in said.inputs] == [0, 1, 2, 3]
+    assert [entry.weight for entry in said.inputs] == [0, 21845, 21845, 21845]
+    encoded = parameters.encode(boss.torch_learner.learner.spec, boss.torch_learner.flat)
+    assert hashlib.sha256(encoded).digest() == said.digest
+
+
+async def test_federated_rounds_learn_the_pipe():
+    boss = AveragingLearner(learner(0, task), Aggregation())
+    said = await rounds(boss, [WorkingLearner(learner(member, task)) for member in (1, 2)], 5)
+    assert said[-1].metrics["test_loss"] < 0.02
+
+
+def test_a_foreign_checkpoint_is_refused():
+    with pytest.raises(HomeError, match="no coordinator's"):
+        AveragingLearner(learner(0), Aggregation()).restore(learner(0).checkpoint())
