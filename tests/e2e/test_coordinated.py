@@ -40,13 +40,21 @@ def finished(status):
 
 
 @pytest.mark.parametrize(
-    ("rule", "loss"), [("fedavg", 0.05), ("fedadam", 1.0), ("trimmed_mean", 0.05), ("geometric_median", 0.05)]
+    ("rule", "loss"),
+    [
+        ("fedavg", 0.05),
+        ("sgd", 6.0),
+        pytest.param("fedadam", 4.0, marks=pytest.mark.slow),
+        pytest.param("trimmed_mean", 0.05, marks=pytest.mark.slow),
+        pytest.param("geometric_median", 0.05, marks=pytest.mark.slow),
+    ],
 )
 def test_everybody_ends_with_the_coordinators_model_and_the_audit_replays_every_step(
     chain, homes, session_file, rule, loss
 ):
-    chosen = {"rule": rule, "server_rate": 0.5, "faulty": 1}
-    make(homes[0], chain, session_file, chosen, rounds=4, quorum=3)
+    chosen = {"rule": rule, "server_rate": 0.1 if rule == "sgd" else 0.5, "faulty": 1, "accumulate": 5}
+    update = "gradients" if rule == "sgd" else "parameters"
+    make(homes[0], chain, session_file, chosen, rounds=4, quorum=3, update=update)
     nodes = start_all(homes, session_file)
     with running(nodes):
         ends = [node.end() for node in nodes]
@@ -102,6 +110,19 @@ def test_stopping_the_coordinator_ends_the_session_for_everybody(chain, homes, s
     assert len({answer["finished_round"] for _, answer in ends}) == 1
     assert all(answer["records_pending"] == 0 for _, answer in ends)
     assert audit(session_file, chain)["clean"]
+
+
+def test_beyond_the_maximum_a_worker_is_refused(chain, homes, session_file):
+    opened = make(homes[0], chain, session_file, {"maximum": 1}, rounds=1000, quorum=1)
+    nodes = start_all(homes[:2], session_file)
+    with running(nodes):
+        nodes[0].wait_for(lambda status: finished(status) >= 1)
+        late = NodeProcess(homes[2], session_file, "--peers", nodes[0].address(), "--no-mdns")
+        nodes.append(late)
+        code, answer = late.end()
+    assert code == 2
+    assert "has 1 workers and takes at most 1" in answer["error"]
+    assert len(opened.ledger.members(opened.session_id)) == 2
 
 
 def test_roles_are_checked_before_anything_is_joined(chain, homes, session_file):
