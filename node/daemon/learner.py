@@ -116,7 +116,8 @@ class TorchLearner:
         if self.misbehavior is not None:
             self.misbehavior.see(stacked[[member != self.seat.member for member in members]])
         position = members.index(self.seat.member)
-        inputs = trust.Inputs(members, tuple(rounds[member] for member in members), position, stacked)
+        step = float(torch.linalg.vector_norm(stacked[position] - self.flat))
+        inputs = trust.Inputs(members, tuple(rounds[member] for member in members), position, stacked, step)
         judge = Judge(self.learner, self.data.validation)
         self.state, row = learn_row(self.state, inputs, judge, self.settings, self.seat.generator("trust", round))
         weights = quantise(row)

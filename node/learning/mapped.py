@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 Mapped = Callable[..., Any]
-WARM = 8  # calls with the same shapes before tracing pays
+WARM = 100  # calls with the same shapes before tracing pays: it costs a tenth of a second, and at first two
 TRACES = 32  # kept; the oldest goes first
 SMALL = 1 << 20  # numbers in the largest argument of a function that is worth tracing: beyond it, arithmetic dominates
 

@@ -1,8 +1,11 @@
 """The screen before the trust row: four plain questions that an update must pass to be given any weight at all.
 
 Sound?   finite, and not huge beside our own.
-New?     not what somebody else sent before, nor its sender's own work of another round (stale, constant, copied).
-Near?    its median distance to the other updates is at most 1.6 times the typical one (sign flips, noise, dissensus).
+New?     not what somebody else sent before, nor its sender's own work of another round (stale, constant, copied); of
+         several that are the same in a round, one counts (colluding copies).
+Near?    its median distance to the other updates is at most 1.6 times the typical one, and its distance to ours at most
+         1.6 times what was usual in earlier rounds, so that attackers who are the majority of one cohort don't set the
+         measure (sign flips, noise, dissensus).
 Skilled? on the classes that we have, and judged among those alone, its recall is at least half of the median peer's
          (flipped labels, inner-product manipulation). Honest peers that know other classes pass: among ours they are
          no worse than ignorant, while a poisoned update is.
@@ -24,6 +27,9 @@ from node.learning.trainer import batch_loss, outputs
 HUGE = 1e3  # times our own norm: beyond it, an update is not even looked at
 SAME = 0.01  # of the typical distance between updates: closer than that is no new work
 FAR = 1.6  # times the typical distance
+FAMILIAR = 1.6  # times the usual distance to ours
+GROWTH = 1.25  # times what the usual distance was, at most, after a round: a healed partition soon grows together
+REACH = 10.0  # times the norm of ours, or the distance that our own training went
 FEW_NUMBERS = 5.0  # over √size is added to it: distances between small models vary more
 SKILL = 0.5  # of the median peer's
 SKETCH = 64  # numbers kept of an update of any size
@@ -31,16 +37,21 @@ SKETCH = 64  # numbers kept of an update of any size
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of the peers (n,) met so far, by ascending member index: a sketch (n, 64) of the last update, and its round."""
+    """Of the peers (n,) met so far, by ascending member index: a sketch (n, 64) of the last update, and its round.
+
+    And the usual distance (1,) of updates to ours; 0 before the first.
+    """
 
     members: npt.NDArray[np.int64]
     sketches: npt.NDArray[np.float32]
     rounds: npt.NDArray[np.int64]
+    distance: npt.NDArray[np.float32]
 
     @staticmethod
     def fresh() -> "Memory":
         """Nobody was met yet."""
-        return Memory(np.empty(0, np.int64), np.empty((0, SKETCH), np.float32), np.empty(0, np.int64))
+        no_rounds, nowhere = np.empty(0, np.int64), np.zeros(1, np.float32)
+        return Memory(np.empty(0, np.int64), np.empty((0, SKETCH), np.float32), no_rounds, nowhere)
 
 
 def sound(stacked: Tensor, own: Tensor) -> Tensor:
@@ -61,6 +72,26 @@ def new(sketches: Tensor, members: tuple[int, ...], rounds: tuple[int, ...], mem
     same_round = torch.tensor(rounds)[:, None] == torch.from_numpy(memory.rounds)[None]
     result: Tensor = ~(close & ~(same_peer & same_round)).any(dim=1)
     return result
+
+
+def first_of_its_kind(distances: Tensor, candidates: Tensor, scale: float) -> Tensor:
+    """Which updates (k,) are not the same as a candidate before them; distances (k, k)."""
+    if scale <= 0:
+        return torch.ones_like(candidates)
+    twins = (distances <= SAME * scale) & candidates[None]
+    result: Tensor = ~twins.tril(-1).any(dim=1)
+    return result
+
+
+def within_reach(from_us: Tensor, extent: float) -> Tensor:
+    """Which updates (k,) are not far beyond our own extent: the norm of our update, or the length of our own step."""
+    return from_us <= (REACH * extent if extent > 0 else torch.inf)
+
+
+def familiar(from_us: Tensor, memory: Memory) -> Tensor:
+    """Which updates (k,) are not much farther from ours than others usually are; before the first round, all."""
+    usual = float(memory.distance[0])
+    return from_us <= (FAMILIAR * usual if usual > 0 else torch.inf)
 
 
 def typical_distances(distances: Tensor, candidates: Tensor) -> Tensor:
@@ -111,8 +142,15 @@ def held_classes(targets: Tensor, classes: int) -> Tensor:
     return counts >= max(1.0, 0.01 * len(targets))
 
 
-def remembered(memory: Memory, members: tuple[int, ...], rounds: tuple[int, ...], sketches: Tensor) -> Memory:
-    """The memory with these updates in the place of the same peers' earlier ones."""
+def remembered(
+    memory: Memory, members: tuple[int, ...], rounds: tuple[int, ...], sketches: Tensor, distance: float = 0.0
+) -> Memory:
+    """The memory with these updates in the place of the same peers' earlier ones.
+
+    `distance` is their median distance to ours, 0 if there are none; half of what is remembered is the last.
+    """
+    before = float(memory.distance[0])
+    usual = before if distance <= 0 else distance if before <= 0 else min((before + distance) / 2, GROWTH * before)
     known = {int(m): (s, int(r)) for m, s, r in zip(memory.members, memory.sketches, memory.rounds, strict=True)}
     known.update({m: (s, r) for m, s, r in zip(members, sketches.numpy(), rounds, strict=True)})
     order = sorted(known)
@@ -120,6 +158,7 @@ def remembered(memory: Memory, members: tuple[int, ...], rounds: tuple[int, ...]
         np.array(order, dtype=np.int64),
         np.stack([known[m][0] for m in order]),
         np.array([known[m][1] for m in order], dtype=np.int64),
+        np.array([usual], dtype=np.float32),
     )
 
 

@@ -27,6 +27,7 @@ from node.learning.trainer import batch_loss, outputs
 
 OBJECTIVES = ("common", "personal")
 COMMON_PRIOR = 0.3  # λ of a member that has every class, in units of the loss
+COVERAGE_POWER = 2
 COMMON_PRIOR_LIMIT = 3.0
 PERSONAL_PRIOR = 0.003
 LOGIT_RANGE = 30.0  # exp(−30) is far below half of 1/65535
@@ -52,36 +53,39 @@ class TrustState:
     """What a member remembers of its peers, by member index (n,): plain arrays for a checkpoint.
 
     `logits` of the last row, for whoever wants to look; a sketch (n, 64) of each peer's last update, and the round it
-    was of: enough to see that an update is no new work.
+    was of: enough to see that an update is no new work. And how far from ours (1,) accepted updates usually are.
     """
 
     members: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
     sketches: npt.NDArray[np.float32]
     rounds: npt.NDArray[np.int64]
+    distance: npt.NDArray[np.float32]
 
     @staticmethod
     def fresh() -> "TrustState":
         """Equal sharing with whoever comes."""
         nobody = Memory.fresh()
-        return TrustState(nobody.members, np.empty(0, np.float32), nobody.sketches, nobody.rounds)
+        return TrustState(nobody.members, np.empty(0, np.float32), nobody.sketches, nobody.rounds, nobody.distance)
 
     def memory(self) -> Memory:
         """The part of it that the screen looks at."""
-        return Memory(self.members, self.sketches, self.rounds)
+        return Memory(self.members, self.sketches, self.rounds, self.distance)
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """Updates (k, size) in ascending order of member index, each of its round, our own among them at position `own`.
 
-    `sketches` (k, 64) if somebody computed them already.
+    `step` is the distance that our own training went in the round, 0 if it is not known; `sketches` (k, 64) if somebody
+    computed them already.
     """
 
     members: tuple[int, ...]
     rounds: tuple[int, ...]
     own: int
     stacked: Tensor
+    step: float = 0.0
     sketches: Tensor | None = None
 
 
@@ -138,4 +142,4 @@ def prior_strength(settings: TrustSettings, coverage: float) -> float:
         return settings.prior_strength
     if settings.objective == "personal":
         return PERSONAL_PRIOR
-    return min(COMMON_PRIOR / max(coverage, 0.01) ** 2, COMMON_PRIOR_LIMIT)
+    return min(COMMON_PRIOR / max(coverage, 0.01) ** COVERAGE_POWER, COMMON_PRIOR_LIMIT)

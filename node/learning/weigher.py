@@ -15,6 +15,8 @@ from torch import Tensor
 from node.learning.many import MEMORY, Pool, chunks
 from node.learning.mapped import Mapped, mapped
 from node.learning.screen import (
+    familiar,
+    first_of_its_kind,
     held_classes,
     masked_median,
     near,
@@ -24,7 +26,7 @@ from node.learning.screen import (
     skill,
     skilled,
     sound,
-    typical_distances,
+    within_reach,
 )
 from node.learning.task import Examples, Learner
 from node.learning.trust import (
@@ -101,23 +103,26 @@ class Weigher:
         ]
         examples = self._draw(seats)
         if self.settings.screened:
-            stacked, passed = self._screen(seats, stacked, own, sketches, examples)
+            stacked, passed, usual = self._screen(seats, stacked, own, sketches, examples)
         else:
-            passed = torch.ones_like(own)
+            passed, usual = torch.ones_like(own), [0.0] * len(seats)
         logits = torch.stack([self._start(seat) for seat in seats])
         if examples is not None and len(first.members) > 1:
             logits = self._learn(seats, logits, stacked, passed, examples)
         rows = row_of(logits.double(), passed).numpy()
         kept = torch.where(passed, logits, -LOGIT_RANGE).numpy()
         return [
-            (_next_state(seat, sketch, keep), row)
-            for seat, sketch, keep, row in zip(seats, sketches, kept, rows, strict=True)
+            (_next_state(seat, sketch, keep, distance), row)
+            for seat, sketch, keep, row, distance in zip(seats, sketches, kept, rows, usual, strict=True)
         ]
 
     def _screen(
         self, seats: Sequence[Seat], stacked: Tensor, own: Tensor, sketches: Sequence[Tensor], examples: Examples | None
-    ) -> tuple[Tensor, Tensor]:
-        """The updates, those that are not sound replaced by zeros, and which of them (members, k) may get weight."""
+    ) -> tuple[Tensor, Tensor, list[float]]:
+        """The updates, those that are not sound replaced by zeros, and which of them (members, k) may get weight.
+
+        And the median distance to ours of those that are sound, new and within reach.
+        """
         passed = sound(stacked, own)
         if not bool(passed.all()):
             passed = passed.all(dim=0).expand_as(passed).clone() if stacked.dim() == 2 else passed
@@ -126,17 +131,24 @@ class Weigher:
             len(seats), -1, -1
         )
         skills: Sequence[Tensor | None] = [None] * len(seats)
+        usual: list[float] = []
         if examples is not None:
             held = self.held[[seat.judge for seat in seats]]
             skills = self._maps_for(stacked)[0](stacked, examples.inputs, examples.targets, held, own)
         for i, (seat, sketch, skills_seen) in enumerate(zip(seats, sketches, skills, strict=True)):
-            mask, inputs = passed[i], seat.inputs
-            scale = float(masked_median(typical_distances(distances[i], mask), mask)) if int(mask.sum()) > 1 else 0.0
-            mask &= new(sketch, inputs.members, inputs.rounds, seat.state.memory(), scale) | own[i]
+            mask, inputs, memory = passed[i], seat.inputs, seat.state.memory()
+            from_us = distances[i, inputs.own]
+            scale = float(masked_median(from_us, mask & ~own[i])) if int(mask.sum()) > 1 else 0.0
+            mask &= new(sketch, inputs.members, inputs.rounds, memory, scale) | own[i]
+            mask &= first_of_its_kind(distances[i], mask, scale)
+            extent = max(inputs.step, float(torch.linalg.vector_norm(inputs.stacked[inputs.own])))
+            mask &= within_reach(from_us, extent)
+            usual.append(float(masked_median(from_us, mask & ~own[i])) if int(mask.sum()) > 1 else 0.0)
+            mask &= familiar(from_us, memory)
             mask &= near(distances[i], mask, self.learner.spec.size)
             if skills_seen is not None:
                 mask &= skilled(skills_seen, own[i], mask)
-        return stacked, passed | own
+        return stacked, passed | own, usual
 
     def _learn(
         self, seats: Sequence[Seat], logits: Tensor, stacked: Tensor, passed: Tensor, examples: Examples
@@ -201,10 +213,10 @@ class Weigher:
         return prior_strength(self.settings, float(held.float().mean()) if len(held) else 1.0)
 
 
-def _next_state(seat: Seat, sketches: Tensor, logits: npt.NDArray[np.float32]) -> TrustState:
+def _next_state(seat: Seat, sketches: Tensor, logits: npt.NDArray[np.float32], distance: float) -> TrustState:
     state, inputs = seat.state, seat.inputs
     known = dict(zip(state.members.tolist(), state.logits.tolist(), strict=True))
     known.update(zip(inputs.members, logits.tolist(), strict=True))
-    memory = remembered(state.memory(), inputs.members, inputs.rounds, sketches)
+    memory = remembered(state.memory(), inputs.members, inputs.rounds, sketches, distance)
     kept = np.array([known[member] for member in memory.members.tolist()], dtype=np.float32)
-    return TrustState(memory.members, kept, memory.sketches, memory.rounds)
+    return TrustState(memory.members, kept, memory.sketches, memory.rounds, memory.distance)

@@ -51,7 +51,7 @@ class Mixer:
         if sharing in baselines.BASELINES:
             return Mixture(self._by_rule(baselines.BASELINES[sharing], peers, updates), tuple({} for _ in peers))
         if sharing in ("learned", "l2c"):
-            rows = self._learned(round, peers, updates, generators)
+            rows = self._learned(round, peers, before, updates, generators)
         else:
             rows = [self._row(member, chosen, peers, before, updates) for member, chosen in peers.items()]
         weights = [quantise(row) for row in rows]
@@ -84,15 +84,17 @@ class Mixer:
         return baselines.fedfomo_row(own, losses[-1] - losses[:-1], distances)
 
     def _learned(
-        self, round: int, peers: Peers, updates: Tensor, generators: Sequence[torch.Generator]
+        self, round: int, peers: Peers, before: Tensor, updates: Tensor, generators: Sequence[torch.Generator]
     ) -> list[list[float]]:
         everybody = tuple(range(len(updates)))
+        steps = torch.linalg.vector_norm(updates - before, dim=1).tolist()
         sketches = sketches_of(updates)
         seats = []
         for member, chosen in peers.items():
             index = list(chosen)
             stacked = updates if chosen == everybody else updates[index]
-            inputs = Inputs(chosen, (round,) * len(chosen), chosen.index(member), stacked, sketches[index])
+            own, rounds = chosen.index(member), (round,) * len(chosen)
+            inputs = Inputs(chosen, rounds, own, stacked, steps[member], sketches[index])
             seats.append(Seat(self.states[member], inputs, member, generators[member]))
         rows = []
         for member, (state, row) in zip(peers, self.weigher.learn_rows(seats), strict=True):
