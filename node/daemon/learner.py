@@ -58,6 +58,7 @@ class TorchLearner:
     state: trust.TrustState = field(default_factory=trust.TrustState.fresh)
     residual: Tensor | None = None
     misbehavior: Misbehavior | None = None
+    refused_updates: int = 0  # of others: bytes, shapes or numbers that were not what they should be
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
     async def train(self, round: int) -> Trained:
@@ -66,7 +67,9 @@ class TorchLearner:
 
     async def accepts(self, payload: Payload) -> str | None:
         """What is wrong with a payload, None if nothing is."""
-        return await self.run(self._fault, payload)
+        fault: str | None = await self.run(self._fault, payload)
+        self.refused_updates += fault is not None
+        return fault
 
     async def mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
         """Weighs and mixes; the mixture becomes this learner's parameters."""

@@ -1,18 +1,20 @@
 """A running node's numbers for Prometheus: the network's, and how far it is."""
 
+from node.daemon.learner import TorchLearner
 from node.daemon.recording import Recorder
 from node.daemon.status import Status
 from node.network.metrics import Metric, labelled, single
 from node.network.service import Network
 
 
-def node_metrics(network: Network, recorder: Recorder, status: Status) -> list[Metric]:
+def node_metrics(network: Network, recorder: Recorder, learner: TorchLearner, status: Status) -> list[Metric]:
     """Everything, read now."""
     records = recorder.state
     last = status.rounds[-1]["metrics"] if status.rounds else {}
     return [
         *network.metrics(),
         single("fl_node_round", "gauge", "The last finished round.", len(status.rounds) and status.rounds[-1]["round"]),
+        single("fl_node_refused_updates_total", "counter", "Updates of others left out.", learner.refused_updates),
         single("fl_node_records_confirmed_total", "counter", "Records on the chain.", records.confirmed),
         single("fl_node_records_pending", "gauge", "Records that wait for the chain.", records.pending),
         labelled("fl_node_learning", "gauge", "Of the last finished round.", "metric", last),

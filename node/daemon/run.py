@@ -86,7 +86,7 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
             life = Life(outside, network, recorder, tell)
             life.signals = signals
             if settings.metrics is not None:
-                read = partial(node_metrics, network, recorder, life.status)
+                read = partial(node_metrics, network, recorder, prepared.learner, life.status)
                 page = await stack.enter_async_context(metrics_page(*settings.metrics, read))
                 life.status.metrics_url = page.url
                 tell(f"metrics at {page.url}")

@@ -59,6 +59,7 @@ class Status:
             "bytes_in": sum(one.bytes_in for one in traffic.values()),
             "bytes_out": sum(one.bytes_out for one in traffic.values()),
             "peers": self._peers(traffic),
+            "refused": {**self._network.standings.refused, "updates": self._prepared.learner.refused_updates},
             "records": asdict(records),
             "finished_rounds": self.rounds,
             "updated": time.time(),

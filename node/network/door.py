@@ -3,6 +3,7 @@
 Knows addresses and no peers.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ import trio
 
 from node.network.metering import MeteredStream
 from node.network.standing import TokenBucket
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,14 @@ class Door:
         if len(self._buckets) > self._rules.max_sources:
             self._buckets.popitem(last=False)
         welcome = bucket.take()
-        self.refused += not welcome
+        if not welcome:
+            self.refused += 1
+            self._log("turned away: too many from one address, the last from " + source, self.refused)
         return welcome
+
+    def _log(self, what: str, count: int) -> None:
+        if count & (count - 1) == 0:  # 1, 2, 4, 8, …: a flood must not flood the log
+            logger.info("%d connections %s", count, what)
 
     @asynccontextmanager
     async def passing(self, stream: MeteredStream) -> AsyncIterator[None]:
@@ -55,6 +64,7 @@ class Door:
         if len(self._pending) >= self._rules.max_pending:
             oldest, _ = self._pending.popitem(last=False)
             self.pushed_out += 1
+            self._log("pushed out by newer ones before they said who they are", self.pushed_out)
             await oldest.close()
         self._pending[stream] = None
         try:

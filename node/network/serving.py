@@ -27,6 +27,7 @@ from node.network.wire import (
     MAX_REQUEST,
     Frames,
     Malformed,
+    TooSlow,
     announcement_message,
     patience,
     read_announcement,
@@ -41,6 +42,7 @@ MAX_STREAMS_PER_PEER = 8
 MAX_TRANSFERS_PER_PEER = 4  # payloads on their way at a time
 MAX_TRANSFERS = 64  # each holds about 3 MiB
 REQUESTS_PER_SECOND = 50.0
+SLOW_PENALTY = 2.0  # small: a link may be slow through no fault of the peer's
 STRANGER_PENALTY = 0.5  # small: it may be a member that we have not read of yet
 REQUEST_BURST = 500.0
 
@@ -90,11 +92,14 @@ class ExchangeServer:
             if self._open[peer_id] > MAX_STREAMS_PER_PEER:
                 await self._refuse(frames, f"{MAX_STREAMS_PER_PEER} streams are open already; use those")
                 return
-            while await self._answer_one(frames):
+            while await self._has_begun(frames) and await self._answer_one(frames):
                 pass
         except Malformed as error:
             logger.info("%s", error)
             self.standings.penalize(peer_id, 10.0, "bad-request")
+        except TooSlow as error:  # in the middle of a request or an answer
+            logger.info("%s", error)
+            self.standings.penalize(peer_id, SLOW_PENALTY, "too-slow")
         except PeerError as error:
             logger.debug("%s", error)
         finally:
@@ -103,10 +108,14 @@ class ExchangeServer:
                 del self._open[peer_id]
                 self._buckets.pop(peer_id, None)
 
+    async def _has_begun(self, frames: Frames) -> bool:
+        """Waits for a request's first byte; False if none comes: an idle stream is nobody's fault."""
+        with trio.move_on_after(self.times.idle) as silence:
+            await frames.begin()
+        return not silence.cancelled_caught
+
     async def _answer_one(self, frames: Frames) -> bool:
         """Whether the stream goes on."""
-        with patience(frames.peer_id, self.times.idle):
-            await frames.begin()
         with patience(frames.peer_id, self.times.request):
             request = await frames.receive(Request, MAX_REQUEST)
         with self.faults.ours():

@@ -31,6 +31,10 @@ READ_SIZE = 1 << 20
 M = TypeVar("M", bound=Message)
 
 
+class TooSlow(PeerError):
+    """A peer did not say, or take, in time what was due."""
+
+
 class Malformed(PeerError):
     """What the peer sent cannot be: it is at fault, not the line."""
 
@@ -142,7 +146,7 @@ def patience(peer_id: str, seconds: float) -> Iterator[None]:
     with trio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise PeerError(f"peer {peer_id} was silent for {seconds:.0f} s; asking again")
+        raise TooSlow(f"peer {peer_id} was silent for {seconds:.0f} s; asking again")
 
 
 def decode(kind: type[M], data: bytes, peer_id: str) -> M:

@@ -247,6 +247,21 @@ async def test_readers_that_never_read(victim):
         await serves_the_honest(victim)
 
 
+async def test_writers_that_never_finish(victim):
+    async def drip(stream):
+        with suppress(BaseLibp2pError):
+            await say(stream, (1000).to_bytes(4, "big"))
+            for _ in range(40):
+                await stream.write(b"\x0a")
+                await trio.sleep(0.1)
+
+    async with attacker(victim) as mallory, trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(drip, await open_stream(mallory, victim, EXCHANGE))
+        await victim.has_counted("too-slow", 6)
+        nursery.cancel_scope.cancel()
+
+
 async def test_announcements_in_another_s_name_and_garbage_as_announcements(victim):
     forged = announce(MALLORY, 1, b"payload")
     bad = [b"", b"\xff" * 500, bytes(60_000), announcement_message(forged).SerializeToString()[:-70] + bytes(70)]

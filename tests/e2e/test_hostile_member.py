@@ -1,0 +1,111 @@
+"""A member of the session sends updates that are none; the others leave them out, count them, and go on."""
+
+import hashlib
+import struct
+import urllib.request
+
+import pytest
+import torch
+import trio
+
+from ledger import Membership, binding_message, load_keystore
+from node.daemon.prepare import session_learner
+from node.home import read_status
+from node.learning import parameters
+from node.messages import ABSENT, Announcement, announcement_bytes
+from node.network.identity import load_identity
+from node.network.service import NetworkSettings, open_network
+from tests.e2e.test_discovery import metric
+from tests.nodes import PASSPHRASE, TASK, NodeProcess, make_home, make_session, running
+
+pytestmark = pytest.mark.real
+
+
+def bad_payloads(spec) -> list[bytes]:
+    """What a payload must not be; all of a length that may be announced."""
+    good = parameters.encode(spec, torch.zeros(spec.size))
+    body = len(good) - 4 * spec.size
+
+    def with_number(number: float) -> bytes:
+        return good[:body] + struct.pack("<f", number) + good[body + 4 :]
+
+    return [
+        with_number(float("nan")),
+        with_number(float("-inf")),
+        (1 << 40).to_bytes(8, "little") + good[8:],  # a header that lies about its length
+        good.replace(b"F32", b"I32", 1),
+        good.replace(b"[1,6]", b"[6,1]", 1) if b"[1,6]" in good else good.replace(b"[", b" ", 1),
+        good[:-4],
+        b"[" * len(good),
+        b"\x28\xb5\x2f\xfd" + bytes(len(good) - 4),  # looks like zstd
+    ]
+
+
+class Shelf:
+    def __init__(self):
+        self.payloads, self.announced = {}, []
+
+    def open(self, digest):
+        return self.payloads.get(digest)
+
+    def since(self, round):
+        return [each for each in self.announced if each.round >= round]
+
+
+def test_updates_that_are_none_are_left_out_and_counted(chain, tmp_path):
+    homes = [make_home(tmp_path / name) for name in ("alice", "bob", "mallory")]
+    path = tmp_path / "session.toml"
+    opened = make_session(homes[0], chain, path, rounds=9)
+    spec = session_learner(opened, f"{TASK}:task").spec
+    bad = bad_payloads(spec)
+    identity, account = load_identity(homes[2].identity), load_keystore(homes[2].keystore, PASSPHRASE)
+    message = binding_message(chain.chain_id, opened.ledger.address, opened.session_id, account.address)
+    opened.ledger.join(account, opened.session_id, Membership(identity.public_key, identity.sign(message)))
+    first = NodeProcess(homes[0], path, "--no-mdns", "--metrics-port", "0")
+    with running([first]):
+        second = NodeProcess(homes[1], path, "--no-mdns", "--peers", first.address())
+        with running([second]):
+            page = trio.run(play, identity, opened, bad, [first, second])
+            ends = [node.end() for node in (first, second)]
+    assert [code for code, _ in ends] == [0, 0]
+    assert metric(page, "fl_node_refused_updates_total") == len(bad)
+    assert [answer["finished_round"] for _, answer in ends] == [len(bad) + 1] * 2
+    for home in homes[:2]:
+        for entry in read_status(home)["finished_rounds"]:
+            assert {cell["member"]: cell["lag"] for cell in entry["inputs"]}[0] == ABSENT  # mallory joined first
+        assert read_status(home)["finished_rounds"][-1]["metrics"]["test_loss"] < 0.05
+        assert read_status(home)["refused"]["updates"] == len(bad)
+        assert "is left out" in (home.path / "node.log").read_text()
+
+
+async def play(identity, opened, bad, nodes) -> str:
+    """Announces one bad update per round, in step with the others; the first node's metrics before the last round."""
+    shelf = Shelf()
+    settings = NetworkSettings(
+        listen=("/ip4/127.0.0.1/tcp/0",),
+        peers=(nodes[0].address(),),
+        mdns=False,
+        session_id=opened.session_id,
+        payload_limit=1 << 20,
+    )
+    async with open_network(identity, settings, lambda peer_id: True, shelf, shelf.since) as network:
+        for round, payload in enumerate(bad, 1):
+            digest = hashlib.sha256(payload).digest()
+            said = announcement_bytes(opened.session_id, round, digest, len(payload), "float32")
+            announcement = Announcement(
+                opened.session_id, round, digest, len(payload), "float32", identity.peer_id, identity.sign(said)
+            )
+            shelf.payloads[digest] = payload
+            shelf.announced.append(announcement)
+            await network.announce(announcement)
+            with trio.fail_after(60):
+                while any(finished(node) < round for node in nodes):
+                    await trio.sleep(0.05)
+        url = nodes[0].status()["metrics_url"]
+        with await trio.to_thread.run_sync(urllib.request.urlopen, url) as response:
+            return response.read().decode()
+
+
+def finished(node) -> int:
+    rounds = node.status().get("finished_rounds") or [{"round": 0}]
+    return rounds[-1]["round"]
