@@ -214,7 +214,7 @@ def build_report(
     return {
         "session": {"id": f"{opened.session_id:016x}", "task": settings.task, "rounds": settings.rounds},
         "seconds": round(seconds, 1),
-        "members": sorted((member_report(node) for node in nodes), key=lambda one: one["member"]),
+        "members": sorted((member_report(node) for node in nodes), key=lambda one: str(one["member"]).zfill(5)),
         "ledger": {
             "address": opened.ledger.address,
             "chain_id": opened.session.ledger.chain_id,

@@ -54,6 +54,13 @@ from node.sources import Ways, is_remote, read_source
     multiple=True,
     help="Multiaddr of a tracker besides the session's own; may be repeated.",
 )
+@click.option(
+    "--relay",
+    "relays",
+    envvar="FL_NODE_RELAY",
+    multiple=True,
+    help="Multiaddr of a relay through which others can dial this node, if it is behind a NAT; may be repeated.",
+)
 @click.option("--mdns/--no-mdns", envvar="FL_NODE_MDNS", default=True, show_default=True, help="Find peers nearby.")
 @click.option(
     "--dht/--no-dht",
@@ -114,7 +121,7 @@ def start(
     os.umask(0o077)  # what a node writes is the operator's alone
     place: Home = open_home(home)
     choices["listen"] = tuple(parse_address(text) for text in split(choices["listen"]))
-    for way in ("peers", "trackers"):
+    for way in ("peers", "trackers", "relays"):
         choices[way] = tuple(str(parse_peer_address(text)) for text in split(choices[way]))
     if not choices["listen"]:
         raise ConfigError("nothing to listen on: pass --listen /ip4/0.0.0.0/tcp/0")

@@ -20,6 +20,7 @@ from node.network.addresses import parse_address
 from node.network.identity import Identity, create_identity, load_identity
 from node.network.metrics_page import metrics_page
 from node.network.registrations import TrackerRules
+from node.network.relaying import Relay
 from node.network.tracker import Tracker, run_tracker
 from node.network.tracker_metrics import bytes_per_member_hour
 
@@ -34,6 +35,7 @@ class TrackerSettings:
     listen: tuple[str, ...]
     rules: TrackerRules
     metrics: tuple[str, int] | None
+    relay: bool
 
 
 @click.command()
@@ -64,13 +66,17 @@ class TrackerSettings:
     type=click.FloatRange(120),
     help="Seconds of a registration, at most.",
 )
+@click.option("--relay", is_flag=True, help="Also relay for nodes behind NATs (libp2p's circuit relay v2).")
 @metrics_options
 @answers
-def tracker(home: Path, listen: tuple[str, ...], metrics_host: str, metrics_port: int | None, **limits: Any) -> Result:
+def tracker(
+    home: Path, listen: tuple[str, ...], metrics_host: str, metrics_port: int | None, relay: bool, **limits: Any
+) -> Result:
     """Run a directory where members find each other, until Ctrl-C. It needs no account and carries no update.
 
     \b
     Example: fl-node tracker --home tracker --listen /ip4/0.0.0.0/tcp/4010
+             fl-node tracker --home tracker --relay
              fl-node session create --tracker /ip4/192.0.2.7/tcp/4010/p2p/12D3KooW… …
     """
     os.umask(0o077)
@@ -86,7 +92,7 @@ def tracker(home: Path, listen: tuple[str, ...], metrics_host: str, metrics_port
     metrics = None if metrics_port is None else (metrics_host, metrics_port)
     place = Home(home)
     identity = own_identity(place)
-    fields = trio.run(run, identity, TrackerSettings(place, addresses, rules, metrics))
+    fields = trio.run(run, identity, TrackerSettings(place, addresses, rules, metrics, relay))
     return Result(fields, f"answered {fields['announces']} announces and {fields['look_ups']} look-ups")
 
 
@@ -106,6 +112,8 @@ async def run(identity: Identity, settings: TrackerSettings) -> dict[str, Any]:
     with lock_home(settings.home), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with AsyncExitStack() as stack:
             running = await stack.enter_async_context(run_tracker(identity, settings.listen, settings.rules))
+            if settings.relay:
+                running.relay = Relay(running.running.host)
             about: dict[str, Any] = {
                 "peer_id": identity.peer_id,
                 "addresses": [f"{address}/p2p/{identity.peer_id}" for address in running.running.addresses],
@@ -153,6 +161,7 @@ def numbers(running: Tracker) -> dict[str, Any]:
         "sessions": len(running.directory.namespaces()),
         "announces": counts.announces,
         "look_ups": counts.look_ups,
+        "relayed": running.relay.carried if running.relay else None,
         "refused": dict(counts.refused),
         "bytes_in": sum(each.bytes_in for each in traffic),
         "bytes_out": sum(each.bytes_out for each in traffic),

@@ -11,6 +11,7 @@ from eth_account.signers.local import LocalAccount
 
 from ledger import Ledger, LedgerError, MemberEntry
 from node.home import write_atomically
+from node.network.addresses import parse_peer_address
 from node.network.identity import peer_id_of
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ async def publish_addresses(
 
     A chain that is out of reach costs a warning: there are other ways of being found.
     """
-    wanted = [address.partition("/p2p/")[0] for address in addresses][:MAX_PUBLISHED]
+    wanted = [parse_peer_address(address).address for address in addresses][:MAX_PUBLISHED]
     if wanted == list(seat.addresses):
         return False
     try:

@@ -105,6 +105,7 @@ def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) ->
         listen=settings.listen,
         peers=(*settings.peers, *session.peers.bootstrap),
         trackers=(*settings.trackers, *session.peers.trackers),
+        relays=settings.relays,
         mdns=settings.mdns,
         dht=settings.dht,
         session_id=prepared.opened.session_id,

@@ -17,6 +17,7 @@ class StartSettings:
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
     peers: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ()
+    relays: tuple[str, ...] = ()  # through which others can dial this node
     mdns: bool = True
     dht: bool = False  # look for members in the Kademlia directory of fl-nodes
     publish: bool = False  # put our addresses on the ledger

@@ -17,6 +17,7 @@ from node.network.identity import public_key_of
 MAX_ADDRESS_LENGTH = 256
 HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 EXAMPLE = "/ip4/192.0.2.1/tcp/4001"
+CIRCUIT = "/p2p-circuit"  # behind a relay's address and peer id: the peer is dialed through it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,17 @@ def parse_peer_address(text: str) -> PeerAddress:
         public_key_of(peer_id)
     except IdentityError as error:
         raise NetworkError(f"in {_shown(text)}: {error}") from error
-    return PeerAddress(peer_id, parse_address(address))
+    return PeerAddress(peer_id, parse_dialable(address))
+
+
+def parse_dialable(text: str) -> str:
+    """The multiaddr, canonical: a TCP address, or one of a relay, `…/p2p/RELAY/p2p-circuit`. Raises NetworkError."""
+    if not text.endswith(CIRCUIT):
+        return parse_address(text)
+    relay = parse_peer_address(text.removesuffix(CIRCUIT))
+    if relay.address.endswith(CIRCUIT):
+        raise NetworkError(f"{_shown(text)} leads through two relays; name one")
+    return f"{relay}{CIRCUIT}"
 
 
 def parse_address(text: str) -> str:
@@ -94,12 +105,18 @@ def known_addresses(texts: Iterable[str], limit: int) -> list[str]:
         if len(kept) == limit:
             break
         try:
-            address = parse_address(text.partition("/p2p/")[0])
+            address = parse_dialable(_without_peer(text))
         except NetworkError:
             continue
         if address not in kept:
             kept.append(address)
     return kept
+
+
+def _without_peer(text: str) -> str:
+    """A multiaddr without the /p2p/ at its end, if it has one."""
+    relay, circuit, _ = text.rpartition(CIRCUIT)
+    return relay + circuit if circuit else text.partition("/p2p/")[0]
 
 
 def _tcp(host: str, port: int) -> str:

@@ -21,7 +21,8 @@ from multiaddr import Multiaddr
 
 from node.errors import NetworkError, PeerError
 from node.network import hardening
-from node.network.addresses import concrete
+from node.network.addresses import CIRCUIT, concrete
+from node.network.circuit import dial_through
 from node.network.containment import containing
 from node.network.door import Door, DoorRules
 from node.network.hardening import Admission
@@ -158,7 +159,10 @@ async def dial(host: IHost, peer_id: str, address: str, timeout: float) -> None:
     Raises PeerError.
     """
     with trio.move_on_after(timeout) as deadline, containing("dial", peer_id) as outcome:
-        await host.get_network().dial_addr(Multiaddr(address), ID.from_string(peer_id))
+        if address.endswith(CIRCUIT):
+            await dial_through(host, peer_id, address, dial)
+        else:
+            await host.get_network().dial_addr(Multiaddr(address), ID.from_string(peer_id))
     if deadline.cancelled_caught:
         raise PeerError(f"no answer from {address}/p2p/{peer_id} in {timeout:.0f} s; retrying")
     if outcome.error is not None:

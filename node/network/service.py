@@ -6,12 +6,14 @@ announced are functions of the caller's.
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import trio
 
 from node.messages import Announcement
 from node.network.addresses import parse_peer_address
 from node.network.asking import Asker
+from node.network.circuit import CircuitDoor, circuit_address, keep_reservation
 from node.network.discovery import run_mdns
 from node.network.host import run_host
 from node.network.identity import Identity
@@ -38,10 +40,12 @@ async def open_network(
     Raises NetworkError for an address that is malformed or cannot be listened on.
     """
     trackers = [parse_peer_address(text) for text in settings.trackers]
-    named = [*map(parse_peer_address, settings.peers), *trackers]
+    relays = [parse_peer_address(text) for text in settings.relays]
+    named = [*map(parse_peer_address, settings.peers), *trackers, *relays]
     admission = _Admission()
     try:
         async with run_host(identity, settings.listen, admission, settings.host) as running:
+            running = replace(running, addresses=(*running.addresses, *map(circuit_address, relays)))
             parts = assemble(identity, settings, running, Caller(gate, payloads, own_announcements))
             admission.ask = parts.connector.admits
             for each in named:
@@ -52,6 +56,10 @@ async def open_network(
                 _start(nursery, parts, asker, network)
                 for each in trackers:
                     nursery.start_soon(asker.ask_tracker, each.peer_id)
+                if relays:
+                    CircuitDoor(running.host, relays)
+                for each in relays:
+                    nursery.start_soon(keep_reservation, running.host, each, parts.connector.connect)
                 yield network
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:

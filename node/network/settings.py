@@ -19,6 +19,7 @@ class NetworkSettings:
     session_id: int
     payload_limit: int  # bytes; larger announcements are refused
     trackers: tuple[str, ...] = ()  # multiaddrs with /p2p/
+    relays: tuple[str, ...] = ()  # multiaddrs with /p2p/; through them others can dial this node
     dht: bool = False  # whether to find members through the Kademlia directory of fl-nodes
     ask_seconds: float = 15.0  # between questions to a random member for the members it knows
     spool: SpoolRule = field(default_factory=SpoolRule)

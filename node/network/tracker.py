@@ -21,6 +21,7 @@ from node.network.host import HostLimits, RunningHost, run_host
 from node.network.identity import Identity
 from node.network.metrics import Metric
 from node.network.registrations import COOKIE_BYTES, Directory, TrackerRules
+from node.network.relaying import Relay
 from node.network.rendezvous import PROTOCOL, peer_message
 from node.network.standing import TokenBucket
 from node.network.tracker_metrics import TrackerCounts, tracker_metrics
@@ -36,6 +37,7 @@ class Tracker:
     def __init__(self, running: RunningHost, rules: TrackerRules, chance: random.Random) -> None:
         self.running = running
         self.counts = TrackerCounts()
+        self.relay: Relay | None = None
         self.directory = Directory(rules, chance)
         self._rules = rules
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
@@ -68,7 +70,8 @@ class Tracker:
     def metrics(self) -> list[Metric]:
         """What it costs and how quick it is, for `metrics.prometheus_text`."""
         self.tally()
-        return tracker_metrics(self.counts, self.directory, self.running)
+        relayed = self.relay.metrics() if self.relay else []
+        return [*tracker_metrics(self.counts, self.directory, self.running), *relayed]
 
     def _answer(self, peer_id: str, request: Message) -> Message | None:
         began = time.perf_counter()

@@ -2,13 +2,15 @@
 
 Starts NODES nodes in random order with random delays, by each way of finding peers, REPEAT times, and measures from
 the last start until everybody is connected to everybody. One process, loopback. With --json the last line is
-{"rows": [{"way", "starts", "split", "p50_s", "p95_s", "worst_s"}]}; `split` counts networks that did not come together.
+{"rows": [{"way", "starts", "split", "p50_s", "p95_s", "worst_s", "load"}]}; `split` counts networks that did not come
+together, `load` is the machine's in the last five minutes, in processes per core.
 """
 
 import argparse
 import hashlib
 import json
 import logging
+import os
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -87,17 +89,21 @@ async def one_start(way: str, nodes: int, session_id: int, chance: random.Random
     return None
 
 
-async def measure(way: str, nodes: int, repeat: int) -> dict[str, object]:
+async def measure(way: str, nodes: int, repeat: int, minutes: float) -> dict[str, object]:
     chance = random.Random(way)
-    found = [await one_start(way, nodes, number + 1, chance) for number in range(repeat)]
+    found: list[float | None] = []
+    deadline = trio.current_time() + 60 * minutes
+    while len(found) < repeat and trio.current_time() < deadline:
+        found.append(await one_start(way, nodes, len(found) + 1, chance))
     seconds = sorted(each for each in found if each is not None) or [PATIENCE]
     return {
         "way": way,
-        "starts": repeat,
+        "starts": len(found),
         "split": found.count(None),
         "p50_s": round(seconds[len(seconds) // 2], 2),
         "p95_s": round(seconds[len(seconds) * 95 // 100], 2),
         "worst_s": round(seconds[-1], 2),
+        "load": round(os.getloadavg()[1] / (os.cpu_count() or 1), 1),
     }
 
 
@@ -107,14 +113,15 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=ways, default=ways)
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--repeat", type=int, default=50)
+    parser.add_argument("--minutes", type=float, default=60, help="per way; fewer starts if that is too short")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     rows = []
     for way in options.ways:
-        rows.append(trio.run(measure, way, options.nodes, options.repeat))
+        rows.append(trio.run(measure, way, options.nodes, options.repeat, options.minutes))
         line = "{way:8} {starts} starts, {split} split, p50 {p50_s:.2f} s, p95 {p95_s:.2f} s, worst {worst_s:.2f} s"
-        print(line.format(**rows[-1]), flush=True)
+        print(line.format(**rows[-1]) + f", load {rows[-1]['load']}", flush=True)
     if options.json:
         print(json.dumps({"rows": rows}))
 

@@ -71,12 +71,15 @@ def read_page(status) -> str:
 def test_three_nodes_find_each_other_through_the_session_s_tracker_and_one_that_moved_is_found_again(
     chain, homes, session_file, tmp_path
 ):
-    with tracker(tmp_path / "tracker", "--metrics-port", "0") as meeting:
+    with tracker(tmp_path / "tracker", "--metrics-port", "0", "--relay") as meeting:
         make_session(homes[0], chain, session_file, rounds=100_000, trackers=(meeting.address(),))
-        nodes = [NodeProcess(home, session_file, *ALONE) for home in homes]
+        through = ("--relay", meeting.address())
+        nodes = [NodeProcess(home, session_file, *ALONE, *(through if n else ())) for n, home in enumerate(homes)]
         with running(nodes):
             for node in nodes:
                 node.wait_for(sees(2))
+            circuit = f"{meeting.address()}/p2p-circuit/p2p/{nodes[1].status()['peer_id']}"
+            assert nodes[1].status()["addresses"][1] == circuit
             before = nodes[2].address()
             nodes[2].kill()
             nodes[0].wait_for(lambda status: not sees(2)(status))
@@ -91,6 +94,7 @@ def test_three_nodes_find_each_other_through_the_session_s_tracker_and_one_that_
         assert metric(page, "fl_node_tracker_members") == 3
         assert metric(page, "fl_node_tracker_announces_total") >= 4
         assert metric(page, "fl_node_tracker_look_ups_total") >= 4
+        assert metric(page, "fl_node_relay_reservations") == 2
         assert metric(page, "fl_node_tracker_bytes_per_member_hour") > 0
         assert metric(page, "fl_node_tracker_announce_seconds_total") > 0
         meeting.signal(signal.SIGTERM)
