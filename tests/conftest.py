@@ -1,8 +1,11 @@
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models: more threads only wait for each other, above all here
 
 with warnings.catch_warnings():  # libraries that warn when they are imported
     warnings.simplefilter("ignore")

@@ -5,6 +5,8 @@ from torch import nn
 
 from node.learning.screen import (
     Memory,
+    familiar,
+    first_of_its_kind,
     held_classes,
     masked_median,
     near,
@@ -14,6 +16,7 @@ from node.learning.screen import (
     skill,
     skilled,
     sound,
+    within_reach,
 )
 from node.learning.task import Examples, Task, prepare
 from node.learning.trainer import Plan, train
@@ -98,6 +101,43 @@ def test_the_same_update_is_no_new_work_in_another_round_but_welcome_in_its_own(
     assert new(sketches_of(stacked), (0, 1), (1, 2), memory, 1.0).tolist() == [True, False]
     assert met(stacked, 2, memory).rounds.tolist() == [2, 2]
     assert memory.sketches.dtype == np.float32
+
+
+def test_of_several_that_are_the_same_the_first_counts():
+    stacked = torch.stack([update((0, 1, 2, 3), s) for s in (0, 1, 2, 1, 1)])
+    distances = torch.cdist(stacked, stacked)
+    assert first_of_its_kind(distances, everybody(stacked), 1.0).tolist() == [True, True, True, False, False]
+    candidates = torch.tensor([True, False, True, True, True])
+    assert first_of_its_kind(distances, candidates, 1.0).tolist() == [True, True, True, True, False]
+    assert first_of_its_kind(distances, everybody(stacked), 0.0).all()  # nobody has moved: all are the same
+
+
+def usual(*distances):
+    memory = Memory.fresh()
+    for round, distance in enumerate(distances, 1):
+        memory = remembered(memory, (0,), (round,), torch.zeros(1, 64), distance)
+    return memory
+
+
+def test_what_is_much_farther_than_usual_is_not_familiar_and_before_the_first_round_everything_is():
+    from_us = torch.tensor([0.0, 1.5, 1.7, 88.0])
+    assert familiar(from_us, usual(1.0)).tolist() == [True, True, False, False]
+    assert familiar(from_us, Memory.fresh()).all()
+    assert within_reach(from_us, 1.0).tolist() == [True, True, True, False]
+    assert within_reach(from_us, 0.0).all()
+
+
+def test_the_usual_distance_follows_the_last_ones_and_grows_slowly():
+    assert usual(2.0, 1.0).distance.tolist() == [1.5]
+    assert usual(2.0, 100.0).distance.tolist() == [2.5]
+    assert usual(2.0, 0.0).distance.tolist() == [2.0]  # nobody was there
+
+
+def test_a_healed_partition_grows_together_within_a_few_rounds():
+    memory, rounds = usual(1.0), 0
+    while not familiar(torch.tensor([3.0]), memory)[0]:
+        memory, rounds = remembered(memory, (0,), (rounds + 2,), torch.zeros(1, 64), 3.0), rounds + 1
+    assert rounds <= 4
 
 
 def test_the_median_of_some_is_the_lower_one_and_that_of_none_is_infinite():

@@ -117,6 +117,13 @@ def test_a_peer_that_is_behind_keeps_its_weight_while_it_says_so():
     assert met_again_with_the_same_update((1, 1, 1)) == [True, True, True]
 
 
+def test_attackers_who_are_the_majority_of_one_cohort_do_not_set_the_measure():
+    state, _ = learned(honest())
+    stacked = honest() + 0.01 * torch.randn(4, LEARNER.spec.size, generator=seeded(1))
+    stacked[1:] += torch.randn(3, LEARNER.spec.size, generator=seeded(2))
+    assert learned(stacked, state=state, rounds=(2, 2, 2, 2))[1].tolist() == [1, 0, 0, 0]
+
+
 def test_somebody_elses_earlier_update_gets_nothing():
     state, _ = learned(honest())
     stacked = honest() + 0.01 * torch.randn(4, LEARNER.spec.size, generator=seeded(1))
