@@ -60,15 +60,19 @@ class Running:
             self.worker(index)
 
     def boss(self) -> None:
+        """Starts the coordinator."""
         start(self.nodes[0], self.file, self.passphrase, 0.0, ["--listen", self.listen])
 
     def worker(self, index: int) -> None:
+        """Starts a worker."""
         start(self.nodes[index], self.file, self.passphrase, self.step_s, ["--peers", self.address])
 
     def finished(self) -> int:
+        """Rounds that are over."""
         return len(self.nodes[0].status().get("finished_rounds", []))
 
     def wait_for_round(self, round: int) -> None:
+        """Returns when the round is over."""
         deadline = time.monotonic() + PATIENCE_S
         while self.finished() < round:
             if time.monotonic() > deadline:
@@ -76,6 +80,7 @@ class Running:
             time.sleep(0.2)
 
     def kill(self, node: DemoNode) -> None:
+        """Kills a node (SIGKILL)."""
         assert node.process is not None
         node.process.kill()
         node.process.wait()
