@@ -55,7 +55,21 @@ def status_view(status: Mapping[str, Any]) -> Group:
     about = Table.grid(padding=(0, 2))
     for label, value in _about(status):
         about.add_row(Text(label, style="bold"), value)
-    return Group(about, live_table([status], ""), _peer_table(status))
+    rounds = status.get("finished_rounds") or [{}]
+    work = rounds[-1].get("work") or []
+    tables = (live_table([status], ""), _work_table(work)) if work else (live_table([status], ""),)
+    return Group(about, *tables, _peer_table(status))
+
+
+def _work_table(work: Sequence[Mapping[str, Any]]) -> Table:
+    """What each worker of a coordinated session did in the last round, and in which time (seconds)."""
+    table = Table(title="work of the last round", title_justify="left", header_style="bold")
+    for column in ("worker", "steps", "examples", "download", "training", "upload", "round trip"):
+        table.add_column(column, justify="right")
+    for one in work:
+        times = (number(one[f"{name}_s"], 2) for name in ("download", "training", "upload", "round_trip"))
+        table.add_row(str(one["member"]), str(one["steps"]), str(one["examples"]), *times)
+    return table
 
 
 def tracker_view(status: Mapping[str, Any]) -> Table:

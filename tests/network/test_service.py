@@ -424,3 +424,20 @@ async def test_a_full_disk_is_one_clear_error(tmp_path):
     async with member("alice", shelf=shelf) as alice, member("bob", alice.addresses(), spool=spool) as bob:
         with pytest.raises(NetworkError, match="cannot spool payloads in /dev/shm/no-such-directory"):
             await bob.fetch(announcement, [alice.peer_id], soon())
+
+
+async def test_an_announcement_is_told_in_person_and_judged_before_the_answer():
+    async with member("alice") as alice, member("bob", alice.addresses()) as bob:
+        await meet(alice, bob)
+        said = announce(ALICE, 1, b"told in person")
+        await alice.tell(BOB.peer_id, said)
+        assert bob.announcements.receive_nowait() == said
+
+
+async def test_what_is_told_in_somebody_elses_name_is_refused():
+    async with member("alice") as alice, member("bob", alice.addresses()) as bob:
+        await meet(alice, bob)
+        forged = replace(announce(CAROL, 1, b"mine"), round=2)
+        with pytest.raises(PeerError, match="no announcement"):
+            await alice.tell(BOB.peer_id, forged)
+        assert bob.standings.refused["bad-announcement"] == 1
