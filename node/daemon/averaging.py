@@ -25,7 +25,7 @@ from node.learning.aggregation import Moments
 from node.learning.local_work import Interruptions, gradient_of, train_from
 from node.learning.mixing import quantise
 from node.messages import Input
-from node.session.coordinated import Aggregated, Counted, WorkDone
+from node.session.coordinated import Aggregated, Counted, WorkDone, discard
 from node.session.notes import Work
 from node.session.ports import Payload, Trained
 
@@ -80,8 +80,7 @@ class AveragingLearner:
         base.flat, self.moments = settled.flat, settled.moments
         self.went_in.update({one.contribution.member: one.contribution.round for one in updates})
         for update in updates:
-            if isinstance(update.contribution.payload, Path):
-                update.contribution.payload.unlink(missing_ok=True)
+            discard(update.contribution.payload)
         model = self._model()
         metrics = base.measure()
         self.seen.append(metrics)

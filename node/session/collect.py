@@ -15,7 +15,7 @@ from node.messages import Announcement
 from node.session.backoff import pauses
 from node.session.balance import Balance, Timing
 from node.session.board import Board
-from node.session.coordinated import Aggregator, CoordinatedPlan, Counted
+from node.session.coordinated import Aggregator, CoordinatedPlan, Counted, discard
 from node.session.deadline import AdaptiveDeadline
 from node.session.notes import Work, read_work
 from node.session.ports import Contribution, Directory, Payload, Peers
@@ -78,7 +78,7 @@ class Collector:
         self.round, self.asked, self._started = round, asked, trio.current_time()
         self._used.update(used)
         for member in [each for each, one in self._pool.items() if not self._is_wanted(each, _round(one))]:
-            del self._pool[member]
+            discard(self._pool.pop(member).counted.contribution.payload)
         self._wake()
 
     def _wake(self) -> None:
@@ -144,6 +144,7 @@ class Collector:
         upload_s = trio.current_time() - begun
         fault = await self.aggregator.accepts(payload)
         if fault is not None:
+            discard(payload)
             raise PeerError(fault)
         self._refuse_replay(member, announcement)
         self._remember(member, announcement)
@@ -185,6 +186,8 @@ class Collector:
         return None
 
     def _take(self, member: int, delivery: Delivery) -> None:
+        if (before := self._pool.get(member)) is not None:
+            discard(before.counted.contribution.payload)
         self._pool[member] = delivery
         self._missed.pop(member, None)
 

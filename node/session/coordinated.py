@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from node.messages import WEIGHT_SUM, Announcement, Input, Mix, announcement_bytes
@@ -120,6 +121,12 @@ class CoordinatedPorts:
     records: Records
     journal: CoordinatedJournal
     snapshots: Snapshots
+
+
+def discard(payload: Payload) -> None:
+    """A payload that is not needed any more: its file, if it is one, goes."""
+    if isinstance(payload, Path):
+        payload.unlink(missing_ok=True)
 
 
 def signed(plan: CoordinatedPlan, peers: Peers, round: int, trained: Trained, codec: str, note: bytes) -> Announcement:

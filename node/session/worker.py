@@ -15,7 +15,15 @@ from node.errors import NetworkError, PeerError, UpdateError
 from node.messages import Announcement, Mix, Traffic
 from node.session.backoff import pauses
 from node.session.board import Board
-from node.session.coordinated import MODEL_CODEC, CoordinatedPlan, CoordinatedPorts, Trainee, adoption_row, signed
+from node.session.coordinated import (
+    MODEL_CODEC,
+    CoordinatedPlan,
+    CoordinatedPorts,
+    Trainee,
+    adoption_row,
+    discard,
+    signed,
+)
 from node.session.gossip import RoundReport, traffic_since
 from node.session.notes import Orders, encode, read_orders
 from node.session.ports import Payload, Trained
@@ -172,7 +180,9 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_superseded, announcement.round, nursery.cancel_scope.cancel)
             payload = await self._fetch(announcement)
-            self._held = announcement.digest, payload
+            before, self._held = self._held, (announcement.digest, payload)
+            if before is not None:
+                discard(before[1])
             nursery.cancel_scope.cancel()
         return payload
 

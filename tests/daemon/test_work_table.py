@@ -1,0 +1,32 @@
+from io import StringIO
+
+from rich.console import Console
+
+from node.dashboard.tables import status_view
+
+WORK = {
+    "member": 3,
+    "round": 7,
+    "steps": 12,
+    "examples": 768,
+    "download_s": 0.25,
+    "training_s": 1.5,
+    "upload_s": 0.125,
+    "round_trip_s": 2.0,
+}
+
+
+def shown(rounds):
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(status_view({"finished_rounds": rounds}))
+    return console.export_text()
+
+
+def test_a_coordinators_status_shows_what_each_worker_did_and_how_long_it_took():
+    text = shown([{"round": 7, "work": [WORK]}])
+    row = next(line for line in text.splitlines() if "768" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["3", "12", "768", "0.25", "1.50", "0.12", "2.00"]
+
+
+def test_a_status_without_workers_has_no_such_table():
+    assert "round trip" not in shown([{"round": 7}])
