@@ -76,6 +76,11 @@ def recorded_hash(store: LogStore, account: str, round: int) -> bytes | None:
     return None if found is None else bytes(found[0])
 
 
+def index_accounts(store: LogStore) -> None:
+    """Makes `recorded_mix` fast; only the audit needs that, and readers of records would pay for it."""
+    store.db.execute("create index if not exists by_account on events(account, round)")
+
+
 def recorded_mix(store: LogStore, account: str, round: int) -> bytes:
     """The bytes of the mix that the account recorded of the round, in its next record; empty if it recorded none."""
     query = """select substr(body, 57) from events where kind = ? and account = ? and round > ? and block <= ?

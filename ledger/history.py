@@ -14,7 +14,7 @@ import pandas as pd
 from ledger import frames
 from ledger.chain import checksummed
 from ledger.client import Ledger
-from ledger.commits import Commit, Range, commits, recorded_hash, recorded_mix, rounds_of
+from ledger.commits import Commit, Range, commits, index_accounts, recorded_hash, recorded_mix, rounds_of
 from ledger.errors import BrokenChain, HistoryError, PayloadError
 from ledger.events import EVENTS
 from ledger.log_store import LogStore, Progress, Source
@@ -157,6 +157,7 @@ class History:
 
         """
         self.verify()
+        index_accounts(self._store)
         for commit in commits(self._store, self._indices(), rounds):
             yield _step(commit)
 

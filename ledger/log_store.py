@@ -26,7 +26,6 @@ create table if not exists blocks(number integer primary key, hash text);
 create table if not exists events(block integer, position integer, tx_hash text, timestamp integer, kind text,
     account text, round integer, closing integer, body blob, primary key (block, position)) without rowid;
 create index if not exists by_round on events(kind, round, account);
-create index if not exists by_account on events(account, round);
 create table if not exists receipts(tx_hash text primary key, gas integer, price integer);
 """
 
