@@ -134,6 +134,11 @@ def step_of(session_id: int, round: int) -> int:
     return session_id << 32 | round
 
 
+def session_of_step(step: int) -> int:
+    """The session id in what `step_of` gives."""
+    return step >> 32
+
+
 def round_of_step(step: int) -> int:
     """The round in what `step_of` gives."""
     return step & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""Evidence of equivocation, verified offline: two signed announcements of one member for one round."""
+"""Evidence of equivocation, verified offline: two signed announcements of one round, or an announcement and a record."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Any
 
 import orjson
 
+from ledger import PayloadError, binding_message
+from ledger.testimony import words_of
 from node.errors import ConfigError
 from node.messages import Announcement
 from node.network.identity import verify
@@ -42,13 +44,39 @@ def judge_evidence(path: Path) -> Verdict:
             content = file.read(LIMIT + 1)
         if len(content) > LIMIT:
             raise ConfigError(f"{path} is longer than {LIMIT} bytes: it is no evidence")
-        first, second = (_announcement(entry) for entry in orjson.loads(content)["announcements"])
+        told = orjson.loads(content)
+        if "record" in told:
+            return _against_record(_announcement(told["announcement"]), told["record"])
+        first, second = (_announcement(entry) for entry in told["announcements"])
     except OSError as error:
         raise ConfigError(f"the evidence {path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise ConfigError(f"{path} holds no two signed announcements ({error!r}): is it the right file?") from error
-    reason = _flaw(first, second)
-    return Verdict(not reason, first.peer_id, f"{first.session_id:016x}", first.round, reason or "two signed updates")
+    except (ValueError, KeyError, TypeError, OverflowError, PayloadError) as error:
+        raise ConfigError(
+            f"{path} holds no two signed announcements, nor one and a record ({error!r}): is it the right file?"
+        ) from error
+    return _verdict(first, _flaw(first, second), "two signed updates")
+
+
+def _verdict(first: Announcement, flaw: str, proof: str) -> Verdict:
+    return Verdict(not flaw, first.peer_id, f"{first.session_id:016x}", first.round, flaw or proof)
+
+
+def _against_record(announced: Announcement, record: Mapping[str, Any]) -> Verdict:
+    """Whether the peer announced another update than the one that its account signed a record of."""
+    words = words_of(bytes.fromhex(record["transaction"]))
+    binding = bytes.fromhex(record["binding"])
+    recorded = words.hashes.get((announced.session_id, announced.round))
+    message = binding_message(words.chain_id, words.contract, announced.session_id, words.account)
+    flaw = ""
+    if not verify(announced.peer_id, announced.signed_bytes(), announced.signature):
+        flaw = "the signature of the announcement is not the peer's"
+    elif recorded is None:
+        flaw = f"the transaction records no update of round {announced.round} in that session"
+    elif recorded == announced.digest:
+        flaw = "announcement and record name the same update"
+    elif not verify(announced.peer_id, message, binding):
+        flaw = f"the peer did not bind the account {words.account}, which signed the record"
+    return _verdict(announced, flaw, "it announced one update and recorded another")
 
 
 def _flaw(first: Announcement, second: Announcement) -> str:

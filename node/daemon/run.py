@@ -23,6 +23,7 @@ from node.daemon.recording import Recorder
 from node.daemon.settings import StartSettings
 from node.daemon.status import Status, keep_writing
 from node.daemon.watching import hear_announcements
+from node.daemon.witness import Witness
 from node.home import lock_home
 from node.messages import ABSENT
 from node.network.metrics_page import metrics_page
@@ -152,7 +153,9 @@ class Life:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.recorder.run)
             nursery.start_soon(self._follow_members)
-            nursery.start_soon(hear_announcements, self.network, self.board, self.settings.home)
+            witness = Witness(self.prepared.opened, self.settings.home.evidence)
+            nursery.start_soon(witness.run)
+            nursery.start_soon(hear_announcements, self.network, self.board, self.settings.home, witness.hear)
             nursery.start_soon(keep_writing, self.status)
             nursery.start_soon(self._heed_signals)
             finished = await self._rounds()

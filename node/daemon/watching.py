@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -14,11 +15,12 @@ from node.session.board import Board, Equivocation
 log = logging.getLogger(__name__)
 
 
-async def hear_announcements(network: Network, board: Board, home: Home) -> None:
-    """Posts every announcement, and every contradiction that the network found out, for ever."""
+async def hear_announcements(network: Network, board: Board, home: Home, heard: Callable[[Announcement], None]) -> None:
+    """Posts every announcement, and every contradiction that the network found out, for ever; tells `heard` too."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_find_contradictions, network, board, home)
         async for announcement in network.announcements:
+            heard(announcement)
             _post(announcement, board, home)
 
 

@@ -75,6 +75,7 @@ def test_a_chain_that_stops_and_starts_again_with_its_state_gets_every_record_on
                 node.signal(signal.SIGTERM)
             ends = [node.end() for node in nodes]
         assert [code for code, _ in ends] == [0, 0]
+        assert not any(home.evidence.exists() for home in homes)
         for home, (_, answer) in zip(homes, ends, strict=True):
             assert (answer["records"], answer["records_pending"]) == (answer["finished_round"] + 1, 0)
             head = opened.ledger.head(opened.session_id, read_status(home)["account"])

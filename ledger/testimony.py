@@ -1,0 +1,87 @@
+"""Records as their senders' own signed words, which anybody can check offline: the transactions that carried them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
+from eth_account import Account
+from eth_account.typed_transactions import TypedTransaction
+from eth_keys.exceptions import BadSignature
+from eth_utils.exceptions import ValidationError
+from hexbytes import HexBytes
+from rlp.exceptions import RLPException  # type: ignore[import-untyped]
+
+from ledger.abi import selector_of, topic_of
+from ledger.chain import Chain, checksummed
+from ledger.errors import PayloadError
+from ledger.events import RECORDED, fetch_logs, parse_logs, session_topic
+from ledger.payload import round_of_step, session_of_step
+
+_EIP_1559 = 2
+_MALFORMED = (RLPException, ValidationError, BadSignature, DecodingError, ValueError, TypeError, KeyError)
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """What a record commits to, and the transaction that says so."""
+
+    account: str  # with its checksum
+    round: int
+    update_hash: bytes
+    tx_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a signed transaction says: who signed it, for which contract, and the update hashes by session and round."""
+
+    account: str
+    chain_id: int
+    contract: str
+    hashes: dict[tuple[int, int], bytes]
+
+
+def commitments(chain: Chain, address: str, session_id: int, first: int, last: int) -> Iterator[Commitment]:
+    """What was committed to in blocks `first` to `last`, as the node tells it; closing records are left out."""
+    topics = [topic_of(RECORDED), session_topic(session_id)]
+    for _, logs in fetch_logs(chain, address, topics, first, last):
+        for event in parse_logs(logs, session_id):
+            update_hash = event.body[24:56]
+            if any(update_hash):
+                account, round = checksummed(f"0x{event.account}"), int.from_bytes(event.body[20:24], "big")
+                yield Commitment(account, round, update_hash, event.tx_hash)
+
+
+def signed_transaction(chain: Chain, tx_hash: str) -> bytes:
+    """A transaction as its sender signed it. RpcRefused if the node does not hand it out."""
+    return chain.raw("eth_getRawTransactionByHash", tx_hash)
+
+
+def words_of(transaction: bytes) -> Words:
+    """What a transaction that carries records says, from its bytes alone.
+
+    Raises:
+        PayloadError: it is none, or is not signed as EIP-1559 wants it.
+
+    """
+    try:
+        if transaction[:1] != bytes([_EIP_1559]):
+            raise ValueError("only EIP-1559 transactions are known")
+        account = str(Account.recover_transaction(HexBytes(transaction)))
+        fields = TypedTransaction.from_bytes(HexBytes(transaction)).as_dict()
+        contract = checksummed("0x" + bytes(fields["to"]).hex())
+        return Words(account, int(fields["chainId"]), contract, _hashes(bytes(fields["data"])))
+    except _MALFORMED as error:
+        what = f"{str(error)[:80] or type(error).__name__}"
+        raise PayloadError(f"the transaction {transaction[:16].hex()}… is no signed record: {what}") from error
+
+
+def _hashes(data: bytes) -> dict[tuple[int, int], bytes]:
+    if data[:4] == selector_of("record"):
+        step, update_hash, _ = decode(["uint96", "bytes32", "bytes"], data[4:])
+        return {(session_of_step(step), round_of_step(step)): update_hash}
+    if data[:4] == selector_of("recordAfter"):
+        session_id, _, entries = decode(["uint64", "uint256", "(uint32,bytes32,bytes)[]"], data[4:])
+        return {(session_id, round): update_hash for round, update_hash, _ in entries if any(update_hash)}
+    raise ValueError("it calls something else")

@@ -1,0 +1,98 @@
+"""What members announce held against what they record: who says one thing here and another there leaves evidence."""
+
+import json
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+
+from ledger import LedgerError, MemberEntry
+from ledger.testimony import Commitment, commitments, signed_transaction
+from node.agreement import OpenSession
+from node.daemon.watching import announcement_json
+from node.home import write_atomically
+from node.messages import Announcement
+from node.network.identity import peer_id_of
+
+log = logging.getLogger(__name__)
+LOOK_S = 3.0
+REMEMBERED = 4096  # announcements, and as many commitments; records may come minutes after what they commit to
+
+T = TypeVar("T")
+Key = tuple[str, int]  # peer id, round
+
+
+@dataclass
+class Witness:
+    """Remembers what was announced and what was recorded, whichever comes first; `look` asks the chain."""
+
+    opened: OpenSession
+    evidence: Path  # the directory for what it finds
+    next_block: int | None = None  # None: from the chain's head on
+    _announced: "OrderedDict[Key, Announcement]" = field(default_factory=OrderedDict)
+    _recorded: "OrderedDict[Key, tuple[MemberEntry, Commitment]]" = field(default_factory=OrderedDict)
+
+    def hear(self, announcement: Announcement) -> None:
+        """Takes in an announcement whose signature was verified."""
+        if announcement.session_id == self.opened.session_id:
+            _remember(self._announced, (announcement.peer_id, announcement.round), announcement)
+
+    async def run(self) -> None:
+        """Looks at the chain for ever; while it is out of reach, later."""
+        while True:
+            try:
+                await self.look()
+            except LedgerError as error:
+                log.debug("announcements can't be compared with records: %s", error)
+            await trio.sleep(LOOK_S)
+
+    async def look(self) -> list[Path]:
+        """Reads the records since the last look; the evidence that was saved for new contradictions."""
+        head, members, found = await trio.to_thread.run_sync(self._ask, abandon_on_cancel=True)  # type: ignore[call-arg]
+        for commitment in found:
+            member = members.get(commitment.account)
+            if member is not None:
+                _remember(self._recorded, (peer_id_of(member.peer_key), commitment.round), (member, commitment))
+        self.next_block = head + 1
+        saved = []
+        for key in self._recorded.keys() & self._announced.keys():
+            announced, (member, recorded) = self._announced[key], self._recorded[key]
+            if announced.digest != recorded.update_hash:
+                saved.append(await trio.to_thread.run_sync(self._save, announced, recorded, member))
+            del self._announced[key], self._recorded[key]  # not before: a chain that fails is asked again
+        return saved
+
+    def _ask(self) -> tuple[int, dict[str, MemberEntry], list[Commitment]]:
+        ledger, session_id = self.opened.ledger, self.opened.session_id
+        head = ledger.chain.block_number()
+        first = head if self.next_block is None else self.next_block
+        if first > head:
+            return head, {}, []
+        found = list(commitments(ledger.chain, ledger.address, session_id, first, head))
+        return head, {member.account: member for member in ledger.members(session_id)}, found
+
+    def _save(self, announced: Announcement, recorded: Commitment, member: MemberEntry) -> Path:
+        record = {
+            "transaction": signed_transaction(self.opened.ledger.chain, recorded.tx_hash).hex(),
+            "binding": member.binding.hex(),
+        }
+        self.evidence.mkdir(exist_ok=True, mode=0o700)
+        path = self.evidence / f"contradiction-{member.index}-{announced.round}.json"
+        told = {"kind": "contradiction", "announcement": announcement_json(announced), "record": record}
+        write_atomically(path, json.dumps(told, indent=1).encode())
+        log.warning(
+            "member %d announced another update for round %d than it recorded; evidence: %s",
+            member.index,
+            announced.round,
+            path,
+        )
+        return path
+
+
+def _remember(kept: "OrderedDict[Key, T]", key: Key, thing: T) -> None:
+    kept.setdefault(key, thing)
+    if len(kept) > REMEMBERED:
+        kept.popitem(last=False)
