@@ -1,4 +1,4 @@
-"""Evidence of equivocation, verified offline: two signed announcements of one round, or an announcement and a record."""
+"""Evidence of equivocation, verified offline: two signed words of one member on one round that differ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
