@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from node.home import Home, read_status
+from node.home import Home
 from node.network.addresses import parse_peer_address
 from tests.nodes import PASSPHRASE, REPOSITORY, NodeProcess, make_home, make_session, running
 
@@ -118,22 +118,17 @@ def test_a_node_finds_the_others_through_the_distributed_directory_alone(chain, 
         assert members_seen(meeting.status()) == set()
 
 
-def test_a_node_finds_the_others_through_the_ledger_alone(chain, homes, session_file):
-    opened = make_session(homes[0], chain, session_file, rounds=3, quorum=2)
-    nodes = [NodeProcess(home, session_file, *ALONE, "--publish") for home in homes[:2]]
-    with running(nodes):
-        assert [node.end()[0] for node in nodes] == [0, 0]
-    published = [member.addresses for member in opened.ledger.members(opened.session_id)]
-    assert published == [(parse_peer_address(read_status(home)["addresses"][0]).address,) for home in homes[:2]]
-
-
-def test_the_page_of_metrics_says_what_the_status_says(chain, homes, session_file):
-    make_session(homes[0], chain, session_file, rounds=100_000, quorum=2)
-    first = NodeProcess(homes[0], session_file, *ALONE, "--metrics-port", "0")
+def test_members_meet_through_the_ledger_alone_and_the_page_of_metrics_says_what_the_status_says(
+    chain, homes, session_file
+):
+    opened = make_session(homes[0], chain, session_file, rounds=100_000, quorum=2)
+    first = NodeProcess(homes[0], session_file, *ALONE, "--publish", "--metrics-port", "0")
     with running([first]):
-        second = NodeProcess(homes[1], session_file, *ALONE, "--peers", first.address())
+        at = parse_peer_address(first.address()).address
+        second = NodeProcess(homes[1], session_file, *ALONE)
         with running([second]):
             first.wait_for(lambda status: len(status.get("finished_rounds", [])) >= 2)
+            assert [member.addresses for member in opened.ledger.members(opened.session_id)] == [(at,), ()]
             other = second.wait_for(lambda status: status.get("peer_id"))
             second.signal(signal.SIGTERM)
             assert second.end()[0] == 0
