@@ -11,7 +11,7 @@ import orjson
 import trio
 
 from node.errors import NodeError
-from node.messages import ABSENT, Input, Mix
+from node.messages import ABSENT, Announcement, Input, Mix
 from node.session.balance import Timing
 from node.session.collect import Collector, Delivery, Standing
 from node.session.convergence import Goal, why_end
@@ -58,7 +58,7 @@ class Coordinator:
                 failure = error  # raised below, since a nursery would wrap it
             except trio.Cancelled:
                 with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_S):
-                    await self._announce_end(self.finished + 2, STOPPED, keep=False)  # gives the round up
+                    await self.push.once(await self._announce_end(self.finished + 2, STOPPED, keep=False))
                     await self._farewell()
                 raise
             if failure is None:
@@ -130,7 +130,7 @@ class Coordinator:
         await self.ports.peers.announce(said)
         return read_orders(said.note)
 
-    async def _announce_end(self, round: int, why: str, keep: bool) -> None:
+    async def _announce_end(self, round: int, why: str, keep: bool) -> Announcement:
         """Tells everybody the last model and that it is the last; `keep`: also those who come later."""
         model = await self.aggregator.model()
         said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(Orders(end=why)))
@@ -138,6 +138,7 @@ class Coordinator:
             await self.ports.journal.announced(said)
         self.push.say(said)
         await self.ports.peers.announce(said)
+        return said
 
     async def _snapshot(
         self, round: int, model: Trained, result: Aggregated, timings: tuple[Timing, ...]

@@ -41,6 +41,19 @@ class Push:
                 else:
                     await self._tell_everybody(self._said)
 
+    async def once(self, announcement: Announcement) -> None:
+        """Tells everybody who is connected now, one time: for a node that has to go."""
+        async with trio.open_nursery() as nursery:
+            for peer in self.listeners() & self.peers.connected():
+                nursery.start_soon(self._try, peer, announcement)
+
+    async def _try(self, peer: str, announcement: Announcement) -> bool:
+        try:
+            await self.peers.tell(peer, announcement)
+        except PeerError:
+            return False
+        return True
+
     async def _tell_everybody(self, said: Announcement) -> None:
         told: set[str] = set()
         async with trio.open_nursery() as nursery:
@@ -54,12 +67,7 @@ class Push:
 
     async def _tell(self, peer: str, said: Announcement) -> None:
         for pause in pauses(self.chance):
-            try:
-                await self.peers.tell(peer, said)
-            except PeerError:
-                if peer not in self.peers.connected():
-                    return
-            else:
+            if await self._try(peer, said) or peer not in self.peers.connected():
                 return
             await trio.sleep(pause)
 

@@ -109,9 +109,9 @@ def wait_for_end(nodes: list[DemoNode], case: Case) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--unbalanced-rounds", type=int, default=3)
-    parser.add_argument("--step", type=float, default=0.03, help="seconds that a fast worker sleeps after a step")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--unbalanced-rounds", type=int, default=2)
+    parser.add_argument("--step", type=float, default=0.06, help="seconds that a fast worker sleeps after a step")
     options = parser.parse_args()
     cases = [
         Case("all fast", {}, True, 6, options.rounds),

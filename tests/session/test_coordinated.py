@@ -254,6 +254,20 @@ async def test_a_stopped_coordinator_finishes_the_round_and_ends_the_session_for
     assert all(node.disk.is_closed for node in nodes)
 
 
+async def test_a_coordinator_that_has_to_go_at_once_gives_the_round_up_and_still_tells_everybody(autojump_clock):
+    session = make(2, rounds=1000)
+    session.bus.deaf = True
+    boss, *workers = session.coordinator(), session.worker(1), session.worker(2)
+    async with trio.open_nursery() as nursery:
+        for worker in workers:
+            nursery.start_soon(worker.run)
+        with trio.move_on_after(5.4):
+            await boss.run()
+    for worker in workers:
+        assert "stopped" in worker.life.ended
+        assert worker.life.trainee.model == boss.life.aggregator.content
+
+
 async def test_a_stopped_session_goes_on_when_everybody_starts_again(autojump_clock):
     session = make(2, rounds=8)
     boss, *workers = nodes = [session.coordinator(), session.worker(1), session.worker(2)]
