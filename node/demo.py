@@ -43,6 +43,8 @@ class DemoSettings:
     seed: int = 7
     data_dir: Path | None = None
     timeout_s: float = 600.0
+    round_deadline_s: float = 30.0
+    experiment: bool = False  # whether members may misbehave
     keep: Callable[[str], None] | None = None  # called with the chain's URL before the chain ends
 
 
@@ -133,7 +135,8 @@ def make_session(settings: DemoSettings, creator: DemoNode, passphrase: str, rpc
         seed=settings.seed,
         snapshot_every=settings.snapshot_every,
         cohort=max(1, settings.members - 1),
-        round_deadline_s=30.0,
+        round_deadline_s=settings.round_deadline_s,
+        experiment=settings.experiment,
     )
     content, opened = trio.run(create_session, creator.home, passphrase, wishes)
     (settings.out / "session.toml").write_bytes(content)
@@ -141,15 +144,16 @@ def make_session(settings: DemoSettings, creator: DemoNode, passphrase: str, rpc
 
 
 def start_node(
-    settings: DemoSettings, node: DemoNode, first: DemoNode | None, passphrase: str
+    settings: DemoSettings, node: DemoNode, first: DemoNode | None, passphrase: str, extra: Sequence[str] = ()
 ) -> "subprocess.Popen[bytes]":
-    """The process of a node; all but the first are told where the first listens."""
+    """The process of a node, with `extra` options; all but the first are told where the first listens."""
     command = [sys.executable, "-m", "node", "start", "--home", str(node.home.path), "--threads", "1", "--no-mdns"]
     command += ["--session", str(settings.out / "session.toml"), "--listen", "/ip4/127.0.0.1/tcp/0"]
     if settings.data_dir is not None:
         command += ["--data-dir", str(settings.data_dir)]
     if first is not None:
         command += ["--peers", wait_for_address(first)]
+    command += extra
     environment = {**os.environ, "FL_NODE_PASSPHRASE": passphrase, "OMP_NUM_THREADS": "1"}
     with (node.home.path / "node.log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)

@@ -16,7 +16,7 @@ import trio.from_thread
 from safetensors import SafetensorError
 from torch import Tensor
 
-from node.daemon.misbehavior import Misbehavior
+from node.daemon.misbehavior import Misbehavior, without_own
 from node.errors import HomeError, NodeError, UpdateError
 from node.learning import parameters, trainer, trust
 from node.learning.codecs import Codec
@@ -116,13 +116,14 @@ class TorchLearner:
         payloads: dict[int, Payload] = {other.member: other.payload for other in others} | {self.seat.member: own}
         members = tuple(sorted(payloads))
         stacked = torch.stack([self.decode(payloads[member]) for member in members])
-        if self.misbehavior is not None:
-            self.misbehavior.see(stacked[[member != self.seat.member for member in members]])
         position = members.index(self.seat.member)
-        step = float(torch.linalg.vector_norm(stacked[position] - self.flat))
-        inputs = trust.Inputs(members, tuple(rounds[member] for member in members), position, stacked, step)
+        judged = stacked if self.misbehavior is None else self.misbehavior.judged(stacked, position)
+        step = float(torch.linalg.vector_norm(judged[position] - self.flat))
+        inputs = trust.Inputs(members, tuple(rounds[member] for member in members), position, judged, step)
         judge = Judge(self.learner, self.data.validation)
         self.state, row = learn_row(self.state, inputs, judge, self.settings, self.seat.generator("trust", round))
+        if self.misbehavior is not None:
+            row = without_own(row, position)
         weights = quantise(row)
         self.flat = mix(stacked, weights)
         payload = parameters.encode(self.learner.spec, self.flat)

@@ -52,6 +52,8 @@ def prepare_node(settings: StartSettings) -> Prepared:
         require_experiment(opened, learner, settings.misbehave)
     account = load_keystore(home.keystore, settings.passphrase)
     require_role(opened, str(account.address), settings.role)
+    if settings.misbehave is not None:
+        require_updates(opened, str(account.address), settings.misbehave)
     require_room(opened, str(account.address))
     data_of = share_reader(opened, learner, settings)
     expected = opened.entry.member_count if settings.share is None else settings.share
@@ -63,16 +65,13 @@ def prepare_node(settings: StartSettings) -> Prepared:
     directory = take_seat(settings, opened, identity, account)
     if settings.share is None and directory.own_index != expected:
         data = data_of(worker_number(opened, directory.own_index))
-    misbehavior = None
-    if settings.misbehave is not None:
-        data = poison(settings.misbehave, data, learner.task.classes or 0)
-        misbehavior = Misbehavior(settings.misbehave, learner.initial())
     seat = Seat(opened.session_id, opened.session.seed, directory.own_index)
     flat = learner.initial()
     digest = hashlib.sha256(parameters.encode(learner.spec, flat)).hexdigest()
     trust = TrustSettings(objective=opened.session.objective)
     torch_learner = TorchLearner(learner, data, codec(opened.session.codec), seat, trust, flat)
-    torch_learner.misbehavior = misbehavior
+    if settings.misbehave is not None:
+        misbehave(torch_learner, settings.misbehave)
     matches = digest == opened.session.initial.sha256
     return Prepared(opened, identity, account, directory, torch_learner, matches)
 
@@ -103,6 +102,22 @@ def require_experiment(opened: OpenSession, learner: Learner, attack: str) -> No
             "(its creator says so with `fl-node session create --experiment`)"
         )
     require_attack(attack, learner.task)
+
+
+def misbehave(learner: TorchLearner, attack: str) -> None:
+    """Makes the learner an attacker: poisons its training data, and forges what it sends."""
+    learner.data = poison(attack, learner.data, learner.learner.task.classes or 0)
+    learner.misbehavior = Misbehavior(attack, learner.learner.initial())
+
+
+def require_updates(opened: OpenSession, account: str, attack: str) -> None:
+    """Raises ConfigError if the account coordinates the session: a coordinator sends no updates to forge."""
+    coordinated = opened.session.coordinated
+    if coordinated is not None and coordinated.coordinator.lower() == account.lower():
+        raise ConfigError(
+            f"--misbehave {attack}: account {account} coordinates session {opened.session.name} and sends no updates: "
+            "misbehave as a worker"
+        )
 
 
 def require_role(opened: OpenSession, account: str, role: str | None) -> None:

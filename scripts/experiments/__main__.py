@@ -5,22 +5,27 @@ python -m scripts.experiments run --rows 1 2 3     only these rows' runs: 1, 2, 
 python -m scripts.experiments write                only the document, from whatever runs there are
 python -m scripts.experiments list --rows 4        the command of every run
 python -m scripts.experiments choose               cross-validation of learning rate and prior on held-out training data
+python -m scripts.experiments nodes                five real nodes, one of them an attacker, beside the simulation
 python -m scripts.experiments --quick --docs DIR   a few short runs and every plot, under a minute; not over docs/
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from ledger import LedgerError
 from node.errors import NodeError
 from node.learning.datasets import load_images
+from node.simulation.attacks import ATTACKS
 from node.simulation.results import key
+from node.simulation.run import SHARING
 from node.simulation.sweeps import read_rows
-from scripts.experiments import choose, portraits, quick
+from scripts.experiments import choose, nodes, portraits, quick
 from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, seeded
 from scripts.experiments.commands import command
 from scripts.experiments.document import Findings, write_document
@@ -47,13 +52,18 @@ class Files:
         """The runs on held-out data."""
         return self.folder / "held_out.jsonl"
 
+    @property
+    def nodes(self) -> Path:
+        """The runs of real nodes, and the simulations beside them."""
+        return self.folder / "nodes.jsonl"
+
 
 def main() -> None:
     options = parse()
     torch.set_num_threads(1)
     try:
-        ACTIONS["quick" if options.quick else options.action](options, Files(options.results))
-    except NodeError as error:
+        (quickly if options.quick else ACTIONS[options.action])(options, Files(options.results))
+    except (NodeError, LedgerError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: the same command goes on from here")
@@ -61,12 +71,17 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", nargs="?", choices=["all", "run", "write", "list", "choose"], default="all")
+    parser.add_argument("action", nargs="?", choices=list(ACTIONS), default="all")
     parser.add_argument(
         "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all, the first come first"
     )
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="fewer than 1 to 5 for a first look")
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(nodes.ATTACKS), help="of `nodes`")
+    parser.add_argument("--rounds", type=int, default=nodes.ROUNDS, help="of `nodes`")
+    parser.add_argument(
+        "--sharing", nargs="+", choices=SHARING, default=list(nodes.SHARING), help="of the simulations beside `nodes`"
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--data-dir", type=Path, help="where the data sets lie, if not where `fl-node` finds them")
     parser.add_argument("--results", type=Path, default=Path("runs/experiments"), help="folder of the runs' rows")
@@ -93,6 +108,7 @@ def write(options: argparse.Namespace, files: Files) -> None:
         Results(by_key(read_rows(files.choice)), choose.SEEDS),
         drawn(files.folder, unchanged),
         made_here(files.folder),
+        by_key(read_rows(files.nodes)),
     )
     say(f"wrote {write_document(findings, options.docs or DOCS)}")
 
@@ -113,6 +129,23 @@ def choice(options: argparse.Namespace, files: Files) -> None:
     require_engine(files.folder, options.keep)
     sweep(seeded(choose.choice_cells(options.datasets), choose.SEEDS), options, files.choice)
     print(choose.choice_table(Results(by_key(read_rows(files.choice)), choose.SEEDS), options.datasets))
+
+
+def real_nodes(options: argparse.Namespace, files: Files) -> None:
+    require_data(DATASETS[:1], options.data_dir)
+    require_engine(files.folder, options.keep)
+    cells = [
+        replace(nodes.node_cell(attack, rounds=options.rounds), data_dir=options.data_dir) for attack in options.attacks
+    ]
+    nodes.run_missing(cells, options.sharing, files.nodes)
+    rows = by_key(read_rows(files.nodes))
+    print(nodes.nodes_table(rows, options.attacks, options.rounds))
+    keys = [
+        name
+        for cell in cells
+        for name in (nodes.node_key(cell), *(key(replace(cell, sharing=way)) for way in options.sharing))
+    ]
+    print(json.dumps({"rows": [rows[name] for name in keys]}))
 
 
 def quickly(options: argparse.Namespace, files: Files) -> None:
@@ -147,7 +180,7 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace, Files], None]] = {
     "write": write,
     "list": show,
     "choose": choice,
-    "quick": quickly,
+    "nodes": real_nodes,
 }
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ A line `{{ name }}` of the template stands for a part. Nothing is invented: what
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.experiments import tables
@@ -15,8 +15,9 @@ from scripts.experiments.choose import choice_table
 from scripts.experiments.commands import row_commands
 from scripts.experiments.figures import draw_figures, draw_portrait
 from scripts.experiments.markdown import table
+from scripts.experiments.nodes import nodes_table
 from scripts.experiments.portraits import PORTRAITS, Portrait
-from scripts.experiments.samples import Results
+from scripts.experiments.samples import Results, Row
 
 TEMPLATE = Path(__file__).parent / "templates" / "experiments.md"
 PART = re.compile(r"^\{\{ (\w+) \}\}$", re.MULTILINE)
@@ -34,6 +35,7 @@ class Findings:
     held_out: Results  # of the choice of hyper-parameters
     portraits: Mapping[str, Portrait]
     current: bool = True  # made by the code as it is now
+    nodes: Mapping[str, Row] = field(default_factory=dict)  # of real nodes, and simulations with their settings, by key
 
 
 def write_document(findings: Findings, folder: Path) -> Path:
@@ -78,6 +80,7 @@ def parts(findings: Findings, pictures: Path) -> dict[str, str]:
         "baselines_graphs": by_dataset(results, lambda given, name: tables.baseline_table(given, name, graphs=True)),
         "security": by_dataset(results, tables.security_table),
         "backdoor": tables.backdoor_table(results),
+        "nodes": nodes_table(findings.nodes),
         "figures": figures(results, pictures),
         "portraits": portraits(findings.portraits, pictures),
         "choice": choice_table(findings.held_out, DATASETS),

@@ -187,6 +187,23 @@ def test_misbehaving_in_a_session_that_is_no_experiment(start):
     assert says(start("--misbehave", "sign_flip"), "sign_flip", "no experiment")
 
 
+@pytest.mark.parametrize(
+    ("attack", "words"), [("magic", ("unknown attack 'magic'", "sign_flip")), ("label_flip", ("classes", "pipe-flow"))]
+)
+def test_an_attack_that_can_not_be(run, home, chain, tmp_path, attack, words):
+    path = tmp_path / "experiment.toml"
+    make_session(home, chain, path, experiment=True)
+    started = run("start", "--session", path, "--home", home.path, "--task", f"{TASK}:task", "--misbehave", attack)
+    assert says(started, *words)
+
+
+def test_a_coordinator_that_would_misbehave(run, home, chain, tmp_path):
+    path = tmp_path / "experiment.toml"
+    make_session(home, chain, path, experiment=True, topology="coordinated")
+    started = run("start", "--session", path, "--home", home.path, "--task", f"{TASK}:task", "--misbehave", "ipm")
+    assert says(started, "ipm", "misbehave as a worker")
+
+
 def test_a_home_of_another_session(start, run, home, chain, tmp_path):
     other = tmp_path / "other.toml"
     make_session(home, chain, other)
