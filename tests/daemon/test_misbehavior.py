@@ -16,8 +16,8 @@ from node.messages import WEIGHT_SUM
 from node.session.ports import Contribution
 from node.simulation.attacks import ATTACKS, POISONS, Scene, forge, require_attack
 
-MEMBERS, ATTACKER = 5, 2
-HARMFUL = ["sign_flip", "gaussian", "ipm", "constant", "label_flip", "collusion", "copy"]
+MEMBERS, ATTACKER = 4, 2
+HARMFUL = ["sign_flip", "gaussian", "label_flip", "copy"]
 
 
 def images(share) -> LocalSplit:
@@ -30,7 +30,7 @@ def images(share) -> LocalSplit:
         inputs[range(count), 0, 5, 2 * targets] += 2.0
         return Examples(inputs, targets)
 
-    return LocalSplit(seen(300), seen(120), seen(200))
+    return LocalSplit(seen(150), seen(60), seen(100))
 
 
 task = Task(
@@ -39,7 +39,7 @@ task = Task(
     data=images,
     classes=3,
     learning_rate=0.3,
-    batch_size=30,
+    batch_size=10,
 )
 
 
@@ -73,25 +73,15 @@ def weights_of(mixed, member):
     return {entry.member: entry.weight for entry in mixed[member].inputs}
 
 
-async def attacked(attack, count=6):
-    learners = [learner(member, attack if member == ATTACKER else None) for member in range(MEMBERS)]
-    return learners, await rounds(learners, count)
-
-
+@pytest.mark.real
 @pytest.mark.parametrize("attack", HARMFUL)
-async def test_an_attacker_among_learners_loses_its_weight_and_does_no_harm(attack):
-    _, mixed = await attacked(attack)
+async def test_an_attacker_loses_its_weight_and_goes_on_from_the_honest_members_model(attack):
+    learners = [learner(member, attack if member == ATTACKER else None) for member in range(MEMBERS)]
+    last = (await rounds(learners, 3))[-1]
     honest = [member for member in range(MEMBERS) if member != ATTACKER]
-    assert statistics.fmean(weights_of(mixed[-1], member)[ATTACKER] for member in honest) < WEIGHT_SUM / 100
-    assert min(mixed[-1][member].metrics["test_accuracy"] for member in honest) > 0.97
-
-
-@pytest.mark.parametrize("attack", ATTACKS)
-async def test_an_attacker_goes_on_from_the_honest_members_model(attack):
-    learners, mixed = await attacked(attack, 4)
-    assert weights_of(mixed[-1], ATTACKER)[ATTACKER] == 0
-    assert mixed[-1][ATTACKER].metrics["test_accuracy"] > 0.97
-    assert bool(torch.isfinite(learners[ATTACKER].flat).all())
+    assert statistics.fmean(weights_of(last, member)[ATTACKER] for member in honest) < WEIGHT_SUM / 100
+    assert weights_of(last, ATTACKER)[ATTACKER] == 0
+    assert min(mixed.metrics["test_accuracy"] for mixed in last) > 0.97
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
