@@ -70,7 +70,7 @@ class Home:
 
     @property
     def session_file(self) -> Path:
-        """The session file, if it came from a URL or a CID."""
+        """The session file, as this node started with it."""
         return self.path / "session.toml"
 
     @property
@@ -143,6 +143,12 @@ def bind_home(home: Home, session_id: int, name: str) -> None:
         raise HomeError(
             f"{home.path} belongs to session {known} ({known_name}), not {mine} ({name}): use another --home"
         )
+
+
+def keep_session_file(home: Home, content: bytes) -> None:
+    """Keeps the session file of a home that is bound to its session, for commands that name only the home."""
+    if not home.session_file.is_file() or home.session_file.read_bytes() != content:
+        write_atomically(home.session_file, content)
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o600, durable: bool = True) -> None:

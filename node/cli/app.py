@@ -24,6 +24,7 @@ COMMANDS = {  # in the order of use: name -> module of node.cli, imported when i
     "stop": "homes",
     "history": "ledger_commands",
     "audit": "ledger_commands",
+    "snapshot": "snapshot_commands",
     "simulate": "simulate",
 }
 
@@ -60,6 +61,7 @@ SUMMARIES = {
     "stop": "Stop a running node in an orderly way.",
     "history": "Show a session's records, members and trust from the ledger.",
     "audit": "Check a session's log and replay its mixing steps, without a node or a key.",
+    "snapshot": "List, show, get, pin and release the snapshots that a node keeps in IPFS.",
     "simulate": "Run many virtual members in one process, from the node's own functions.",
 }
 

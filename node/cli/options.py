@@ -1,5 +1,6 @@
 """Options that several commands share. Precedence: flags, environment (`FL_NODE_…`), settings file, defaults."""
 
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,23 @@ def metrics_options(command: F) -> F:
 def split(values: tuple[str, ...]) -> list[str]:
     """Options that may be repeated or hold several values separated by commas or blanks (in the environment)."""
     return [part for value in values for part in value.replace(",", " ").split()]
+
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+class ByteSize(click.ParamType[int]):
+    """A number of bytes, as 500MB, 2GiB or 1000000."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The bytes; fails for anything that is no size, or is none at all."""
+        found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?) *([kmgt]?i?)b?", str(value).strip().lower())
+        size = int(float(found[1]) * UNITS.get(found[2], 0)) if found else 0
+        if size < 1:
+            self.fail(f"{value!r} is no number of bytes: write 500MB, 2GiB or 1000000", param, ctx)
+        return size
 
 
 def sources_option(command: F) -> F:

@@ -16,7 +16,7 @@ from node.daemon.learner import Seat, TorchLearner
 from node.daemon.misbehavior import Misbehavior
 from node.daemon.settings import StartSettings
 from node.errors import ConfigError, HomeError, NetworkError, SessionFileError, StorageError, TaskError
-from node.home import bind_home, open_home
+from node.home import bind_home, keep_session_file, open_home
 from node.learning import parameters, trainer
 from node.learning.builtin_tasks import BUILTIN_TASKS
 from node.learning.codecs import codec
@@ -62,6 +62,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     for address in settings.listen:
         require_free(address)
     bind_home(home, opened.session_id, opened.session.name)
+    keep_session_file(home, opened.content)
     directory = take_seat(settings, opened, identity, account)
     if settings.share is None and directory.own_index != expected:
         data = data_of(worker_number(opened, directory.own_index))

@@ -1,0 +1,330 @@
+"""`fl-node snapshot list|show|get|add|pin|unpin|gc`: what a node keeps in IPFS."""
+
+import hashlib
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import trio
+from rich.table import Table
+
+from ledger import LedgerError
+from node.agreement import open_session
+from node.cli.options import ByteSize, F, home_option, ipfs_option, rpc_option, split
+from node.cli.result import Result, answers, note
+from node.daemon.recorded import Recorded, recorded_snapshots
+from node.errors import ConfigError, NodeError, StorageError
+from node.home import Home, open_home
+from node.network.addresses import parse_peer_address
+from node.network.guest import visiting
+from node.storage import Bounds, Collected, Pin, Retention, Snapshots, describe, expired, export, open_snapshots
+from node.storage import take_inventory as take_inventory_of
+
+T = TypeVar("T")
+PEERS_S = 30.0  # for one batch of blocks from peers
+DEFAULT_LIMIT = "4GiB"
+
+
+@click.group()
+def snapshot() -> None:
+    """List, show, get, pin and release the snapshots that a node keeps in IPFS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where snapshots are looked for, and how large one may be."""
+
+    home: Path
+    ipfs: str | None
+    peers: tuple[str, ...] = ()
+    limit: int = 4 << 30
+
+
+def session_option(command: F) -> F:
+    """`--session`, of which a home that was started has a copy."""
+    return click.option(
+        "--session",
+        "session_path",
+        envvar="FL_NODE_SESSION",
+        help="The session file (default: the one that the home was started with).",
+    )(command)
+
+
+def reach_options(command: F) -> F:
+    """Where to look for a snapshot: home, Kubo, peers."""
+    peers = click.option(
+        "--peers", envvar="FL_NODE_PEERS", multiple=True, help="Multiaddr of a node that may have it; may be repeated."
+    )
+    limit = click.option(
+        "--limit", type=ByteSize(), default=DEFAULT_LIMIT, show_default=True, help="Refuse more bytes than that."
+    )
+    return home_option(ipfs_option(peers(limit(command))))
+
+
+@snapshot.command("list")
+@home_option
+@ipfs_option
+@session_option
+@rpc_option()
+@answers
+def list_(home: Path, ipfs: str | None, session_path: str | None, rpc: str | None) -> Result:
+    """List the snapshots that a home keeps, whether they are whole, and whether the ledger names them.
+
+    \b
+    Example: fl-node snapshot list --home a
+             fl-node snapshot list --home a --session session.toml --rpc http://127.0.0.1:8545
+    """
+    place = open_home(home)
+    recorded = None
+    try:
+        recorded = read_ledger(place, session_path, rpc)
+    except (NodeError, LedgerError) as error:
+        note(f"which of them are recorded is not known: {error}")
+    inventory = run(Place(home, ipfs), take_inventory_of)
+    rows = [
+        {
+            **pin_fields(held.pin),
+            "whole": held.whole,
+            "recorded": None if recorded is None else held.pin.cid in recorded.cids,
+        }
+        for held in inventory.held
+    ]
+    table = Table(header_style="bold", caption_justify="left")
+    table.caption = f"{len(rows)} snapshots, {inventory.size:,} bytes on disk"
+    for name in ("cid", "round", "member", "bytes", "pinned", "whole", "recorded"):
+        table.add_column(name, justify="right" if name in ("round", "member", "bytes") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(_cell(value) for key, value in row.items() if key != "session"))
+    return Result({"snapshots": rows, "bytes": inventory.size}, table)
+
+
+@snapshot.command()
+@click.argument("cid")
+@reach_options
+@answers
+def show(cid: str, **where: Any) -> Result:
+    """Show the files of a snapshot: name, bytes, SHA-256 and CID. Every byte is verified against the CID.
+
+    \b
+    Example: fl-node snapshot show bafybei… --home a
+             fl-node snapshot show bafybei… --peers /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…
+    """
+    place = place_of(**where)
+
+    async def look(snapshots: Snapshots) -> list[dict[str, Any]]:
+        files = []
+        for entry in (await describe(snapshots, cid)).entries:
+            content = await snapshots.read(cid, entry.name, place.limit)
+            digest = hashlib.sha256(content).hexdigest()
+            files.append({"name": entry.name, "bytes": entry.size, "sha256": digest, "cid": entry.cid})
+        return files
+
+    files = run(place, look)
+    table = Table(header_style="bold", caption=cid, caption_justify="left")
+    for name in ("name", "bytes", "sha256", "cid"):
+        table.add_column(name, justify="right" if name == "bytes" else "left", no_wrap=True)
+    for file in files:
+        table.add_row(*(_cell(value) for value in file.values()))
+    return Result({"cid": cid, "files": files}, table)
+
+
+@snapshot.command()
+@click.argument("cid")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Where the files go.")
+@reach_options
+@answers
+def get(cid: str, out: Path, **where: Any) -> Result:
+    """Write the files of a snapshot to a directory, verified; nothing there is overwritten.
+
+    \b
+    Example: fl-node snapshot get bafybei… --home a --out round-5
+             fl-node snapshot get bafybei… --ipfs http://127.0.0.1:5001 --out round-5
+    """
+    place = place_of(**where)
+    paths = run(place, lambda snapshots: export(snapshots, cid, out, place.limit))
+    size = sum(path.stat().st_size for path in paths)
+    fields = {"cid": cid, "files": [str(path) for path in paths], "bytes": size}
+    return Result(fields, "\n".join(f"{path}  {path.stat().st_size:,} bytes" for path in paths))
+
+
+@snapshot.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@home_option
+@ipfs_option
+@answers
+def add(folder: Path, home: Path, ipfs: str | None) -> Result:
+    """Add the files of a folder, as `get` wrote it, and pin them: the CID is the same again.
+
+    \b
+    Example: fl-node snapshot add round-5 --home a
+    """
+    open_home(home)
+    files: dict[str, bytes | Path] = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    cid = run(Place(home, ipfs), lambda snapshots: snapshots.add(files))
+    return Result({"cid": cid, "files": sorted(files)}, f"{cid}  {', '.join(sorted(files))}")
+
+
+@snapshot.command()
+@click.argument("cid")
+@reach_options
+@answers
+def pin(cid: str, **where: Any) -> Result:
+    """Keep a snapshot, fetching what is missing; this also mends a damaged one.
+
+    \b
+    Example: fl-node snapshot pin bafybei… --home a --peers /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…
+    """
+    place = place_of(**where)
+    open_home(place.home)
+
+    async def keep(snapshots: Snapshots) -> Pin:
+        await snapshots.pin(cid)
+        return next(pin for pin in await snapshots.pins() if pin.cid == cid)
+
+    kept = run(place, keep)
+    return Result(pin_fields(kept), f"{kept.cid} is kept, {kept.size:,} bytes")
+
+
+@snapshot.command()
+@click.argument("cid")
+@home_option
+@ipfs_option
+@session_option
+@rpc_option()
+@click.option("--force", is_flag=True, help="Release it although the ledger names it, or could not be asked.")
+@answers
+def unpin(cid: str, home: Path, ipfs: str | None, force: bool, **ledger: str | None) -> Result:
+    """Release a snapshot, so that the next `gc` removes it; one that the ledger names only with --force.
+
+    \b
+    Example: fl-node snapshot unpin bafybei… --home a
+    """
+    recorded = None if force else require_ledger(open_home(home), **ledger)
+
+    async def release(snapshots: Snapshots) -> None:
+        held = next((pin for pin in await snapshots.pins() if pin.cid == cid), None)
+        if held is not None and recorded is not None and recorded.protects(held):
+            raise StorageError(f"the ledger names {cid}: an audit needs it; --force releases it all the same")
+        await snapshots.unpin(cid)
+
+    run(Place(home, ipfs), release)
+    return Result({"cid": cid, "pinned": False}, f"{cid} is released: `fl-node snapshot gc` removes what nobody pins")
+
+
+@snapshot.command()
+@home_option
+@ipfs_option
+@session_option
+@rpc_option()
+@click.option("--keep-last", type=click.IntRange(1), help="Release all but the newest N snapshots of each member.")
+@click.option("--keep-every", type=click.IntRange(1), help="Keep also those of each K-th round, and the newest.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be released.")
+@click.option("--force", is_flag=True, help="Release also what the ledger names; the ledger is not asked.")
+@answers
+def gc(home: Path, ipfs: str | None, dry_run: bool, **choices: Any) -> Result:
+    """Release snapshots by a policy, if one is given, and remove every block that no pin needs.
+
+    What the ledger names stays without --force. A Kubo daemon's own garbage is its user's: run `ipfs repo gc`.
+
+    \b
+    Example: fl-node snapshot gc --home a
+             fl-node snapshot gc --home a --keep-last 3 --keep-every 10 --dry-run
+    """
+    place = open_home(home)
+    last, every, force = choices["keep_last"], choices["keep_every"], choices["force"]
+    policy = Retention(last or 1, every or 0) if last or every else None
+    asks = policy is not None and not force
+    recorded = require_ledger(place, choices["session_path"], choices["rpc"]) if asks else None
+
+    async def clean(snapshots: Snapshots) -> tuple[list[Pin], Collected]:
+        pins = await snapshots.pins()
+        named = recorded.protected(pins) if recorded is not None else ()
+        released = expired(pins, policy, named) if policy is not None else []
+        if dry_run:
+            return released, Collected(0, 0)
+        for one in released:
+            await snapshots.unpin(one.cid)
+        return released, await snapshots.gc() if ipfs is None else Collected(0, 0)
+
+    released, collected = run(Place(home, ipfs), clean)
+    fields = {
+        "dry_run": dry_run,
+        "released": [pin_fields(one) for one in released],
+        "blocks": collected.blocks,
+        "bytes": collected.bytes,
+    }
+    size, word = sum(one.size for one in released), "would be released" if dry_run else "released"
+    text = f"{len(released)} snapshots of {size:,} bytes {word}"
+    if not dry_run:
+        text += f"; {collected.blocks} blocks, {collected.bytes:,} bytes removed"
+    return Result(fields, "\n".join([*(one.cid for one in released), text]))
+
+
+def place_of(home: Path, ipfs: str | None, peers: tuple[str, ...], limit: int) -> Place:
+    """The options of `reach_options` as one value."""
+    return Place(home, ipfs, tuple(str(parse_peer_address(text)) for text in split(peers)), limit)
+
+
+def run(place: Place, work: Callable[[Snapshots], Awaitable[T]]) -> T:
+    """`work` with the snapshots of a place."""
+
+    async def opened() -> T:
+        async with open_place(place) as snapshots:
+            return await work(snapshots)
+
+    return trio.run(opened)
+
+
+@asynccontextmanager
+async def open_place(place: Place) -> AsyncIterator[Snapshots]:
+    """The home's store, a temporary one where there is no home, or Kubo; with peers to ask, if some were named."""
+    if place.ipfs is not None and place.peers:
+        raise ConfigError("--peers are asked by the embedded store, a Kubo daemon finds its own: leave one out")
+    async with AsyncExitStack() as stack:
+        root = place.home
+        if not root.is_dir():
+            root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fl-node-")))
+        fetch = await stack.enter_async_context(visiting(place.peers, PEERS_S)) if place.peers else None
+        bounds = Bounds(snapshot=place.limit)
+        yield await stack.enter_async_context(open_snapshots(root, place.ipfs, fetch, bounds))
+
+
+def read_ledger(home: Home, session_path: str | None, rpc: str | None) -> Recorded:
+    """What the ledger names. Raises NodeError or LedgerError."""
+    if session_path is None and not home.session_file.is_file():
+        raise ConfigError(f"{home.path} has no session file yet: pass --session FILE")
+    return recorded_snapshots(open_session(session_path or home.session_file, rpc))
+
+
+def require_ledger(home: Home, session_path: str | None, rpc: str | None) -> Recorded:
+    """As `read_ledger`; says what to do where the ledger cannot be asked."""
+    try:
+        return read_ledger(home, session_path, rpc)
+    except (NodeError, LedgerError) as error:
+        raise StorageError(f"what the ledger names is not known ({error}): nothing released; or use --force") from error
+
+
+def pin_fields(pin: Pin) -> dict[str, Any]:
+    """A pin for programs."""
+    label = pin.label
+    return {
+        "cid": pin.cid,
+        "session": None if label is None else f"{label.session:016x}",
+        "round": None if label is None else label.round,
+        "member": None if label is None else label.member,
+        "bytes": pin.size,
+        "pinned": datetime.fromtimestamp(pin.at, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    return f"{value:,}" if isinstance(value, int) else str(value)
