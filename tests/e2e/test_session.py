@@ -4,7 +4,9 @@ import json
 import signal
 
 import pytest
+import trio
 
+from node.audit.run import AuditSettings, audit_session
 from node.home import read_status
 from tests.nodes import NodeProcess, make_home, make_session, running, start_all
 
@@ -124,3 +126,8 @@ def test_a_member_that_misbehaves_loses_its_weight(chain, homes, session_file):
         weights = {cell["member"]: cell["weight"] for cell in last["inputs"]}
         assert weights[attacker] < 656  # one in a hundred
         assert last["metrics"]["test_loss"] < 0.05
+    report = trio.run(audit_session, AuditSettings(session_file, chain.url), lambda _line: None).json()
+    assert report["clean"] is True  # the attacker too records what it mixes
+    assert report["steps_replayed"] == 6  # rounds 5 and 6, which have snapshots
+    own = [cell for cell in read_status(homes[2])["finished_rounds"][-1]["inputs"] if cell["member"] == attacker]
+    assert [cell["weight"] for cell in own] == [0]
