@@ -8,6 +8,7 @@ import click
 import trio
 
 from node.cli.options import (
+    ByteSize,
     data_option,
     home_option,
     ipfs_option,
@@ -27,6 +28,7 @@ from node.errors import ConfigError
 from node.home import Home, open_home, write_atomically
 from node.network.addresses import parse_address, parse_peer_address
 from node.sources import Ways, is_remote, read_source
+from node.storage import parse_retention
 
 
 @click.command()
@@ -86,6 +88,24 @@ from node.sources import Ways, is_remote, read_source
     type=click.FloatRange(0, 3600),
     help="Sleep so many seconds after each training step of a coordinated session, as a slow machine would.",
 )
+@click.option(
+    "--keep-snapshots",
+    envvar="FL_NODE_KEEP_SNAPSHOTS",
+    default="all",
+    show_default=True,
+    help="Own snapshots to keep: all, last:N, every:K, or last:N,every:K. No audit can replay a round without them.",
+)
+@click.option(
+    "--snapshot-disk",
+    envvar="FL_NODE_SNAPSHOT_DISK",
+    type=ByteSize(),
+    help="Bytes for snapshots, as 2GiB; a round whose snapshot does not fit has none, with a warning.",
+)
+@click.option(
+    "--older-snapshot",
+    is_flag=True,
+    help="With a home that lost its state: go on from an older snapshot if the newest is not to be had.",
+)
 @click.option("--misbehave", help="Attack the session, if it is an experiment: sign_flip, label_flip, alie, …")
 @click.option(
     "--confirmations",
@@ -125,6 +145,11 @@ def start(
         choices[way] = tuple(str(parse_peer_address(text)) for text in split(choices[way]))
     if not choices["listen"]:
         raise ConfigError("nothing to listen on: pass --listen /ip4/0.0.0.0/tcp/0")
+    choices["keep_snapshots"] = parse_retention(choices["keep_snapshots"])
+    if choices["ipfs"] is not None and choices["snapshot_disk"] is not None:
+        raise ConfigError(
+            "--snapshot-disk is for the embedded store: limit Kubo with Datastore.StorageMax, or leave it out"
+        )
     metrics = None if metrics_port is None else (metrics_host, metrics_port)
     passphrase = read_passphrase(place, passphrase_file)
     file = session_file(place, session_path, ways(choices["ipfs"], choices["peers"]))

@@ -25,6 +25,8 @@ create table if not exists checkpoint (
   only integer primary key check (only = 1), round integer not null, file text not null, sha256 blob not null,
   mix text not null, closed integer not null default 0);
 create table if not exists updates (round integer primary key, sha256 blob not null, size integer not null);
+create table if not exists recorded (
+  only integer primary key check (only = 1), round integer not null, sha256 blob not null);
 create table if not exists announcements (
   round integer primary key, session blob not null, sha256 blob not null, size integer not null, codec text not null,
   peer_id text not null, signature blob not null, note blob not null default x'');
@@ -96,13 +98,18 @@ class Journal:
             raise HomeError(f"the checkpoint {path} is corrupt: restore it, or use another --home")
         return Checkpoint(round, state, mix_of(json.loads(mix)), bool(closed))
 
-    def save_checkpoint(self, mix: Mix, state: bytes) -> None:
-        """Keeps the end of a round; the one before is forgotten."""
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
+        return self._directory
+
+    def save_checkpoint(self, mix: Mix, state: bytes, closed: bool = False) -> None:
+        """Keeps the end of a round; the one before is forgotten. `closed`: no record is to carry its mix any more."""
         name = f"checkpoint-{mix.round}.safetensors"
         write_atomically(self._directory / name, state)
-        row = (mix.round, name, hashlib.sha256(state).digest(), json.dumps(asdict(mix), default=bytes.hex))
+        row = (mix.round, name, hashlib.sha256(state).digest(), json.dumps(asdict(mix), default=bytes.hex), closed)
         with self._transaction() as db:
-            db.execute("insert or replace into checkpoint values (1, ?, ?, ?, ?, 0)", row)
+            db.execute("insert or replace into checkpoint values (1, ?, ?, ?, ?, ?)", row)
         for old in self._directory.glob("checkpoint-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)
@@ -111,6 +118,17 @@ class Journal:
         """Notes that the checkpoint's mix is in a closing record."""
         with self._transaction() as db:
             db.execute("update checkpoint set closed = 1")
+
+    def save_recorded(self, round: int, digest: bytes) -> None:
+        """Notes an update that the ledger has from an earlier disk of this node: it is not recorded again."""
+        with self._transaction() as db:
+            db.execute("insert or replace into recorded values (1, ?, ?)", (round, digest))
+
+    def recorded(self) -> tuple[int, bytes] | None:
+        """(round, SHA-256) of the last update that an earlier disk of this node recorded."""
+        with self._lock:
+            row = self._db.execute("select round, sha256 from recorded").fetchone()
+        return None if row is None else (row[0], row[1])
 
     def payload_path(self, digest: bytes) -> Path:
         """Where a payload of this hash lies, if it does."""

@@ -9,6 +9,7 @@ import trio
 
 from node.config import Coordination
 from node.daemon.averaging import AveragingLearner, WorkingLearner
+from node.daemon.joining import Joining
 from node.daemon.journal import Journal
 from node.daemon.ports import DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared, initial_parameters
@@ -66,6 +67,7 @@ class Outside:
     ipfs: IpfsSnapshots
     snapshots: Snapshots
     board: Board
+    resumed: bool = False  # the home was empty, and goes on from ledger and snapshots
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +159,16 @@ class GossipPart:
 
     async def begin(self) -> None:
         """A node that goes on after a crash needs no quorum: the others may have ended."""
+        outside = self.outside
         self.gossip.finished = (await self.ports.journal.load()).next_round - 1
+        parts = (outside.prepared, outside.journal, outside.snapshots, outside.peers, outside.board)
+        joining = Joining(*parts, self.ears.tell)
         if not self.gossip.finished:
-            await gather_quorum(self.outside, self.ports, self.outside.prepared.opened.session.quorum, self.ears)
-            await initial_parameters(self.outside.prepared, self.outside.snapshots)
+            await gather_quorum(outside, self.ports, outside.prepared.opened.session.quorum, self.ears)
+            await initial_parameters(outside.prepared, outside.snapshots)
+            self.gossip.finished = await joining.late()
+        elif outside.resumed:
+            self.gossip.finished = max(self.gossip.finished, await joining.after_loss(self.gossip.finished + 1))
 
     async def run(self) -> int:
         """The rounds that are left."""

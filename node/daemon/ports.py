@@ -1,7 +1,7 @@
 """The real parts behind the session's ports: network, outbox, disk, IPFS. Each method is one call and a thread."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,7 @@ from node.messages import Announcement, Mix, Traffic
 from node.network.identity import Identity
 from node.network.service import Network
 from node.session.ports import Payload, Progress, Trained
-from node.storage import Label, Snapshots, digest_of
+from node.storage import Label, Retention, Snapshots, digest_of, retain
 
 log = logging.getLogger(__name__)
 SNAPSHOT_S = 30.0
@@ -74,9 +74,12 @@ class LedgerRecords:
 
     recorder: Recorder
     session_id: int
+    before: Callable[[], tuple[int, bytes] | None] = lambda: None  # the last record of an earlier disk, see `resume`
 
     async def commit(self, round: int, digest: bytes, mix: Mix | None) -> None:
         """Puts the record of a round on disk; without the mix, if a closing record before a crash has it already."""
+        if self.before() == (round, digest):
+            return
         if mix is not None and await self.recorder.has_closing(self.session_id, mix.round + 1):
             mix = None
         await self.recorder.add(ledger.Record(self.session_id, round, digest, ledger_mix(mix)))
@@ -160,15 +163,29 @@ class IpfsSnapshots:
     snapshots: Snapshots
     session_id: int
     member: int
+    retention: Retention | None = None  # None: all stay
+    collect: bool = True  # whether what is released is removed from the disk; a shared daemon's is not
 
     async def add(self, round: int, files: Mapping[str, bytes]) -> str | None:
         """The CID of the pinned directory; None, and a warning, where IPFS did not take it in time."""
         try:
             with trio.fail_after(SNAPSHOT_S):
-                return await self.snapshots.add(files, Label(self.session_id, self.member, round))
+                cid = await self.snapshots.add(files, Label(self.session_id, self.member, round))
         except (StorageError, trio.TooSlowError) as error:
             log.warning("round %d has no snapshot: %s", round, error or f"IPFS took over {SNAPSHOT_S:g} s")
-        return None
+            return None
+        await self._release()
+        return cid
+
+    async def _release(self) -> None:
+        """Releases what the operator's policy does not keep, recorded or not."""
+        if self.retention is None:
+            return
+        try:
+            with trio.fail_after(SNAPSHOT_S):
+                await retain(self.snapshots, self.retention, (), self.collect)
+        except (StorageError, trio.TooSlowError) as error:
+            log.warning("old snapshots stay for now: %s", error or f"IPFS took over {SNAPSHOT_S:g} s")
 
 
 @dataclass(frozen=True, slots=True)

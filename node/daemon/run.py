@@ -20,6 +20,7 @@ from node.daemon.parts import Ears, Outside, coordinates, describe_part, forget_
 from node.daemon.ports import Announced, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared, prepare_node
 from node.daemon.recording import Recorder
+from node.daemon.resume import Resumption, patience
 from node.daemon.settings import StartSettings
 from node.daemon.status import Status, keep_writing
 from node.daemon.watching import hear_announcements
@@ -30,7 +31,7 @@ from node.network.metrics_page import metrics_page
 from node.network.service import Network, NetworkSettings, open_network
 from node.session.board import Board
 from node.session.gossip import RoundReport
-from node.storage import BlockStore, FetchBlocks, open_snapshots
+from node.storage import BlockStore, Bounds, FetchBlocks, open_snapshots
 
 log = logging.getLogger(__name__)
 FETCH_S = 30.0  # for one batch of IPFS blocks
@@ -73,16 +74,28 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
                 forget_stop(journal)
             network = await stack.enter_async_context(open_peers(settings, prepared, journal))
             fetch = share_blocks(settings, prepared, network)
-            snapshots = await stack.enter_async_context(open_snapshots(settings.home.path, settings.ipfs, fetch))
+            bounds = Bounds(disk=settings.snapshot_disk)
+            snapshots = await stack.enter_async_context(
+                open_snapshots(settings.home.path, settings.ipfs, fetch, bounds)
+            )
+            wait_s = patience(settings, (*session.peers.bootstrap, *session.peers.trackers))
+            resumed = await Resumption(prepared, journal, snapshots, settings.older_snapshot, wait_s, tell).run()
             outside = Outside(
                 settings,
                 prepared,
                 NetworkPeers(network, prepared.identity),
-                LedgerRecords(recorder, session_id),
+                LedgerRecords(recorder, session_id, journal.recorded),
                 journal,
-                IpfsSnapshots(snapshots, session_id, prepared.directory.own_index),
+                IpfsSnapshots(
+                    snapshots,
+                    session_id,
+                    prepared.directory.own_index,
+                    settings.keep_snapshots,
+                    collect=settings.ipfs is None,
+                ),
                 snapshots,
                 Board(session_id, prepared.directory, window=session.limits.staleness + 2),
+                resumed,
             )
             life = Life(outside, network, recorder, tell)
             life.signals = signals

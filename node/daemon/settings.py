@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.home import Home
+from node.storage import Retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class StartSettings:
     data_dir: Path | None = None
     share: int | None = None  # None: the member's index
     ipfs: str | None = None
+    keep_snapshots: Retention | None = None  # None: all
+    snapshot_disk: int | None = None  # bytes of the embedded store; None: no limit
+    older_snapshot: bool = False  # a home without state may go on from an older snapshot than its newest
     threads: int = 0  # torch threads; 0: all cores but one
     role: str | None = None  # coordinator or worker, if the operator wants to be sure
     throttle_s: float = 0.0  # slept after each training step, to be a slow worker on purpose

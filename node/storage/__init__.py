@@ -8,7 +8,7 @@ from node.storage.inventory import Description, Held, Inventory, describe, expor
 from node.storage.kubo import KuboSnapshots
 from node.storage.opening import open_snapshots
 from node.storage.ports import Bounds, Collected, Entry, FetchBlocks, Label, Pin, Snapshots
-from node.storage.retention import Retained, Retention, expired, retain
+from node.storage.retention import Retained, Retention, expired, parse_retention, retain
 from node.storage.sealed import SealedSnapshots
 from node.storage.sealing import new_session_key
 
@@ -38,6 +38,7 @@ __all__ = [
     "new_session_key",
     "open_grant",
     "open_snapshots",
+    "parse_retention",
     "retain",
     "take_inventory",
 ]

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from node.errors import StorageError
+from node.errors import ConfigError, StorageError
 from node.storage.ports import Collected, Pin, Snapshots
 
 
@@ -24,6 +24,19 @@ class Retention:
             raise StorageError(
                 f"retention last={self.last}, every={self.every}: keep at least 1, every 0 rounds or more"
             )
+
+
+def parse_retention(text: str) -> Retention | None:
+    """`all` (None), `last:N`, `every:K` (and the newest), or both with a comma. ConfigError for anything else."""
+    if text.strip() == "all":
+        return None
+    chosen: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.strip().partition(":")
+        if name not in ("last", "every") or name in chosen or not number.isdecimal() or not 0 < int(number) < 2**31:
+            raise ConfigError(f"snapshots to keep {text!r}: write all, last:N, every:K or last:N,every:K")
+        chosen[name] = int(number)
+    return Retention(chosen.get("last", 1), chosen.get("every", 0), named=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,19 @@ def test_a_closing_record_is_remembered_until_the_next_round(journal):
     assert not journal.checkpoint().closed
 
 
+def test_a_checkpoint_whose_mix_no_record_is_to_carry_is_closed_from_the_start(journal):
+    journal.save_checkpoint(MIX, b"state", closed=True)
+    assert journal.checkpoint().closed
+
+
+def test_what_an_earlier_disk_recorded_survives_the_process(journal, tmp_path):
+    assert journal.recorded() is None
+    journal.save_recorded(4, b"\x02" * 32)
+    again = reopened(journal, tmp_path)
+    assert again.recorded() == (4, b"\x02" * 32)
+    again.close()
+
+
 def test_a_corrupt_checkpoint_is_never_used(journal, tmp_path):
     journal.save_checkpoint(MIX, b"state")
     next(tmp_path.glob("checkpoint-*")).write_bytes(b"other")

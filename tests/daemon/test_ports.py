@@ -19,6 +19,14 @@ def outbox(chain, tmp_path):
     box.close()
 
 
+async def test_what_an_earlier_disk_recorded_is_not_recorded_again(outbox):
+    records = LedgerRecords(Recorder(outbox), 7, lambda: (4, b"\x02" * 32))
+    await records.commit(4, b"\x02" * 32, None)
+    assert outbox.status().pending == 0
+    await records.commit(5, b"\x03" * 32, MIX)
+    assert outbox.status().pending == 1
+
+
 async def test_a_mix_that_a_closing_record_has_is_not_recorded_again(outbox):
     records = LedgerRecords(Recorder(outbox), 7)
     await records.commit(1, b"\x02" * 32, None)

@@ -1,0 +1,127 @@
+"""Where a member begins whom the others are ahead of: one that comes late, or one that lost its disk and went on."""
+
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import trio
+
+from ledger import History, LedgerError
+from node.daemon.journal import Journal
+from node.daemon.ports import NetworkPeers
+from node.daemon.prepare import Prepared
+from node.daemon.resume import Known, Tell, keep_checkpoint, known_snapshots, read_mixed
+from node.errors import StorageError, UpdateError
+from node.learning import parameters
+from node.session.board import Board
+from node.storage import Snapshots
+
+log = logging.getLogger(__name__)
+HEAR_S = 5.0  # for word from those who are connected
+LOOK_S = 0.2
+SNAPSHOT_S = 15.0  # for one snapshot of another member
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """The parts of a node that is about to begin its first round since its disk was empty."""
+
+    prepared: Prepared
+    journal: Journal
+    snapshots: Snapshots
+    peers: NetworkPeers
+    board: Board
+    tell: Tell
+
+    async def late(self) -> int:
+        """The last round that is left out: 0, unless the others would refuse what is made in the first rounds.
+
+        Starts from the newest snapshot of another member that does best on our own validation data.
+        """
+        position = await self.position()
+        if position <= 1 + self.prepared.opened.session.limits.staleness:
+            return 0
+        source = await self._best()
+        await keep_checkpoint(self.journal, position, self.prepared.learner.checkpoint())
+        self.tell(f"the others are in round {position}: taking part from round {position + 1}, starting from {source}")
+        return position
+
+    async def after_loss(self, next_round: int) -> int:
+        """The last round that is left out so that none is announced twice: a lost disk may have known later ones."""
+        position = await self.position()
+        if position < next_round:
+            return 0
+        await keep_checkpoint(self.journal, position, self.prepared.learner.checkpoint())
+        self.tell(
+            f"the others are in round {position}: going on with round {position + 1}, since what this node announced "
+            f"before it lost its state is not known; rounds {next_round} to {position} are left out"
+        )
+        return position
+
+    async def position(self) -> int:
+        """The round that at least half of the connected members have reached; 0 if none says anything."""
+        heard: list[int] = []
+        if self.prepared.directory.count() == 1:
+            return 0
+        with trio.move_on_after(HEAR_S):
+            while True:
+                others = self._others()
+                for peer in sorted(others):
+                    if self.board.newest(others[peer]) is None:
+                        await self.peers.ask(peer)
+                newest = [self.board.newest(member) for member in others.values()]
+                heard = [announcement.round for announcement in newest if announcement is not None]
+                if others and len(heard) == len(others):
+                    break
+                await trio.sleep(LOOK_S)
+        return statistics.median_low(heard) if heard else 0
+
+    def _others(self) -> dict[str, int]:
+        """Peer id and index of the members that are connected."""
+        found = {peer: self.prepared.directory.index_of(peer) for peer in self.peers.connected()}
+        return {peer: member for peer, member in found.items() if member is not None}
+
+    async def _best(self) -> str:
+        """Where the parameters come from that the learner has now."""
+        learner = self.prepared.learner
+        best, source = learner.flat, "the session's initial parameters"
+        loss = await learner.run(self._loss)
+        for known in await self._candidates():
+            try:
+                with trio.fail_after(SNAPSHOT_S):
+                    payload = await read_mixed(self.snapshots, known, learner.learner.spec.payload_size)
+                learner.flat = parameters.decode(learner.learner.spec, payload)
+            except (StorageError, UpdateError, trio.TooSlowError) as error:
+                log.warning("the snapshot of member %d, round %d is left out: %s", known.member, known.round, error)
+                continue
+            seen = await learner.run(self._loss)
+            if seen < loss:
+                best, loss = learner.flat, seen
+                source = f"snapshot {known.cid} of member {known.member}, round {known.round}"
+        learner.flat = best
+        return source
+
+    def _loss(self) -> float:
+        """Of the learner's parameters on its own validation data; a nan is never better than anything."""
+        loss = self.prepared.learner.measure()["validation_loss"]
+        return loss if loss == loss else float("inf")
+
+    async def _candidates(self) -> Sequence[Known]:
+        """The newest snapshot of each other member, newest first, as many as a cohort has."""
+        opened, directory = self.prepared.opened, self.prepared.directory
+
+        def read() -> list[Known]:
+            with History(opened.ledger, opened.session_id) as history:
+                return known_snapshots(history)
+
+        try:
+            known = await trio.to_thread.run_sync(read)
+        except LedgerError as error:
+            log.warning("the ledger names no snapshots now: %s", error)
+            return []
+        newest: dict[int, Known] = {}
+        for one in known:
+            if one.member != directory.own_index and directory.peer_of(one.member) is not None:
+                newest.setdefault(one.member, one)
+        return list(newest.values())[: opened.session.cohort]

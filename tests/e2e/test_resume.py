@@ -1,0 +1,186 @@
+"""A node that lost its disk, and one that comes late: both go on from the ledger and snapshots, real processes all."""
+
+import json
+import shutil
+import signal
+
+import pytest
+from click.testing import CliRunner
+
+from ledger import Devnet, DevnetOptions, History
+from node.agreement import open_session
+from node.cli.app import cli
+from node.home import Home, read_status
+from tests.nodes import NodeProcess, make_home, make_session, running, start_all
+
+pytestmark = pytest.mark.real
+ROUNDS = 100_000
+
+
+def finished(status):
+    return len(status.get("finished_rounds", []))
+
+
+def answer(*arguments):
+    result = CliRunner().invoke(cli, [*map(str, arguments), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.strip().splitlines()[-1])
+
+
+def lose_disk(home):
+    """Only the keys are left."""
+    for path in home.path.iterdir():
+        if path not in (home.identity, home.keystore):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def killed_after(chain, tmp_path, rounds, **wishes):
+    """Two members that recorded some rounds and were killed; their session."""
+    homes = [make_home(tmp_path / name) for name in ("alice", "bob")]
+    session = tmp_path / "session.toml"
+    opened = make_session(homes[0], chain, session, rounds=ROUNDS, quorum=2, members=2, **wishes)
+    nodes = start_all(homes, session, "--stop-timeout", "0")
+    with running(nodes):
+        nodes[1].wait_for(lambda status: status.get("records", {}).get("confirmed", 0) >= rounds)
+        for node in nodes:
+            node.kill()
+    return homes, opened, session
+
+
+def recorded(opened, member):
+    with History(opened.ledger, opened.session_id) as history:
+        assert history.verify() > 0
+        rows = history.records(gas=False)
+    return rows[rows["member"] == member]
+
+
+def goes_on_alone(home, session, rounds=3):
+    """Exit status, answer and log of a node that goes through so many rounds, and is stopped."""
+    node = NodeProcess(home, session, "--no-mdns", "--linger", "0")
+    with running([node]):
+        node.wait_for(lambda status: finished(status) >= rounds)
+        node.signal(signal.SIGTERM)
+        code, answer = node.end()
+    return code, answer, node.log.read_text()
+
+
+def newest_snapshot(rows):
+    known = rows[rows["snapshot"].notna()]
+    return int(known["round"].max()), known.iloc[-1]["snapshot"]
+
+
+def test_an_empty_home_goes_on_from_a_folder_with_the_snapshot_and_no_other_member_alive(chain, tmp_path):
+    homes, opened, session = killed_after(chain, tmp_path, 5, snapshot_every=1)
+    bob = homes[1]
+    member = read_status(bob)["member"]
+    before = recorded(opened, member)
+    round, cid = newest_snapshot(before)
+    answer("snapshot", "get", cid, "--home", bob.path, "--out", tmp_path / "folder")
+    shutil.copytree(bob.path / "ipfs", tmp_path / "bob-before" / "ipfs")
+    lose_disk(bob)
+    node = NodeProcess(bob, session, "--no-mdns")
+    with running([node]):
+        refused = node.end()
+    assert refused[0] == 2
+    assert cid in refused[1]["error"]
+    assert "snapshot add FOLDER" in refused[1]["error"]
+    assert answer("snapshot", "add", tmp_path / "folder", "--home", bob.path)["cid"] == cid
+    code, ended, log = goes_on_alone(bob, session)
+    last = int(before["round"].max())
+    assert (code, ended["records_pending"]) == (0, 0)
+    assert ended["finished_round"] >= last + 2
+    assert "gives the recorded update: nothing is lost" in log
+    after = recorded(opened, member)
+    assert after["round"].tolist() == list(range(1, ended["finished_round"] + 1))
+    assert after["update_hash"].tolist()[: len(before)] == before["update_hash"].tolist()
+    sources = [part for home in (*homes, Home(tmp_path / "bob-before")) for part in ("--ipfs", home.path)]
+    report = answer("audit", "--session", session, *sources)
+    assert report["clean"] is True
+    assert [gap for gap in report["gaps"] if gap["member"] == member] == []
+    assert round == len(before) - 1
+
+
+@pytest.mark.slow
+def test_rounds_without_a_snapshot_are_lost_named_and_never_recorded_twice(chain, tmp_path):
+    homes, opened, session = killed_after(chain, tmp_path, 7, snapshot_every=5)
+    bob = homes[1]
+    member = read_status(bob)["member"]
+    before = recorded(opened, member)
+    last = int(before["round"].max())
+    assert newest_snapshot(before)[0] == 5
+    shutil.copytree(bob.path / "ipfs", tmp_path / "kept")
+    lose_disk(bob)
+    shutil.move(tmp_path / "kept", bob.path / "ipfs")
+    code, ended, log = goes_on_alone(bob, session)
+    assert code == 0
+    assert ended["finished_round"] >= last + 3
+    if last > 6:
+        assert f"going on with round {last + 1} from snapshot" in log
+    after = recorded(opened, member)
+    assert after["round"].tolist() == list(range(1, ended["finished_round"] + 1))
+    report = answer("audit", "--session", session)
+    assert report["clean"] is True
+    lost = [(gap["from"], gap["to"]) for gap in report["gaps"] if gap["member"] == member]
+    assert lost == ([(last, last)] if last > 6 else [])
+
+
+def test_a_late_member_starts_from_a_snapshot_and_takes_part_in_the_next_round(chain, tmp_path):
+    homes = [make_home(tmp_path / name) for name in ("alice", "bob", "carol")]
+    session = tmp_path / "session.toml"
+    opened = make_session(homes[0], chain, session, rounds=ROUNDS, quorum=2, members=3, snapshot_every=1)
+    nodes = start_all(homes[:2], session)
+    with running(nodes):
+        nodes[0].wait_for(lambda status: finished(status) >= 8)
+        peers = [part for node in nodes for part in ("--peers", node.address())]
+        carol = NodeProcess(homes[2], session, "--no-mdns", *peers)
+        nodes.append(carol)
+        first = carol.wait_for(lambda status: status.get("finished_rounds"))[0]
+        used = nodes[0].wait_for(
+            lambda status: [
+                entry["round"]
+                for entry in status["finished_rounds"]
+                if any(cell["member"] == 2 and cell["weight"] for cell in entry["inputs"])
+            ]
+        )
+        carol.wait_for(lambda status: status["records"]["confirmed"] >= 3)
+        for node in nodes:
+            node.signal(signal.SIGTERM)
+        assert [node.end()[0] for node in nodes] == [0, 0, 0]
+    assert first["round"] > 8
+    assert sum(cell["weight"] > 0 for cell in first["inputs"]) >= 2
+    assert used[0] <= first["round"] + 2
+    assert "taking part from round" in carol.log.read_text()
+    assert "starting from snapshot" in carol.log.read_text()
+    assert recorded(opened, 2)["round"].min() == first["round"]
+    report = answer("audit", "--session", session)
+    assert (report["clean"], report["gaps"]) == (True, [])
+
+
+def test_a_member_alone_ends_with_the_same_bits_whether_or_not_it_was_killed_and_lost_its_disk(chain, tmp_path):
+    undisturbed, session = make_home(tmp_path / "undisturbed"), tmp_path / "session.toml"
+    opened = make_session(undisturbed, chain, session, rounds=50, quorum=1, members=1, snapshot_every=1)
+    chain.save(tmp_path / "chain.json")
+    shutil.copytree(undisturbed.path, tmp_path / "disturbed")
+    disturbed = Home(tmp_path / "disturbed")
+    node = NodeProcess(undisturbed, session, "--no-mdns")
+    with running([node]):
+        assert node.end()[0] == 0
+    expected = recorded(opened, 0)
+    with Devnet(DevnetOptions(block_time=0.5, free_gas=True, load=tmp_path / "chain.json")) as other:
+        where = ("--no-mdns", "--rpc", other.url)
+        for rounds in (5, 20):
+            node = NodeProcess(disturbed, session, *where)
+            with running([node]):
+                node.wait_for(lambda status, rounds=rounds: finished(status) >= rounds)
+        shutil.move(disturbed.ipfs, tmp_path / "ipfs")
+        lose_disk(disturbed)
+        shutil.move(tmp_path / "ipfs", disturbed.ipfs)
+        node = NodeProcess(disturbed, session, *where)
+        with running([node]):
+            assert node.end()[0] == 0
+        found = recorded(open_session(session, other.url), 0)
+        report = answer("audit", "--session", session, "--rpc", other.url, "--ipfs", disturbed.path)
+    assert "going on" in node.log.read_text()
+    for column in ("round", "update_hash", "mixed_hash", "snapshot"):
+        assert found[column].tolist() == expected[column].tolist()
+    assert (report["clean"], report["gaps"], report["steps_replayed"]) == (True, [], 50)
