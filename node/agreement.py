@@ -16,6 +16,7 @@ from node.config import (
     Initial,
     Limits,
     Meeting,
+    Privacy,
     Session,
     Shares,
     config_hash,
@@ -85,6 +86,7 @@ class Wishes:
     topology: str = "gossip"
     update: str = "parameters"
     coordination: CoordinationWishes | None = None  # None: the defaults, if the topology needs it
+    privacy: Privacy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
         ledger=Contract(chain_id=ledger.chain.chain_id(), address=ledger.address, rpc=wishes.rpc),
         peers=Meeting(bootstrap=wishes.bootstrap, trackers=wishes.trackers),
         coordinated=coordination(wishes, creator),
+        privacy=wishes.privacy,
     )
 
 
@@ -170,6 +173,11 @@ def coordination(wishes: Wishes, creator: str) -> Coordination | None:
         raise ConfigError(
             f"update {wishes.update!r} of a {wishes.topology} session with the rule {chosen.rule!r}: gradients go with "
             f"--topology coordinated and --rule {' or '.join(sorted(OPTIMIZERS))}, and only with them"
+        )
+    if wishes.privacy is not None and (wishes.update == "gradients" or (coordinated and chosen.rule == "fedprox")):
+        raise ConfigError(
+            f"a privacy budget with update {wishes.update!r} and the rule {chosen.rule!r}: DP-SGD sends parameters and "
+            "has no proximal term; choose --update parameters and another --rule, or leave --epsilon out"
         )
     if not coordinated:
         return None

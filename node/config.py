@@ -109,6 +109,18 @@ class Coordination(_Part):
     convergence: Convergence = Convergence()
 
 
+class Privacy(_Part):
+    """What every member may reveal of each example it trains on (docs/privacy.md)."""
+
+    epsilon: float = Field(gt=0, le=4294, allow_inf_nan=False)  # of a member, over the whole session
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    clip: float = Field(default=1.0, gt=0, le=1e6)  # norm of an example's gradient
+    noise_multiplier: float | None = Field(default=None, gt=0, le=1e6)  # None: so much that all rounds are paid for
+    sample_rate: float | None = Field(default=None, gt=0, le=1)  # None: the task's batch size / the member's examples
+    learning_rate: float | None = Field(default=None, gt=0, le=1e6)  # None: the task's
+    accountant: Literal["prv", "rdp"] = "prv"
+
+
 class Session(_Part):
     """A session's agreement (design: one node, several topologies)."""
 
@@ -135,6 +147,7 @@ class Session(_Part):
     ledger: Contract
     peers: Meeting = Meeting()
     coordinated: Coordination | None = None
+    privacy: Privacy | None = None
 
     @model_validator(mode="after")
     def _topology_is_described(self) -> Self:
@@ -145,6 +158,8 @@ class Session(_Part):
             raise ValueError(
                 'update = "gradients" goes with the rules sgd and adam of a coordinated session, and no other'
             )
+        if self.privacy is not None and (self.update == "gradients" or rule == "fedprox"):
+            raise ValueError(f'a [privacy] table goes with update = "parameters", and not with the rule {rule}')
         return self
 
 

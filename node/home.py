@@ -34,6 +34,11 @@ class Home:
         return self.path / "passphrase"
 
     @property
+    def noise_key(self) -> Path:
+        """The secret of this node's private training, 32 bytes, mode 0600."""
+        return self.path / "noise.key"
+
+    @property
     def settings(self) -> Path:
         """Settings of this node (TOML)."""
         return self.path / "node.toml"

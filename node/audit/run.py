@@ -15,6 +15,7 @@ from ledger import BrokenChain, History, MemberEntry
 from ledger import Step as LedgerStep
 from node.agreement import OpenSession, open_session
 from node.audit.coordinated import MOMENTS, CoordinatedCheck, CoordinatedRules, StepFiles
+from node.audit.privacy import BudgetCheck
 from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
 from node.audit.report import AuditReport, Gap
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
@@ -83,6 +84,7 @@ class _Audit:
         self.spec: ParameterSpec | None = None
         self.updates: dict[tuple[int, int], Update] = {}  # of one step
         self.coordinated: CoordinatedCheck | None = None
+        self.privacy: BudgetCheck | None = None
 
     async def run(self, settings: AuditSettings) -> None:
         """Identities, then every step by round and member."""
@@ -96,6 +98,10 @@ class _Audit:
                     Fault(member.index, 0, "identity", "the libp2p key's signature of the account", found)
                 )
         self.coordinated = self._coordinated_check(members)
+        if budget := self.opened.session.privacy:
+            self.privacy = BudgetCheck(
+                budget.epsilon, None if self.coordinated is None else self.coordinated.rules.coordinator
+            )
         before: dict[int, int] = {}  # member -> its last round so far
         for recorded in self.history.steps((settings.first, settings.last or LARGEST_ROUND)):
             self.tell(f"auditing round {recorded.round}, member {recorded.member}")
@@ -155,6 +161,9 @@ class _Audit:
         return CoordinatedCheck(rules, self.history.update_hash, final)
 
     def _check_row(self, step: Step) -> Fault | None:
+        fault = self.privacy.check(step) if self.privacy is not None else None
+        if fault is not None:
+            return fault
         if self.coordinated is not None:
             return self.coordinated.check_row(step)
         return check_row(step, self.rules, self.history.update_hash)

@@ -26,6 +26,7 @@ COMMANDS = {  # in the order of use: name -> module of node.cli, imported when i
     "audit": "ledger_commands",
     "snapshot": "snapshot_commands",
     "simulate": "simulate",
+    "experiment": "experiment",
 }
 
 
@@ -63,6 +64,7 @@ SUMMARIES = {
     "audit": "Check a session's log and replay its mixing steps, without a node or a key.",
     "snapshot": "List, show, get, pin and release the snapshots that a node keeps in IPFS.",
     "simulate": "Run many virtual members in one process, from the node's own functions.",
+    "experiment": "Measure what the node's parts achieve: privacy against accuracy against epsilon.",
 }
 
 

@@ -12,13 +12,14 @@ from node.agreement import CoordinationWishes, Wishes, create_session, open_sess
 from node.cli.options import home_option, ipfs_option, passphrase_option, rpc_option, sources_option, split, ways
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers
-from node.config import Rule, Session, config_hash
-from node.errors import SessionFileError
+from node.config import Privacy, Rule, Session, config_hash
+from node.errors import ConfigError, SessionFileError
 from node.home import open_home
 from node.network.addresses import parse_peer_address
 from node.sources import session_cid
 
 RULES = get_args(Rule)
+PRIVATE = ("epsilon", "delta", "clip", "noise_multiplier", "sample_rate", "private_learning_rate", "accountant")
 CHOICES = [each.name for each in fields(CoordinationWishes)]  # options of coordinated sessions
 
 
@@ -87,6 +88,28 @@ def session() -> None:
 @click.option("--metric", default="", help="End early by this metric of the coordinator: accuracy or loss.")
 @click.option("--target", type=float, help="End when the metric has reached this value.")
 @click.option("--plateau", default=0, type=click.IntRange(0), help="End after so many rounds without an improvement.")
+@click.option(
+    "--epsilon", type=click.FloatRange(0, 4294, min_open=True),
+    help="Members train by DP-SGD, and spend at most this on an example in all rounds together.",
+)  # fmt: skip
+@click.option(
+    "--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Of the privacy budget, below 1 / examples of a member; default: 1e-5.",
+)  # fmt: skip
+@click.option("--clip", type=click.FloatRange(0, 1e6, min_open=True), help="Norm of an example's gradient; default: 1.")
+@click.option(
+    "--noise-multiplier", type=click.FloatRange(0, 1e6, min_open=True),
+    help="Noise / clipping norm; default: the least that makes the budget last for all rounds.",
+)  # fmt: skip
+@click.option(
+    "--sample-rate", type=click.FloatRange(0, 1, min_open=True),
+    help="Chance of an example to be in a private batch; default: the task's batch size / examples.",
+)  # fmt: skip
+@click.option(
+    "--private-learning-rate", type=click.FloatRange(0, 1e6, min_open=True),
+    help="Of DP-SGD, whose batches should be large and whose gradients are clipped; default: the task's.",
+)  # fmt: skip
+@click.option("--accountant", type=click.Choice(["prv", "rdp"]), help="Opacus' accountant; default: prv.")
 @click.option("--admitted", is_flag=True, help="Only accounts that you admit may join.")
 @click.option("--experiment", is_flag=True, help="Members may misbehave on purpose (fl-node start --misbehave).")
 @click.option("--peers", "bootstrap", multiple=True, help="Addresses where members meet, for the file.")
@@ -100,8 +123,11 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
                  --rpc http://127.0.0.1:8545 --home a --out session.toml
              fl-node session create --task mnist-cnn --topology coordinated --members 8 --quorum 5 \\
                  --rpc http://127.0.0.1:8545 --home boss --out session.toml
+             fl-node session create --task mnist-softmax --rounds 20 --epsilon 3 --delta 1e-5 --sample-rate 0.06 \\
+                 --private-learning-rate 1 --rpc http://127.0.0.1:8545 --home a --out private.toml
     """
     coordination = CoordinationWishes(**{name: choices.pop(name) for name in CHOICES})
+    budget = privacy({name: choices.pop(name) for name in PRIVATE})
     if out.exists():
         raise SessionFileError(f"{out} exists: choose another --out, a session file is never overwritten")
     if not os.access(out.resolve().parent, os.W_OK):
@@ -109,7 +135,7 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
     for way in ("bootstrap", "trackers"):
         choices[way] = tuple(str(parse_peer_address(text)) for text in split(choices[way]))
     place = open_home(home)
-    wishes = Wishes(coordination=coordination, **choices)
+    wishes = Wishes(coordination=coordination, privacy=budget, **choices)
     content, opened = trio.run(create_session, place, read_passphrase(place, passphrase_file), wishes)
     out.write_bytes(content)
     answer = {
@@ -159,6 +185,15 @@ def verify(file: str, rpc: str | None, ipfs: str | None, peers: tuple[str, ...])
     answer |= {"state": opened.entry.state, "members": opened.entry.member_count, "valid": True}
     text = f"{file} is session {opened.session_id:016x}, {opened.entry.state}, {opened.entry.member_count} members"
     return Result(answer, text)
+
+
+def privacy(chosen: dict[str, Any]) -> Privacy | None:
+    """The [privacy] table of these options. ConfigError for some of them without a budget."""
+    given = {name.removeprefix("private_"): value for name, value in chosen.items() if value is not None}
+    if given and "epsilon" not in given:
+        first = next(name for name, value in chosen.items() if value is not None)
+        raise ConfigError(f"--{first.replace('_', '-')} without --epsilon: say how large the privacy budget is")
+    return Privacy(**given) if given else None
 
 
 def summary(session: Session, content: bytes) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from node.config import Aggregation
 from node.daemon.learner import TorchLearner
+from node.daemon.private import PrivateTraining
 from node.errors import HomeError, NodeError
 from node.learning import aggregation, parameters, trainer
 from node.learning.aggregation import Moments
@@ -151,12 +152,17 @@ class WorkingLearner:
         base.flat = parameters.decode(base.learner.spec, content)
         return base.measure() if measure else {}
 
-    async def train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone:
-        """So many steps from the model (0: a full round), fewer if `stop` says so between two of them."""
+    async def train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone | None:
+        """So many steps from the model (0: a full round), fewer if `stop` says so between two of them.
+
+        None where the privacy budget does not pay for the round.
+        """
         return await self.torch_learner.run(self._train, round, steps, stop)
 
-    def _train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone:
+    def _train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone | None:
         base = self.torch_learner
+        if base.private is not None:
+            return self._train_privately(base.private, round, steps, stop)
         full = self.batches or base.learner.task.steps_per_round(len(base.data.train))
         plan = trainer.Plan(min(steps, full) or full, base.seat.generator("train", round))
         between = Interruptions(stop, self._pause, time.monotonic)
@@ -167,6 +173,30 @@ class WorkingLearner:
         trained = base.seal(round, done.flat, {"train_loss": done.loss})
         work = Work(examples=done.examples, steps=done.steps, full=full, training_s=done.seconds)
         return WorkDone(trained, work)
+
+    def _train_privately(
+        self, private: PrivateTraining, round: int, steps: int, stop: Callable[[], bool]
+    ) -> WorkDone | None:
+        def check() -> bool:
+            self._pause()
+            return stop()
+
+        base, began = self.torch_learner, time.monotonic()
+        done = private.train(round, base.flat, steps, check)
+        if done is None:
+            return None
+        metrics = {"train_loss": done.loss, "epsilon": private.spending.epsilon}
+        work = Work(
+            examples=max(1, done.examples),
+            steps=done.steps,
+            full=private.way.steps,
+            training_s=time.monotonic() - began,
+        )
+        return WorkDone(base.seal(round, done.flat, metrics), work)
+
+    def epsilon(self) -> float | None:
+        """Spent so far of a privacy budget; None without one."""
+        return self.torch_learner.epsilon()
 
     def _pause(self) -> None:
         trio.from_thread.check_cancelled()

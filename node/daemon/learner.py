@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from node.daemon.misbehavior import Misbehavior, without_own
+from node.daemon.private import PrivateTraining
 from node.errors import HomeError, NodeError, UpdateError
 from node.learning import parameters, trainer, trust
 from node.learning.codecs import Codec
@@ -58,6 +59,7 @@ class TorchLearner:
     state: trust.TrustState = field(default_factory=trust.TrustState.fresh)
     residual: Tensor | None = None
     misbehavior: Misbehavior | None = None
+    private: PrivateTraining | None = None  # in a session with a privacy budget
     refused_updates: int = 0  # of others: bytes, shapes or numbers that were not what they should be
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
@@ -80,10 +82,23 @@ class TorchLearner:
         return await trio.to_thread.run_sync(work, *arguments, limiter=self._thread)
 
     def _train(self, round: int) -> Trained:
+        if self.private is not None:
+            return self._train_privately(round, self.private)
         steps = self.learner.task.steps_per_round(len(self.data.train))
         plan = trainer.Plan(steps, self.seat.generator("train", round))
         result = trainer.train(self.learner, self.flat, self.data.train, plan, trio.from_thread.check_cancelled)
         return self.seal(round, result.flat, {"train_loss": result.loss})
+
+    def _train_privately(self, round: int, private: PrivateTraining) -> Trained:
+        """Where the budget does not pay for the round: the mixture as it is, which says nothing new of our data."""
+        result = private.train(round, self.flat, 0, trio.from_thread.check_cancelled)
+        if result is None:
+            return self.seal(round, self.flat, {"epsilon": private.spending.epsilon})
+        return self.seal(round, result.flat, {"train_loss": result.loss, "epsilon": private.spending.epsilon})
+
+    def epsilon(self) -> float | None:
+        """Spent so far of a privacy budget; None without one."""
+        return None if self.private is None else self.private.spending.epsilon
 
     def seal(self, round: int, flat: Tensor, metrics: Mapping[str, float]) -> Trained:
         """What was trained as the payload that others get. NodeError if training diverged."""
@@ -133,6 +148,7 @@ class TorchLearner:
             payload,
             hashlib.sha256(payload).digest(),
             self.measure(),
+            self.epsilon(),
         )
 
     def measure(self) -> Mapping[str, float]:

@@ -14,6 +14,7 @@ from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
 from node.daemon.directory import LedgerDirectory, save_seats, seats_of
 from node.daemon.learner import Seat, TorchLearner
 from node.daemon.misbehavior import Misbehavior
+from node.daemon.private import open_private, private_way
 from node.daemon.settings import StartSettings
 from node.errors import ConfigError, HomeError, NetworkError, SessionFileError, StorageError, TaskError
 from node.home import bind_home, keep_session_file, open_home
@@ -59,6 +60,8 @@ def prepare_node(settings: StartSettings) -> Prepared:
     expected = opened.entry.member_count if settings.share is None else settings.share
     data = data_of(worker_number(opened, expected))  # before joining: a missing data set must not cost a membership
     try_one_step(learner, data)
+    privacy = None if coordinates(opened, str(account.address)) else opened.session.privacy
+    way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
     for address in settings.listen:
         require_free(address)
     bind_home(home, opened.session_id, opened.session.name)
@@ -66,6 +69,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     directory = take_seat(settings, opened, identity, account)
     if settings.share is None and directory.own_index != expected:
         data = data_of(worker_number(opened, directory.own_index))
+        way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
     seat = Seat(opened.session_id, opened.session.seed, directory.own_index)
     flat = learner.initial()
     digest = hashlib.sha256(parameters.encode(learner.spec, flat)).hexdigest()
@@ -73,6 +77,10 @@ def prepare_node(settings: StartSettings) -> Prepared:
     torch_learner = TorchLearner(learner, data, codec(opened.session.codec), seat, trust, flat)
     if settings.misbehave is not None:
         misbehave(torch_learner, settings.misbehave)
+    if way is not None:
+        recorded = opened.ledger.head(opened.session_id, str(account.address)).next_round - 1
+        who = f"{opened.session_id}/{directory.own_index}"
+        torch_learner.private = open_private(home, way, torch_learner.data.train, who, recorded)
     matches = digest == opened.session.initial.sha256
     return Prepared(opened, identity, account, directory, torch_learner, matches)
 
@@ -93,6 +101,12 @@ def session_learner(opened: OpenSession, task: str | None) -> Learner:
             f"session's: use the file that the creator of {session.name} used"
         )
     return learner
+
+
+def coordinates(opened: OpenSession, account: str) -> bool:
+    """Whether an account is its session's coordinator."""
+    coordinated = opened.session.coordinated
+    return coordinated is not None and coordinated.coordinator.lower() == account.lower()
 
 
 def require_experiment(opened: OpenSession, learner: Learner, attack: str) -> None:

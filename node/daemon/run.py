@@ -230,5 +230,8 @@ def round_line(report: RoundReport, rounds: int) -> str:
     metrics = ", ".join(
         f"{name.replace('_', ' ')} {report.metrics[name]:.4f}" for name in shown if name in report.metrics
     )
+    if "epsilon" in report.metrics:
+        metrics += f", epsilon {report.metrics['epsilon']:.3f}"
+        metrics += "" if "train_loss" in report.metrics else " (not trained: the budget does not pay for it)"
     present = sum(entry.lag != ABSENT for entry in report.inputs)
     return f"round {report.round} of {rounds}: {metrics}; mixed {present} updates"

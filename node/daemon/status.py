@@ -61,9 +61,14 @@ class Status:
             "peers": self._peers(traffic),
             "refused": {**self._network.standings.refused, "updates": self._prepared.learner.refused_updates},
             "records": asdict(records),
+            **self._privacy(),
             "finished_rounds": self.rounds,
             "updated": time.time(),
         }
+
+    def _privacy(self) -> dict[str, Any]:
+        private = self._prepared.learner.private
+        return {} if private is None else {"privacy": private.as_json()}
 
     def _session(self) -> dict[str, Any]:
         session = self._prepared.opened.session

@@ -94,6 +94,32 @@ def plot_confusion(matrices: Mapping[str, Matrix], path: Path) -> None:
     save(figure, path)
 
 
+def plot_privacy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Writes accuracy and what a membership attack achieves (both in percent, 95 % intervals) by epsilon.
+
+    A row has `epsilon` (None: without privacy, at the right), `accuracy`, `membership_advantage` and its interval.
+    """
+    ordered = sorted(rows, key=lambda row: float("inf") if row["epsilon"] is None else row["epsilon"])
+    names = ["none" if row["epsilon"] is None else f"{row['epsilon']:g}" for row in ordered]
+    places = list(range(len(ordered)))
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained", dpi=DOTS_PER_INCH)
+    left = figure.add_subplot(1, 1, 1)
+    [accuracy] = left.plot(places, [100 * row["accuracy"] for row in ordered], marker="o", label="accuracy")
+    right = left.twinx()
+    found = [100 * row["membership_advantage"] for row in ordered]
+    ends = [[100 * end for end in row["membership_advantage_interval"]] for row in ordered]
+    reach = [[one - low for one, (low, _) in zip(found, ends, strict=True)],
+             [high - one for one, (_, high) in zip(found, ends, strict=True)]]  # fmt: skip
+    attack = right.errorbar(places, found, reach, color="tab:red", marker="s", capsize=4, label="membership advantage")
+    right.axhline(0, color="tab:red", alpha=0.3, linewidth=0.8)
+    left.set(xlabel="epsilon (smaller is more private)", ylabel="test accuracy (%)", title="Privacy against accuracy")
+    left.set_xticks(places, names)
+    right.set_ylabel("advantage of the better attack (%)")
+    left.grid(alpha=0.3)
+    left.legend(handles=[accuracy, attack], fontsize="small", loc="lower right")
+    save(figure, path)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Renders a figure into a PNG file."""
     FigureCanvasAgg(figure).print_png(str(path))

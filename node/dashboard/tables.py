@@ -101,6 +101,15 @@ def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("listening", ", ".join(status.get("addresses", [])) or "–"),
         ("records", f"{records.get('confirmed', 0)} on the chain, {records.get('pending', 0)} waiting"),
     ]
+    if privacy := status.get("privacy"):
+        over = f"; {privacy['refused_rounds']} rounds not trained" if privacy["refused_rounds"] else ""
+        rows.append(
+            (
+                "privacy",
+                f"epsilon {privacy['epsilon']:.3f} of {privacy['budget']:g} spent, delta {privacy['delta']:g}, "
+                f"noise multiplier {privacy['noise_multiplier']:.3f}, sample rate {privacy['sample_rate']:.4f}{over}",
+            )
+        )
     if records.get("last_error"):
         rows.append(("ledger", str(records["last_error"])))
     if status.get("warning"):

@@ -69,9 +69,7 @@ def spent(history: History, budget: Budget) -> float:
     """
     if not history:
         return 0.0
-    from opacus.accountants import create_accountant  # takes seconds to import
-
-    accountant: Any = create_accountant(mechanism=budget.accountant)
+    accountant: Any = _opacus().create_accountant(mechanism=budget.accountant)
     accountant.history = [(r.noise_multiplier, r.sample_rate, r.steps) for r in history]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # RDP: a wider range of orders would give a smaller bound
@@ -96,13 +94,12 @@ def calibrate(budget: Budget, sample_rate: float, steps: int) -> float:
     `steps` are those of the whole session: rounds × steps a round. Raises ConfigError where there is none.
     """
     Release(1.0, sample_rate, steps)
-    from opacus.accountants.utils import get_noise_multiplier
-
+    utils = _opacus().utils
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("error", RuntimeWarning)
         try:
-            multiplier = get_noise_multiplier(
+            multiplier = utils.get_noise_multiplier(
                 target_epsilon=budget.epsilon,
                 target_delta=budget.delta,
                 sample_rate=sample_rate,
@@ -126,6 +123,17 @@ def parse_history(fields: Sequence[Sequence[float]]) -> History:
         return tuple(Release(float(noise), float(rate), int(steps)) for noise, rate, steps in fields)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"privacy history cannot be read ({error}): restore the home directory") from error
+
+
+def _opacus() -> Any:
+    """Opacus' accountants; importing them takes seconds. Raises ConfigError where Opacus is not installed."""
+    try:
+        from opacus import accountants
+        from opacus.accountants import utils
+    except ImportError as error:
+        raise ConfigError(f"a privacy budget needs Opacus ({error}): pip install 'fl-node[privacy]'") from error
+    assert utils is accountants.utils
+    return accountants
 
 
 def _same_mechanism(one: Release, other: Release) -> bool:

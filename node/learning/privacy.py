@@ -124,25 +124,32 @@ def padded(batch: Examples, present: Tensor, rows: int) -> tuple[Examples, Tenso
 
 
 def private_train(
-    learner: Learner, flat: Tensor, data: Examples, plan: PrivatePlan, check: Callable[[], None] = lambda: None
+    learner: Learner,
+    flat: Tensor,
+    data: Examples,
+    plan: PrivatePlan,
+    check: Callable[[], bool | None] = lambda: None,
 ) -> Trained:
     """Parameters after `plan.steps` private steps from `flat`; costs `plan.mechanism.release(plan.steps)`.
 
-    `check` is called before each step and stops training by raising. Raises TaskError when the model and the data do
-    not fit each other. `examples` of the result is the expected number: the true one is not for others' eyes.
+    `check` is called before each step: it stops training by raising, and ends it with what there is by saying True
+    after the first step (which costs as much: whether it ends may depend on the data). Raises TaskError when the model
+    and the data do not fit each other. `examples` of the result is the expected number: the true one is not for
+    others' eyes.
     """
     if len(data) == 0:
         raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
     require_fit(learner, data.rows(torch.arange(1)))
     rate = plan.mechanism.sample_rate
     step = private_step(learner, batch_loss(learner), plan.mechanism, rate * len(data))
-    velocity, total = torch.zeros_like(flat), 0.0
+    velocity, total, done = torch.zeros_like(flat), 0.0, 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(plan.noise.uniforms(1)[0] * 2**53))
         for _ in range(plan.steps):
-            check()
+            if check() and done:
+                break
             batch, present = poisson_batch(data, rate, plan.noise)
             noise = plan.noise.normals(learner.spec.size)
             flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets, present, noise)
-            total += float(loss)
-    return Trained(flat, total / max(1, plan.steps), plan.steps, round(plan.steps * rate * len(data)))
+            total, done = total + float(loss), done + 1
+    return Trained(flat, total / max(1, done), done, round(done * rate * len(data)))

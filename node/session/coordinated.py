@@ -83,8 +83,14 @@ class Trainee(Protocol):
     async def adopt(self, payload: Payload, measure: bool) -> Mapping[str, float]:
         """Makes the model in a float32 payload its own; its metrics on own data, if wanted. UpdateError."""
 
-    async def train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone:
-        """So many steps from the model (0: a full round), fewer if `stop` says so between two of them."""
+    async def train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone | None:
+        """So many steps from the model (0: a full round), fewer if `stop` says so between two of them.
+
+        None where its privacy budget does not pay for the round.
+        """
+
+    def epsilon(self) -> float | None:
+        """Spent so far of a privacy budget; None without one."""
 
 
 class CoordinatedJournal(Protocol):

@@ -127,7 +127,7 @@ class Gossip:
         self.observe("mixing", round)
         mixed = await self.ports.learner.mix(round, trained.payload, contributions)
         snapshot = await self._snapshot(round, trained, mixed)
-        mix = Mix(round, members, complete_row(cohort, mixed, contributions), mixed.digest, snapshot)
+        mix = Mix(round, members, complete_row(cohort, mixed, contributions), mixed.digest, snapshot, mixed.epsilon)
         await self.ports.journal.mixed(mix)
         report = RoundReport(
             round,

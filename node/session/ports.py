@@ -27,6 +27,7 @@ class Mixed:
     payload: bytes
     digest: bytes
     metrics: Mapping[str, float] = field(default_factory=dict)
+    epsilon: float | None = None  # spent so far of a privacy budget
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,7 +227,9 @@ class Worker:
             )
             return
         snapshot = await self._snapshot(sent, payload)
-        self._pending = Mix(sent.round, self.ports.directory.count(), row, model.digest, snapshot)
+        self._pending = Mix(
+            sent.round, self.ports.directory.count(), row, model.digest, snapshot, self.trainee.epsilon()
+        )
         await self.ports.journal.mixed(self._pending)
         traffic = traffic_since(self._before, self.ports.peers.traffic())
         seen = {**sent.trained.metrics, **metrics}
@@ -252,6 +254,10 @@ class Worker:
             nursery.start_soon(self._until_superseded, round, newer.set)
             done = await self.trainee.train(round, orders.steps_of(own), newer.is_set)
             nursery.cancel_scope.cancel()
+        if done is None:
+            self.observe("following without training", round)
+            await self._until_superseded(round, lambda: None)
+            return
         trained_at = trio.current_time()
         late = self._is_superseded(round)
         if self.stopping.is_set() or (late and not self.plan.staleness):

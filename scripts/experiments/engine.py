@@ -14,6 +14,7 @@ ROOMS = ("learning", "simulation")
 # These only report, or are no part of a simulated run.
 ASIDE = {
     "accounting",
+    "exposure",
     "membership",
     "metrics",
     "privacy",

@@ -14,7 +14,7 @@ from eth_account.signers.local import LocalAccount
 from ledger import Chain, Input, Ledger, Membership, Mix, Record, binding_message, deploy, session_id_of
 from node.audit.report import AuditReport
 from node.audit.run import AuditSettings, audit_session
-from node.config import Contract, Initial, Limits, Session, config_hash, format_session
+from node.config import Contract, Initial, Limits, Privacy, Session, config_hash, format_session
 from node.learning import parameters
 from node.learning.mixing import mix
 from node.network.identity import Identity, identity_from_seed
@@ -42,6 +42,7 @@ class Draft:
     snapshot_update: bytes
     snapshot_mixed: bytes
     skipped: bool = False
+    epsilon: float | None = None
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Forgery:
     cohort: int = 2
     change: Callable[[Draft], None] = lambda _draft: None
     spec: parameters.ParameterSpec = SPEC
+    privacy: Privacy | None = None
     bind: Callable[[int, Identity], Identity] = lambda _member, identity: identity  # who signs the binding
     accounts: list[LocalAccount] = field(default_factory=lambda: [Account.create() for _ in range(8)])
 
@@ -91,6 +93,7 @@ class Forgery:
             initial=Initial(cid="bafy", sha256="0" * 64),
             limits=Limits(payload_bytes=self.spec.payload_size),
             ledger=Contract(chain_id=self.chain.chain_id(), address=ledger.address, rpc=self.chain.url),
+            privacy=self.privacy,
         )
         content = format_session(session)
         (self.place / "session.toml").write_bytes(content)
@@ -123,7 +126,7 @@ class Forgery:
                     self.records[member].append(Record(session_id, round, draft.update_hash, pending[member]))
                     files = {"update": draft.snapshot_update, "mixed.safetensors": draft.snapshot_mixed}
                     cid = digest_of(await snapshots.add(files))
-                    pending[member] = Mix(self.members, draft.inputs, draft.mixed_hash, cid)
+                    pending[member] = Mix(self.members, draft.inputs, draft.mixed_hash, cid, draft.epsilon)
         for member, last in enumerate(pending):
             if last is not None:
                 self.records[member].append(Record(session_id, self.rounds + 1, None, last))

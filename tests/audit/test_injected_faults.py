@@ -7,6 +7,7 @@ import torch
 
 from ledger import Devnet, DevnetOptions, Record
 from node.audit.report import Gap
+from node.config import Privacy
 from node.learning import parameters
 from node.learning.parameters import ParameterSpec
 from node.network.identity import identity_from_seed
@@ -112,6 +113,34 @@ def test_a_snapshot_of_another_model_is_found(forge):
     report = forge(at(0, 1, act)).audit()
     assert located(report) == (0, 1, "snapshot")
     assert report.fault_count == 1
+
+
+def spending(*amounts):
+    """What member 1 says it has spent in each round; the others spend evenly."""
+
+    def change(draft):
+        draft.epsilon = amounts[draft.round - 1] if draft.member == 1 else draft.round / 2
+
+    return change
+
+
+def test_epsilons_within_the_budget_are_clean(forge):
+    assert forge(spending(0.5, 0.5, 1.5), privacy=Privacy(epsilon=1.5)).audit().clean
+
+
+@pytest.mark.parametrize(
+    ("amounts", "round", "expected"),
+    [
+        ((0.5, 1.0, 1.500001), 3, "at most 1.5"),
+        ((0.5, 0.4, 1.0), 2, "at least 0.5"),
+        ((0.5, None, 1.0), 2, "the epsilon spent so far"),
+    ],
+)
+def test_an_epsilon_that_cannot_be_is_found(forge, amounts, round, expected):
+    report = forge(spending(*amounts), privacy=Privacy(epsilon=1.5)).audit()
+    assert located(report) == (1, round, "privacy")
+    assert report.fault_count == 1
+    assert expected in report.faults[0].expected
 
 
 def test_a_member_that_skips_two_billion_rounds_fills_no_memory(forge):

@@ -88,13 +88,19 @@ class FakeTrainee:
     step_s: float = 0.05
     model: bytes = b""
     trained: list[tuple[int, int]] = field(default_factory=list)  # (round, steps)
+    affords: int | None = None  # rounds that its privacy budget pays for
+
+    def epsilon(self) -> float | None:
+        return None if self.affords is None else len(self.trained) / 10
 
     async def adopt(self, payload: bytes, measure: bool) -> Mapping[str, float]:
         await trio.lowlevel.checkpoint()
         self.model = bytes(payload)
         return {}
 
-    async def train(self, round: int, steps: int, stop) -> WorkDone:
+    async def train(self, round: int, steps: int, stop) -> WorkDone | None:
+        if self.affords is not None and len(self.trained) >= self.affords:
+            return None
         begun, done = trio.current_time(), 0
         while done < (steps or FULL) and (not done or not stop()):
             await trio.sleep(self.step_s)

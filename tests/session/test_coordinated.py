@@ -51,6 +51,17 @@ async def test_announcements_that_gossip_loses_are_pushed_in_person(autojump_clo
     assert trio.current_time() - before < 4 * 2
 
 
+async def test_a_worker_whose_privacy_budget_is_spent_follows_without_an_update(autojump_clock):
+    session = make(3)
+    boss, *workers = nodes = [session.coordinator(), *(session.worker(i) for i in (1, 2, 3))]
+    workers[2].life.trainee.affords = 2
+    await run_all(nodes)
+    assert [lags(mix)[3] for mix in boss.disk.mixes] == [0, 0, ABSENT, ABSENT]
+    assert [mix.epsilon for mix in workers[2].disk.mixes] == [0.1, 0.2]
+    assert [mix.epsilon for mix in workers[0].disk.mixes] == [None] * 4
+    assert workers[2].life.trainee.model == boss.life.aggregator.content
+
+
 async def test_a_worker_that_never_comes_is_absent_and_not_waited_for(autojump_clock):
     session = make(3)
     nodes = [session.coordinator(), session.worker(1), session.worker(2), session.worker(3)]

@@ -1,0 +1,104 @@
+"""What a member has spent of its privacy budget: on disk before anything that it pays for exists. Knows no tensors."""
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node.errors import ConfigError, HomeError
+from node.home import write_atomically
+from node.learning.accounting import Budget, History, Release, extended, history_fields, parse_history, spent
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Spending:
+    """The account of one member in one session: every release that was paid for, over all restarts."""
+
+    path: Path
+    budget: Budget
+    history: History = ()
+    round: int = 0  # the last one that was looked at
+    epsilon: float = 0.0
+    refused: int = 0  # rounds that were not trained
+    _last: str = ""  # the work that was paid last
+    _beyond: Release | None = field(default=None, repr=False)  # what the rest does not pay for
+
+    @staticmethod
+    def open(path: Path, budget: Budget) -> "Spending":
+        """The account in a file; a fresh one if there is none. HomeError if it is damaged."""
+        try:
+            content = json.loads(path.read_bytes())
+            history, last = parse_history(content["history"]), str(content["last"])
+            round, refused = int(content["round"]), int(content["refused"])
+        except FileNotFoundError:
+            return Spending(path, budget)
+        except (ValueError, KeyError, TypeError, ConfigError) as error:
+            raise HomeError(f"the privacy account {path} is damaged ({error}): restore it from a backup") from error
+        return Spending(path, budget, history, round, spent(history, budget), refused, last)
+
+    def pay(self, round: int, release: Release, work: str) -> bool:
+        """Whether the budget pays for a release; if it does, that is on disk when this returns.
+
+        `work` names all that the outcome depends on. The same work as before gives the same bytes: it is paid already.
+        """
+        if work == self._last:
+            return True
+        self.round = max(self.round, round)
+        if release == self._beyond:
+            self.refused += 1
+            self._write()
+            return False
+        history = extended(self.history, release)
+        epsilon = spent(history, self.budget)
+        if epsilon > self.budget.epsilon:
+            self._beyond, self.refused = release, self.refused + 1
+            log.warning(
+                "round %d is not trained: after it epsilon would be %.3f, the budget is %g (spent: %.3f); "
+                "this node goes on serving and mixing", round, epsilon, self.budget.epsilon, self.epsilon,
+            )  # fmt: skip
+            self._write()
+            return False
+        self.history, self.epsilon, self._last = history, epsilon, work
+        self._write()
+        return True
+
+    def catch_up(self, round: int, release: Release) -> None:
+        """Counts rounds up to `round`, which the ledger has and this disk doesn't, as trained if they were affordable.
+
+        A disk that was lost, or restored from an old backup, has forgotten them; the world has not.
+        """
+        missing = round - self.round
+        if missing <= 0:
+            return
+        low, high = 0, missing  # the most releases that the budget could pay for lies here
+        while low < high:
+            middle = (low + high + 1) // 2
+            if spent(_repeated(self.history, release, middle), self.budget) <= self.budget.epsilon:
+                low = middle
+            else:
+                high = middle - 1
+        self.history, self.round = _repeated(self.history, release, low), round
+        self.epsilon = spent(self.history, self.budget)
+        self._write()
+        log.warning(
+            "the privacy account in %s lacks %d rounds that are on the ledger: epsilon is taken to be %.3f",
+            self.path, missing, self.epsilon,
+        )  # fmt: skip
+
+    def _write(self) -> None:
+        content = {
+            "history": history_fields(self.history),
+            "round": self.round,
+            "refused": self.refused,
+            "last": self._last,
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(self.path, json.dumps(content).encode())
+
+
+def _repeated(history: History, release: Release, times: int) -> History:
+    if not times:
+        return history
+    return extended(history, Release(release.noise_multiplier, release.sample_rate, times * release.steps))
