@@ -1,4 +1,5 @@
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,6 +9,7 @@ from node.config import (
     Coordination,
     Initial,
     Limits,
+    Privacy,
     Session,
     config_hash,
     format_session,
@@ -84,3 +86,42 @@ def test_what_is_wrong_with_a_coordinated_session_is_named(old, new, words):
     assert old in content
     with pytest.raises(SessionFileError, match=words):
         parse_session(content.replace(old, new), "session.toml")
+
+
+def test_a_privacy_budget_survives_its_file():
+    session = SESSION.model_copy(update={"privacy": Privacy(epsilon=3, sample_rate=0.06)})
+    again = parse_session(format_session(session), "file")
+    assert again == session
+    assert again.privacy.noise_multiplier is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "field"),
+    [
+        ({"epsilon": 0}, "privacy.epsilon"),
+        ({"epsilon": float("inf")}, "privacy.epsilon"),
+        ({"epsilon": 5000}, "privacy.epsilon"),
+        ({"epsilon": 1, "delta": 1.0}, "privacy.delta"),
+        ({"epsilon": 1, "clip": 0}, "privacy.clip"),
+        ({"epsilon": 1, "noise_multiplier": 0}, "privacy.noise_multiplier"),
+        ({"epsilon": 1, "sample_rate": 1.5}, "privacy.sample_rate"),
+        ({"epsilon": 1, "accountant": "mine"}, "privacy.accountant"),
+        ({"delta": 1e-5}, "privacy.epsilon"),
+    ],
+)
+def test_a_privacy_budget_that_cannot_be_is_named(budget, field):
+    fields = SESSION.model_dump(mode="json", exclude_none=True) | {"privacy": budget}
+    with pytest.raises(SessionFileError, match=field):
+        parse_session(tomli_w.dumps(fields).encode(), "file")
+
+
+def test_a_privacy_budget_goes_without_gradients_and_fedprox():
+    fields = SESSION.model_dump(mode="json", exclude_none=True) | {
+        "privacy": {"epsilon": 1.0},
+        "topology": "coordinated",
+    }
+    for rule, update in (("fedprox", "parameters"), ("sgd", "gradients")):
+        fields |= {"update": update}
+        fields |= {"coordinated": {"coordinator": "0x" + "ab" * 20, "aggregation": {"rule": rule}}}
+        with pytest.raises(SessionFileError, match=f"not with the rule {rule}"):
+            parse_session(tomli_w.dumps(fields).encode(), "file")

@@ -27,7 +27,7 @@ def experiment() -> None:
 @click.option("--epsilons", default="1,3,8", show_default=True, help="Privacy budgets to compare with none at all.")
 @click.option("--delta", default=1e-5, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True))
 @click.option("--members", default=6, show_default=True, type=click.IntRange(2, 1000))
-@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--shadows", default=16, show_default=True, type=click.IntRange(2), help="Shadow models of the attacker.")
 @click.option("--batch-size", default=400, show_default=True, type=click.IntRange(1), help="Of private members.")
 @click.option(

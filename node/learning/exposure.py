@@ -1,9 +1,9 @@
 """What a curious peer learns from an update, with and without differential privacy: a session in memory, attacked.
 
 The attacker is a peer that has all updates, knows the victim's way of training and which examples come into question:
-the victim's training set (members) and a share that nobody trains on (others; a data set's own test images may be a
-little easier, so they would not do). It attacks the victim's last update; its shadow models start from the mixture that
-the victim started from. Equal weights, full cohorts. Knows no network.
+victims' training sets (members) and examples of the same kind that nobody trains on (others; a data set's own test
+images may be a little easier, so they would not do). It attacks victims' last updates; its shadow models start from the
+mixture that the victims started from. Equal weights, full cohorts. Knows no network.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from torch import Tensor
 from node.errors import ConfigError
 from node.learning import membership, trainer
 from node.learning.accounting import Budget, spent
-from node.learning.membership import Interval, Leak
+from node.learning.membership import Interval, Leak, Scores
 from node.learning.mixing import mix, quantise
 from node.learning.privacy import Mechanism, PrivatePlan, mechanism_for, private_train
 from node.learning.secret_noise import round_noise
@@ -27,6 +27,7 @@ from node.learning.task_files import load_task
 
 Fit = Callable[[Tensor, Examples, str], Tensor]  # (start, data, context) -> parameters after one round
 Tell = Callable[[str], None]
+VICTIMS = 3  # at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Setting:
     task: str = "mnist-softmax"
     data_dir: Path | None = None
     members: int = 6
-    rounds: int = 10
+    rounds: int = 20
     shadows: int = 16
     seed: int = 0
     delta: float = 1e-5
@@ -58,7 +59,7 @@ class Exposure:
     auc_interval: Interval
     epsilon_spent: float | None  # as the accountant says after the last round
     noise_multiplier: float | None
-    update_accuracy: float  # of the victim's last update
+    update_accuracy: float  # of the first member's last update
     loss_threshold: Leak
     shadow_models: Leak
 
@@ -89,25 +90,24 @@ def compare(setting: Setting, epsilons: Sequence[float], tell: Tell = lambda _li
 def expose(
     learner: Learner, splits: Sequence[LocalSplit], epsilon: float | None, setting: Setting, tell: Tell
 ) -> Exposure:
-    """One session, and the attacks on its first member."""
+    """One session, and the attacks on some of its members."""
     name = "without privacy" if epsilon is None else f"epsilon {epsilon:g}"
-    victim = splits[0].train
     mechanism = total = None
     if epsilon is not None:
         task = replace(learner.task, learning_rate=setting.learning_rate, batch_size=setting.batch_size)
         learner = replace(learner, task=task)
         budget = Budget(epsilon, setting.delta, setting.accountant)
-        mechanism = mechanism_for(task, len(victim), budget, setting.rounds, setting.clip)
-        total = spent((mechanism.release(setting.rounds * task.steps_per_round(len(victim))),), budget)
+        mechanism = mechanism_for(task, len(splits[0].train), budget, setting.rounds, setting.clip)
+        total = spent((mechanism.release(setting.rounds * task.steps_per_round(len(splits[0].train))),), budget)
     fit = _fitting(learner, mechanism, setting.seed)
     mixed, weights = learner.initial(), quantise(np.ones(setting.members))
+    tell(f"{name}: {setting.rounds} rounds of {setting.members} members")
     for round in range(1, setting.rounds + 1):
-        tell(f"{name}: round {round} of {setting.rounds}")
         start = mixed
         updates = [fit(start, split.train, f"{i}/{round}") for i, split in enumerate(splits[:-1])]
         mixed = mix(updates, weights)
-    tell(f"{name}: {setting.shadows} shadow models")
-    by_loss, by_shadows = attack(learner, fit, start, updates[0], (victim, splits[-1].train), setting)
+    attacker = Attacker(learner, fit, start, setting)
+    by_loss, by_shadows = attacker.attack(updates, sides(splits, setting), lambda line: tell(f"{name}: {line}"))
     best = max(by_loss, by_shadows, key=lambda leak: leak.advantage)
     clearest = max(by_loss, by_shadows, key=lambda leak: leak.auc)
     seen = [trainer.evaluate(learner, flat, splits[0].test)["accuracy"] for flat in (mixed, updates[0])]
@@ -126,25 +126,68 @@ def expose(
     )
 
 
-def attack(
-    learner: Learner, fit: Fit, start: Tensor, update: Tensor, sides: tuple[Examples, Examples], setting: Setting
-) -> tuple[Leak, Leak]:
-    """The loss-threshold and the shadow-model attack on an update that was trained from `start`.
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The training set of a victim, and as good examples that nobody trained on."""
 
-    `sides` are its training set, and as good examples that it never saw.
+    members: Examples
+    others: Examples
+
+    def pool(self) -> Examples:
+        """Both, members first."""
+        return joined([self.members, self.others])
+
+
+def sides(splits: Sequence[LocalSplit], setting: Setting) -> list[Sides]:
+    """The first few members as victims; what nobody trained on is dealt out to them, so that no example counts twice.
+
+    That is the last split, and the validation data of all, which equal weights make no use of.
     """
-    members, others = sides
-    pool = Examples(torch.cat([members.inputs, others.inputs]), torch.cat([members.targets, others.targets]))
-    generator = np.random.default_rng(setting.seed)
-    inside = membership.random_halves(len(pool), setting.shadows, generator)
-    losses = membership.example_losses(learner, update, pool)
-    models = (
-        fit(start, pool.rows(torch.from_numpy(rows).nonzero()[:, 0]), f"shadow {i}") for i, rows in enumerate(inside)
-    )
-    shadow_losses = np.stack([membership.example_losses(learner, model, pool) for model in models])
-    scores = membership.loss_scores(losses), membership.shadow_scores(losses, shadow_losses, inside)
-    by_loss, by_shadows = (membership.leak(score[: len(members)], score[len(members) :], generator) for score in scores)
-    return by_loss, by_shadows
+    outside = joined([splits[-1].train, *(split.validation for split in splits)])
+    order = torch.from_numpy(np.random.default_rng(setting.seed).permutation(len(outside)))
+    victims = splits[: min(VICTIMS, setting.members)]
+    parts = torch.tensor_split(order, len(victims))
+    return [Sides(victim.train, outside.rows(part)) for victim, part in zip(victims, parts, strict=True)]
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """All of them, in order."""
+    return Examples(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
+
+
+@dataclass(frozen=True, slots=True)
+class Attacker:
+    """Who knows how victims train, and the mixture `start` that their updates were trained from."""
+
+    learner: Learner
+    fit: Fit
+    start: Tensor
+    setting: Setting
+
+    def attack(self, updates: Sequence[Tensor], victims: Sequence[Sides], tell: Tell) -> tuple[Leak, Leak]:
+        """The loss-threshold and the shadow-model attack on the victims' updates, judged together."""
+        generator = np.random.default_rng(self.setting.seed)
+        scores: list[list[Scores]] = [[], [], [], []]  # of members and others by their loss, by shadow models
+        for number, (update, each) in enumerate(zip(updates, victims, strict=False), 1):
+            tell(f"{self.setting.shadows} shadow models, victim {number} of {len(victims)}")
+            pool, count = each.pool(), len(each.members)
+            losses = membership.example_losses(self.learner, update, pool)
+            by_loss = membership.loss_scores(losses)
+            by_shadows = self._shadow_scores(losses, pool, f"{number}", generator)
+            parts = (by_loss[:count], by_loss[count:], by_shadows[:count], by_shadows[count:])
+            for found, part in zip(scores, parts, strict=True):
+                found.append(part)
+        joint = [np.concatenate(found) for found in scores]
+        return membership.leak(joint[0], joint[1], generator), membership.leak(joint[2], joint[3], generator)
+
+    def _shadow_scores(self, losses: Scores, pool: Examples, name: str, generator: np.random.Generator) -> Scores:
+        inside = membership.random_halves(len(pool), self.setting.shadows, generator)
+        shadows = []
+        for number, rows in enumerate(inside):
+            chosen = pool.rows(torch.from_numpy(rows).nonzero()[:, 0])
+            model = self.fit(self.start, chosen, f"shadow {name}/{number}")
+            shadows.append(membership.example_losses(self.learner, model, pool))
+        return membership.shadow_scores(losses, np.stack(shadows), inside)
 
 
 def _fitting(learner: Learner, mechanism: Mechanism | None, seed: int) -> Fit:

@@ -264,3 +264,15 @@ def test_a_codec_that_a_session_cannot_use(run, home, chain, tmp_path, codec):
     wishes = ("--task", "mnist-softmax", "--rpc", chain.url, "--codec", codec)
     result = run("session", "create", *wishes, "--home", home.path, "--out", tmp_path / "s.toml")
     assert says(result, codec, "float32")
+
+
+def test_privacy_options_need_a_budget_and_a_budget_what_it_can_protect(run, home, tmp_path, chain):
+    create = ("session", "create", "--task", f"{TASK}:task", "--rpc", chain.url, "--home", home.path)
+    out = ("--out", tmp_path / "private.toml")
+    says(run(*create, *out, "--delta", "1e-5"), "--delta without --epsilon")
+    says(run(*create, *out, "--private-learning-rate", "1"), "--private-learning-rate without --epsilon")
+    coordinated = ("--topology", "coordinated", "--rule", "fedprox", "--epsilon", "1")
+    says(run(*create, *out, *coordinated), "fedprox", "leave --epsilon out")
+    assert run(*create, *out, "--epsilon", "1", "--delta", "0.01", "--accountant", "rdp").exit_code == 0
+    start = ("start", "--session", tmp_path / "private.toml", "--home", home.path, "--task", f"{TASK}:task")
+    says(run(*start), "delta 0.01", "below 1 / 400")

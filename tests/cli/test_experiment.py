@@ -1,0 +1,77 @@
+"""`fl-node experiment` from the outside, on a task that takes milliseconds."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from node.cli.app import cli
+
+pytestmark = pytest.mark.real
+
+TASK = """
+import torch
+from torch import nn
+from node.learning.task import Examples, LocalSplit, Share, Task
+
+
+def data(share: Share) -> LocalSplit:
+    generator = torch.Generator().manual_seed(100 * share.seed + share.index)
+
+    def some(count):
+        inputs = torch.randn(count, 200, generator=generator)
+        return Examples(inputs, (inputs[:, 0] + torch.randn(count, generator=generator) > 0).long())
+
+    return LocalSplit(some(100), some(100), some(400))
+
+
+task = Task("sides", lambda: nn.Linear(200, 2), data, classes=2, learning_rate=2.0, batch_size=10, local_epochs=4)
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "sides.py"
+    path.write_text(TASK)
+
+    def invoke(*arguments):
+        given = ("--task", f"{path}:task", "--members", 3, "--rounds", 2, "--accountant", "rdp", *arguments)
+        return CliRunner().invoke(cli, ["experiment", "privacy", *map(str, given)])
+
+    return invoke
+
+
+def test_attacks_on_updates_work_without_a_budget_and_fail_with_one(run, tmp_path):
+    plot = tmp_path / "privacy.png"
+    result = run("--epsilons", "1", "--batch-size", 20, "--shadows", 4, "--plot", plot, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.strip().splitlines()[-1])
+    bare, private = found["rows"]
+    assert (bare["epsilon"], bare["epsilon_spent"], bare["noise_multiplier"]) == (None, None, None)
+    assert private["epsilon"] == 1
+    assert 0.98 < private["epsilon_spent"] <= 1
+    assert bare["membership_advantage"] > 0.3  # as many numbers as examples: it remembers
+    assert bare["auc"] > 0.7
+    low, high = private["membership_advantage_interval"]
+    assert low < private["membership_advantage"] < high
+    assert private["membership_advantage"] < bare["membership_advantage_interval"][0]
+    assert bare["accuracy"] > 0.5
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert json.loads(
+        run("--epsilons", "1", "--batch-size", 20, "--shadows", 4, "--json").stdout.strip().splitlines()[-1]
+    )["rows"] == [bare, private]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--epsilons", "1;3"), "numbers with commas"),
+        (("--epsilons", "-1"), "a positive number"),
+        (("--shadows", 3), "shadows in pairs"),
+        (("--plot", "/nowhere/at/all.png"), "is no directory"),
+    ],
+)
+def test_what_cannot_be_is_said_with_a_cure(run, arguments, words):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
