@@ -6,7 +6,7 @@ to.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import trio
@@ -20,7 +20,7 @@ from node.daemon.settings import StartSettings
 from node.errors import ContentMissing, StorageError, UpdateError
 from node.learning import parameters
 from node.learning.aggregation import has_moments
-from node.messages import Mix
+from node.messages import ABSENT, Mix
 from node.storage import Snapshots, directory_cid
 
 MIXED = "mixed.safetensors"
@@ -48,6 +48,7 @@ class Past:
     next_round: int
     committed: bytes | None  # the update of round next_round − 1
     snapshots: tuple[Known, ...]
+    used: Mapping[int, int]  # by member, the newest round of which an update went into a mix of this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,17 @@ def known_snapshots(history: History) -> list[Known]:
     return sorted(known, key=lambda one: one.round, reverse=True)
 
 
+def used_updates(history: History, member: int) -> dict[int, int]:
+    """By member, the newest round of which an update went into a recorded mix of `member`."""
+    used: dict[int, int] = {}
+    for step in history.steps():
+        if step.member == member and step.mix is not None:
+            came = [entry for entry in step.mix.inputs if entry.lag != ABSENT and entry.member != member]
+            for entry in came:
+                used[entry.member] = max(step.round - entry.lag, used.get(entry.member, 0))
+    return used
+
+
 def read_past(opened: OpenSession, account: str, member: int) -> Past | None:
     """What the ledger knows of a member, None before its first record; synchronous. Raises LedgerError."""
     head = opened.ledger.head(opened.session_id, account)
@@ -81,10 +93,11 @@ def read_past(opened: OpenSession, account: str, member: int) -> Past | None:
         if history.rounds() is None:
             return None
         mine = [known for known in known_snapshots(history) if known.member == member]
+        used = used_updates(history, member)
         committed = history.update_hash(member, head.next_round - 1)
     if committed is None and not mine:
         return None
-    return Past(head.next_round, committed, tuple(mine))
+    return Past(head.next_round, committed, tuple(mine), used)
 
 
 async def read_mixed(snapshots: Snapshots, known: Known, limit: int) -> bytes:
@@ -169,7 +182,7 @@ class Resumption:
         base.flat = parameters.decode(base.learner.spec, found.payload)
         if found.round < last and past.committed is not None:
             self.journal.save_recorded(last, past.committed)
-        learner = AveragingLearner(base, rule, session.rounds)
+        learner = AveragingLearner(base, rule, session.rounds, went_in=dict(past.used))  # no update goes in twice
         await keep_checkpoint(self.journal, found.round, learner.checkpoint())
         self.tell(f"going on with round {found.round + 1} from {found.source}: nothing is lost")
 

@@ -3,15 +3,17 @@
 import json
 import shutil
 import signal
+import time
 
 import pytest
 from click.testing import CliRunner
 
 from ledger import Devnet, DevnetOptions, History
-from node.agreement import open_session
+from node.agreement import CoordinationWishes, open_session
 from node.cli.app import cli
 from node.home import Home, read_status
 from tests.nodes import NodeProcess, make_home, make_session, running, start_all
+from tests.storage.conftest import kubo_url  # noqa: F401
 
 pytestmark = pytest.mark.real
 ROUNDS = 100_000
@@ -44,7 +46,17 @@ def killed_after(chain, tmp_path, rounds, **wishes):
         nodes[1].wait_for(lambda status: status.get("records", {}).get("confirmed", 0) >= rounds)
         for node in nodes:
             node.kill()
+    settle(chain)
     return homes, opened, session
+
+
+def settle(chain):
+    """Until what was on its way to the chain has arrived."""
+    connected = chain.connect()
+    until, deadline = connected.block_number() + 3, time.monotonic() + 30
+    while connected.block_number() < until:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def recorded(opened, member):
@@ -54,9 +66,9 @@ def recorded(opened, member):
     return rows[rows["member"] == member]
 
 
-def goes_on_alone(home, session, rounds=3):
+def goes_on_alone(home, session, rounds=3, *arguments):
     """Exit status, answer and log of a node that goes through so many rounds, and is stopped."""
-    node = NodeProcess(home, session, "--no-mdns", "--linger", "0")
+    node = NodeProcess(home, session, "--no-mdns", "--linger", "0", *arguments)
     with running([node]):
         node.wait_for(lambda status: finished(status) >= rounds)
         node.signal(signal.SIGTERM)
@@ -184,3 +196,49 @@ def test_a_member_alone_ends_with_the_same_bits_whether_or_not_it_was_killed_and
     for column in ("round", "update_hash", "mixed_hash", "snapshot"):
         assert found[column].tolist() == expected[column].tolist()
     assert (report["clean"], report["gaps"], report["steps_replayed"]) == (True, [], 50)
+
+
+@pytest.mark.slow
+def test_a_coordinator_and_a_worker_that_lost_their_disks_go_on_with_the_next_round(chain, tmp_path):
+    homes = [make_home(tmp_path / name) for name in ("boss", "alice", "bob")]
+    session = tmp_path / "session.toml"
+    wishes = {"rounds": ROUNDS, "quorum": 2, "members": 2, "snapshot_every": 1}
+    make_session(homes[0], chain, session, topology="coordinated", coordination=CoordinationWishes(), **wishes)
+    nodes = start_all(homes, session)
+    with running(nodes):
+        nodes[0].wait_for(lambda status: finished(status) >= 3)
+        nodes[0].signal(signal.SIGTERM)
+        assert [node.end()[0] for node in nodes] == [0, 0, 0]
+    at = finished(read_status(homes[0]))
+    for home in (homes[0], homes[2]):
+        shutil.copytree(home.ipfs, tmp_path / f"{home.path.name}-ipfs")
+        lose_disk(home)
+        shutil.move(tmp_path / f"{home.path.name}-ipfs", home.ipfs)
+    nodes = start_all(homes, session)
+    with running(nodes):
+        nodes[0].wait_for(lambda status: finished(status) >= 3)
+        nodes[0].signal(signal.SIGTERM)
+        ends = [node.end() for node in nodes]
+    assert [code for code, _ in ends] == [0, 0, 0]
+    assert f"going on with round {at + 1} from snapshot" in nodes[0].log.read_text()
+    assert {answer["finished_round"] for _, answer in ends} == {ends[0][1]["finished_round"]}
+    report = answer("audit", "--session", session)
+    assert (report["clean"], report["gaps"]) == (True, [])
+    assert report["steps_replayed"] == report["steps_total"]
+
+
+@pytest.mark.slow
+def test_an_empty_home_goes_on_from_what_a_kubo_daemon_has(chain, tmp_path, kubo_url):  # noqa: F811
+    alice, session = make_home(tmp_path / "alice"), tmp_path / "session.toml"
+    opened = make_session(alice, chain, session, rounds=ROUNDS, quorum=1, members=1, snapshot_every=1)
+    node = NodeProcess(alice, session, "--no-mdns", "--ipfs", kubo_url)
+    with running([node]):
+        node.wait_for(lambda status: status.get("records", {}).get("confirmed", 0) >= 3)
+    lose_disk(alice)
+    settle(chain)
+    before = recorded(opened, 0)
+    code, ended, log = goes_on_alone(alice, session, 3, "--ipfs", kubo_url)
+    assert code == 0
+    assert ended["finished_round"] >= before["round"].max() + 2
+    assert f"trained again from snapshot {newest_snapshot(before)[1]}" in log
+    assert recorded(opened, 0)["update_hash"].tolist()[: len(before)] == before["update_hash"].tolist()
