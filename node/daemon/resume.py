@@ -145,7 +145,8 @@ class Resumption:
         found = await self._find(past.snapshots)
         learner, last = self.prepared.learner, past.next_round - 1
         learner.flat = parameters.decode(learner.learner.spec, found.payload)
-        if found.round == last - 1 and past.committed is not None:
+        repeatable = learner.private is None  # noise is drawn anew, and would be paid for again
+        if found.round == last - 1 and past.committed is not None and repeatable:
             residual = learner.residual
             trained = await learner.train(last)
             learner.residual = residual
