@@ -23,6 +23,7 @@ class Spending:
     epsilon: float = 0.0
     refused: int = 0  # rounds that were not trained
     _last: str = ""  # the work that was paid last
+    _lost: History = ()  # what a round costs, from the loss of a disk until the next round is paid
     _beyond: Release | None = field(default=None, repr=False)  # what the rest does not pay for
 
     @staticmethod
@@ -31,12 +32,12 @@ class Spending:
         try:
             content = json.loads(path.read_bytes())
             history, last = parse_history(content["history"]), str(content["last"])
-            round, refused = int(content["round"]), int(content["refused"])
+            round, refused, lost = int(content["round"]), int(content["refused"]), parse_history(content["lost"])
         except FileNotFoundError:
             return Spending(path, budget)
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             raise HomeError(f"the privacy account {path} is damaged ({error}): restore it from a backup") from error
-        return Spending(path, budget, history, round, spent(history, budget), refused, last)
+        return Spending(path, budget, history, round, spent(history, budget), refused, last, lost)
 
     def pay(self, round: int, release: Release, work: str) -> bool:
         """Whether the budget pays for a release; if it does, that is on disk when this returns.
@@ -45,6 +46,9 @@ class Spending:
         """
         if work == self._last:
             return True
+        for lost in self._lost:  # rounds may have been revealed whose records never arrived: those before this one
+            self.catch_up(round - 1, lost)
+        self._lost = ()
         self.round = max(self.round, round)
         if release == self._beyond:
             self.refused += 1
@@ -65,7 +69,7 @@ class Spending:
         return True
 
     def catch_up(self, round: int, release: Release) -> None:
-        """Counts rounds up to `round`, which the ledger has and this disk doesn't, as trained if they were affordable.
+        """Counts rounds up to `round` that this disk doesn't know, but the ledger does, as trained if affordable.
 
         A disk that was lost, or restored from an old backup, has forgotten them; the world has not.
         """
@@ -80,10 +84,10 @@ class Spending:
             else:
                 high = middle - 1
         self.history, self.round = _repeated(self.history, release, low), round
-        self.epsilon = spent(self.history, self.budget)
+        self.epsilon, self._lost = spent(self.history, self.budget), (release,)
         self._write()
         log.warning(
-            "the privacy account in %s lacks %d rounds that are on the ledger: epsilon is taken to be %.3f",
+            "the privacy account in %s lacks %d rounds that may have been trained: epsilon is taken to be %.3f",
             self.path, missing, self.epsilon,
         )  # fmt: skip
 
@@ -93,6 +97,7 @@ class Spending:
             "round": self.round,
             "refused": self.refused,
             "last": self._last,
+            "lost": history_fields(self._lost),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(self.path, json.dumps(content).encode())
