@@ -159,8 +159,8 @@ class Resumption:
                 )
                 return
         await keep_checkpoint(self.journal, last, learner.checkpoint())
-        lost = f"rounds {found.round + 1} to {last} are lost" if found.round + 1 < last else f"round {last} is lost"
-        lost = "nothing is lost" if found.round == last else f"what was learned in {lost}"
+        rounds = f"rounds {found.round + 1} to {last}" if found.round + 1 < last else f"round {last}"
+        lost = "nothing is lost" if found.round == last else f"what was learned in {rounds} is lost"
         self.tell(f"going on with round {past.next_round} from {found.source}: {lost}")
 
     async def _as_coordinator(self, past: Past) -> None:
