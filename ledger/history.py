@@ -143,7 +143,7 @@ class History:
         """
         self.follow()
         if self._verified is None or self._verified[0] != self._store.mark:
-            count = verify(self._store, self._members(), self.follow)
+            count = verify(self._store, self._members, self.follow)
             self._verified = self._store.mark, count
         return self._verified[1]
 

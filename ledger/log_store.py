@@ -86,6 +86,10 @@ class LogStore:
                 return head
         raise HistoryError(f"{self.source.chain.url} reorganises faster than its events can be read: try again")
 
+    def stands(self) -> bool:
+        """Whether the chain still has the block up to which events were read."""
+        return self._hash(self.last) == self.mark
+
     def _read_to(self, head: int, mark: str | None, progress: Progress | None) -> bool:
         """Whether the block `head` was the same before and after reading; else nothing is kept."""
         try:

@@ -17,13 +17,14 @@ from ledger.values import MemberEntry, Membership
 _TRIES = 5
 
 
-def verify(store: LogStore, members: Sequence[MemberEntry], follow: Callable[[], int]) -> int:
+def verify(store: LogStore, members: Callable[[], Sequence[MemberEntry]], follow: Callable[[], int]) -> int:
     """The number of records, all of which stand in a chain that ends in its member's slot.
 
     Args:
         store: the events.
-        members: all who joined.
-        follow: reads on to the chain's head, for a node that keeps the state of its newest block only.
+        members: all who joined, as of the last reading.
+        follow: reads on to the chain's head, for a node that keeps the state of its newest block only, and after a
+            reorganisation.
 
     Raises:
         BrokenChain: a record is missing, altered or out of order, or is of nobody who joined.
@@ -31,14 +32,19 @@ def verify(store: LogStore, members: Sequence[MemberEntry], follow: Callable[[],
 
     """
     for _ in range(_TRIES):
-        computed, count = replay(store, members)
+        joined = members()
+        computed, count = replay(store, joined)
         try:
-            found = slots(store, members)
+            found = slots(store, joined)
         except RpcRefused as error:
-            refusal = error
+            refusal = str(error)
             follow()
             continue
-        for member in members:
+        if computed != found and not store.stands():  # slots are asked for by number: a reorganisation came between
+            refusal = "the chain reorganises"
+            follow()
+            continue
+        for member in joined:
             _compare(store, member, computed[member.account], found[member.account])
         return count
     raise HistoryError(f"the slots as of block {store.last} can't be had ({refusal}): ask a node that keeps them")

@@ -10,8 +10,10 @@
     ├── UpdateError          a payload whose bytes, shapes or numbers are not what was promised
     ├── NetworkError         our own side of the network: address, port
     │   └── PeerError        a peer's fault: it never ends the node
+    ├── ProgramError         a mistake in this program, met where its exit status must not be taken for an answer
     └── StorageError         IPFS: the daemon, the embedded store
-        └── ContentMissing   a CID that nobody here can produce
+        ├── ContentMissing   a CID that nobody here can produce
+        └── ContentMalformed a CID whose blocks are not what their author had to write
 
 The ledger has a tree of its own (`ledger.errors.LedgerError`), since it knows nothing of the node.
 """
@@ -63,3 +65,11 @@ class StorageError(NodeError):
 
 class ContentMissing(StorageError):
     """Nobody who was asked has the content of a CID."""
+
+
+class ContentMalformed(StorageError):
+    """Blocks that match their CID, and are none of what its author had to write: proof against whoever named it."""
+
+
+class ProgramError(NodeError):
+    """A mistake in this program, not in what it was given."""

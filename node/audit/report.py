@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.text import Text
 
 from node.audit.replay import Fault, fault_json
 
@@ -39,7 +40,10 @@ class AuditReport:
     seconds: float = 0.0
 
     def blame(self, fault: Fault) -> None:
-        """Adds a fault."""
+        """Adds a fault: one of a kind by member and round, however many steps or files show it."""
+        key = fault.member, fault.round, fault.kind
+        if any(key == (known.member, known.round, known.kind) for known in self.faults):
+            return
         self.fault_count += 1
         if len(self.faults) < LISTED:
             self.faults.append(fault)
@@ -52,8 +56,13 @@ class AuditReport:
 
     @property
     def clean(self) -> bool:
-        """Whether no evidence of wrongdoing was found."""
-        return not self.fault_count
+        """Whether something was checked and no evidence of wrongdoing was found: then the exit status is 0."""
+        return self.checked and not self.fault_count
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 no fault found, 1 evidence of wrongdoing, 2 it could not be checked."""
+        return 1 if self.fault_count else 0 if self.checked else 2
 
     @property
     def checked(self) -> bool:
@@ -96,12 +105,17 @@ class AuditReport:
                 f"FAULT member {fault.member}, round {fault.round}, {fault.kind}: "
                 f"expected {fault.expected}, found {fault.found}"
             )
-        return Group(*lines, self._verdict())
+        return Group(*(Text(printable(line)) for line in (*lines, self._verdict())))
 
     def _verdict(self) -> str:
-        if not self.clean:
+        if self.fault_count:
             return f"{self.fault_count} faults"
         if not self.checked:
             return "could not be checked: no mixing step has its snapshots (say where they are with --ipfs)"
         left = self.steps_total - self.steps_replayed
         return f"no fault found; {left} steps could not be replayed" if left else "clean"
+
+
+def printable(text: str) -> str:
+    """The text without what would steer a terminal: much of it was written by those who are judged."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

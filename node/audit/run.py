@@ -19,6 +19,7 @@ from node.audit.privacy import BudgetCheck
 from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
 from node.audit.report import AuditReport, Gap
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
+from node.errors import ConfigError, ContentMalformed
 from node.learning.codecs import Codec, codec
 from node.learning.parameters import ParameterSpec
 from node.messages import Input, Mix
@@ -49,6 +50,8 @@ async def audit_session(settings: AuditSettings, tell: Callable[[str], None]) ->
 
 async def audit_opened(opened: OpenSession, settings: AuditSettings, tell: Callable[[str], None]) -> AuditReport:
     """The audit of a session that was checked against the ledger already."""
+    if settings.last is not None and settings.first > settings.last:
+        raise ConfigError(f"rounds {settings.first} to {settings.last} are no range: exchange --from and --to")
     started = time.perf_counter()
     report = AuditReport(f"{opened.session_id:016x}")
     limit = opened.session.limits.payload_bytes
@@ -89,6 +92,7 @@ class _Audit:
     async def run(self, settings: AuditSettings) -> None:
         """Identities, then every step by round and member."""
         self.report.records = self.history.verify()
+        self._require_rounds(settings)
         members = self.history.member_entries()
         self.report.members = len(members)
         for member in members:
@@ -110,6 +114,13 @@ class _Audit:
             fault = await self._check(recorded)
             if fault is not None:
                 self.report.blame(fault)
+
+    def _require_rounds(self, settings: AuditSettings) -> None:
+        """An audit of rounds that nobody recorded would find nothing wrong, so it is refused."""
+        known, first, last = self.history.rounds(), settings.first, settings.last or LARGEST_ROUND
+        if known is not None and (first > known[1] or last < known[0]):
+            asked = f"{first} to {settings.last or 'the last'}"
+            raise ConfigError(f"rounds {asked} are not on the ledger: it has {known[0]} to {known[1]}")
 
     def _note_gaps(self, recorded: LedgerStep, before: int | None) -> None:
         member, round = recorded.member, recorded.round
@@ -222,7 +233,15 @@ class _Audit:
     async def _read(self, member: int, round: int, name: str, limit: int | None = None) -> bytes | None:
         """A file of the snapshot that a member recorded of a round, None where there is none."""
         digest = self.history.snapshot(member, round)
-        content = await self.shelf.read(directory_cid(digest), name, limit) if digest else None
+        if digest is None:
+            return None
+        cid = directory_cid(digest)
+        try:
+            content = await self.shelf.read(cid, name, limit)
+        except ContentMalformed as error:
+            expected = f"a file {name} of at most {limit or self.shelf.limit:,} bytes in {cid}"
+            self.report.blame(Fault(member, round, "snapshot", expected, str(error)))
+            return None
         self.report.bytes_read += len(content or b"")
         return content
 

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 import orjson
 
-from node.errors import ConfigError, ContentMissing
-from node.learning.parameters import ParameterSpec
+from node.errors import ConfigError, ContentMalformed, StorageError
+from node.learning.parameters import BYTES_PER_NUMBER, ParameterSpec
 from node.storage import Snapshots, open_snapshots
 
 
@@ -21,11 +21,16 @@ class SnapshotShelf:
     limit: int  # bytes of a file
 
     async def read(self, cid: str, name: str, limit: int | None = None) -> bytes | None:
-        """A file of a snapshot, of at most `limit` bytes; None if no source has it."""
+        """A file of a snapshot, of at most `limit` bytes; None if no source has it, or none answers.
+
+        Raises ContentMalformed where the snapshot's own blocks, checked against their CIDs, hold no such file.
+        """
         for source in self.sources:
             try:
                 return await source.read(cid, name, limit or self.limit)
-            except ContentMissing:
+            except ContentMalformed:
+                raise
+            except StorageError:  # not there, too slow, or a daemon that gives wrong bytes: nobody's proven fault
                 continue
         return None
 
@@ -57,7 +62,14 @@ def spec_of_payload(payload: bytes) -> ParameterSpec | None:
     try:
         entries = orjson.loads(payload[8 : 8 + min(length, len(payload))])
         names = tuple(sorted(entries))
-        shapes = tuple(tuple(int(size) for size in entries[name]["shape"]) for name in names)
-    except (ValueError, KeyError, TypeError):
+        shapes = tuple(tuple(entries[name]["shape"]) for name in names)
+    except (ValueError, LookupError, TypeError):
         return None
-    return ParameterSpec(names, shapes)
+    spec = ParameterSpec(names, shapes)
+    sound = isinstance(entries, dict) and all(_is_shape(shape, len(payload)) for shape in shapes)
+    return spec if sound and spec.size * BYTES_PER_NUMBER <= len(payload) else None
+
+
+def _is_shape(shape: tuple[object, ...], most: int) -> bool:
+    """Whether these are sizes of a tensor that fits into so many bytes; 64 dimensions are torch's limit."""
+    return len(shape) <= 64 and all(type(size) is int and 0 <= size <= most for size in shape)

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import re
 
-from node.errors import StorageError
+from node.errors import ContentMalformed, StorageError
 
 RAW = 0x55
 DAG_PB = 0x70
@@ -52,7 +52,7 @@ def cid_from_bytes(raw: bytes) -> bytes:
     known = len(raw) == CID_BYTES and raw[0] == 1 and raw[1] in (RAW, DAG_PB) and raw[2:4] == _SHA2_256
     if not known:
         shown = raw[:CID_BYTES].hex()
-        raise StorageError(f"CID bytes {shown or '(none)'} are not sha2-256 of raw or dag-pb: {_CURE}")
+        raise ContentMalformed(f"CID bytes {shown or '(none)'} are not sha2-256 of raw or dag-pb: {_CURE}")
     return raw
 
 

@@ -8,7 +8,7 @@ Sources: https://ipld.io/specs/codecs/dag-pb/spec/ and https://specs.ipfs.tech/u
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from node.errors import StorageError
+from node.errors import ContentMalformed
 from node.storage.cid import cid_from_bytes
 
 MAX_BLOCK = 2 << 20  # the specification of bitswap
@@ -56,9 +56,9 @@ def encode_directory() -> bytes:
 
 
 def decode_node(block: bytes) -> tuple[tuple[Link, ...], bytes]:
-    """A node's links and data. Raises StorageError when the block is not a well-formed node."""
+    """A node's links and data. Raises ContentMalformed when the block is not a well-formed node."""
     if len(block) > MAX_BLOCK:
-        raise StorageError(f"dag-pb block has {len(block):,} bytes, at most {MAX_BLOCK:,} are read: refuse the CID")
+        raise ContentMalformed(f"dag-pb block has {len(block):,} bytes, at most {MAX_BLOCK:,} are read: refuse the CID")
     links: list[Link] = []
     data: bytes | None = None
     for number, value in _fields(block):
@@ -72,7 +72,7 @@ def decode_node(block: bytes) -> tuple[tuple[Link, ...], bytes]:
 
 
 def decode_unixfs(data: bytes) -> UnixFs:
-    """The UnixFS message of a node. Raises StorageError when it is malformed."""
+    """The UnixFS message of a node. Raises ContentMalformed when it is malformed."""
     numbers: dict[int, int] = {}
     content = b""
     part_sizes: list[int] = []
@@ -157,5 +157,5 @@ def _read_varint(message: bytes, at: int) -> tuple[int, int]:
     raise _malformed(f"the number at byte {at} is cut off or above 63 bits")
 
 
-def _malformed(what: str) -> StorageError:
-    return StorageError(f"dag-pb block is malformed, {what}: refuse the CID and whoever gave it")
+def _malformed(what: str) -> ContentMalformed:
+    return ContentMalformed(f"dag-pb block is malformed, {what}: refuse the CID and whoever gave it")

@@ -7,7 +7,7 @@ must add up to the size that its root promises, no part may be empty, and the li
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from node.errors import ContentMissing, StorageError
+from node.errors import ContentMalformed, ContentMissing
 from node.storage.cid import DAG_PB, RAW, codec_of, format_cid
 from node.storage.dagpb import DIRECTORY, FILE, MAX_BLOCK, RAW_LEAF, Link, decode_node, decode_unixfs
 
@@ -30,10 +30,10 @@ def links_of(cid: bytes, block: bytes) -> tuple[Link, ...]:
 def directory_links(cid: bytes, get: Get) -> tuple[Link, ...]:
     """The entries of a directory. Raises StorageError (not a directory, malformed) or ContentMissing."""
     if codec_of(cid) != DAG_PB:
-        raise StorageError(f"{format_cid(cid)} is a raw block, not a directory: give the CID of a snapshot")
+        raise ContentMalformed(f"{format_cid(cid)} is a raw block, not a directory: give the CID of a snapshot")
     links, data = decode_node(require(cid, get))
     if decode_unixfs(data).kind != DIRECTORY:
-        raise StorageError(f"{format_cid(cid)} is not a plain directory: give the CID of a snapshot")
+        raise ContentMalformed(f"{format_cid(cid)} is not a plain directory: give the CID of a snapshot")
     return links
 
 
@@ -43,12 +43,12 @@ def entry(cid: bytes, name: str, get: Get) -> Link:
     found = [link for link in links if link.name == name]
     if len(found) != 1:
         names = ", ".join(sorted(link.name for link in links)[:8]) or "nothing"
-        raise StorageError(f"{format_cid(cid)} has {len(found)} files named {name!r}: it holds {names}")
+        raise ContentMalformed(f"{format_cid(cid)} has {len(found)} files named {name!r}: it holds {names}")
     return found[0]
 
 
 def read_file(cid: bytes, get: Get, limit: int) -> Iterator[bytes]:
-    """The file's content, part by part in order. Raises StorageError, before yielding a byte too many."""
+    """The file's content, part by part in order. Raises ContentMalformed, before yielding a byte too many."""
     pending: list[tuple[bytes, int | None, int]] = [(cid, None, 0)]  # CID, size its parent promised, depth
     for _ in range(most_blocks(limit)):
         if not pending:
@@ -57,14 +57,18 @@ def read_file(cid: bytes, get: Get, limit: int) -> Iterator[bytes]:
         part = _open_part(child, require(child, get))
         size = part.size
         if size > limit:
-            raise StorageError(f"{format_cid(cid)} has {size:,} bytes, at most {limit:,} are allowed: raise the limit")
+            raise ContentMalformed(
+                f"{format_cid(cid)} has {size:,} bytes, at most {limit:,} are allowed: raise the limit"
+            )
         if promised not in (None, size) or depth > MAX_DEPTH:
-            raise StorageError(f"{format_cid(cid)} is inconsistent: a part of {size:,} bytes where {promised} were due")
+            raise ContentMalformed(
+                f"{format_cid(cid)} is inconsistent: a part of {size:,} bytes where {promised} were due"
+            )
         if part.content:
             yield part.content
         pending += [(link, part_size, depth + 1) for link, part_size in reversed(part.children)]
     if pending:
-        raise StorageError(f"{format_cid(cid)} is cut into too many parts for {limit:,} bytes: refuse it")
+        raise ContentMalformed(f"{format_cid(cid)} is cut into too many parts for {limit:,} bytes: refuse it")
 
 
 def file_size(cid: bytes, get: Get) -> int:
@@ -91,7 +95,7 @@ class _Part:
 
 def _open_part(cid: bytes, block: bytes) -> _Part:
     if len(block) > MAX_BLOCK:
-        raise StorageError(
+        raise ContentMalformed(
             f"block {format_cid(cid)} has {len(block):,} bytes, at most {MAX_BLOCK:,} are read: refuse it"
         )
     if codec_of(cid) == RAW:
@@ -99,9 +103,11 @@ def _open_part(cid: bytes, block: bytes) -> _Part:
     links, data = decode_node(block)
     message = decode_unixfs(data)
     if message.kind not in (FILE, RAW_LEAF):
-        raise StorageError(f"{format_cid(cid)} is UnixFS type {message.kind}, not a file: name a file in a snapshot")
+        raise ContentMalformed(
+            f"{format_cid(cid)} is UnixFS type {message.kind}, not a file: name a file in a snapshot"
+        )
     sizes = message.part_sizes
     if len(sizes) != len(links) or 0 in sizes or message.size != len(message.data) + sum(sizes):
-        raise StorageError(f"{format_cid(cid)} is inconsistent: its parts do not add up to {message.size:,} bytes")
+        raise ContentMalformed(f"{format_cid(cid)} is inconsistent: its parts do not add up to {message.size:,} bytes")
     children = tuple((link.cid, size) for link, size in zip(links, sizes, strict=True))
     return _Part(message.data, message.size, children)

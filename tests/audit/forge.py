@@ -1,7 +1,7 @@
 """Sessions forged record by record on a real chain, honest but for one thing; no node is involved."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -58,6 +58,7 @@ class Forgery:
     spec: parameters.ParameterSpec = SPEC
     privacy: Privacy | None = None
     bind: Callable[[int, Identity], Identity] = lambda _member, identity: identity  # who signs the binding
+    after_rounds: Callable[[], Awaitable[None]] | None = None  # may change what is to be recorded
     accounts: list[LocalAccount] = field(default_factory=lambda: [Account.create() for _ in range(8)])
 
     def audit(self, *, first: int = 1, last: int | None = None) -> AuditReport:
@@ -75,6 +76,8 @@ class Forgery:
         ledger, session_id = self._session()
         self._join(ledger, session_id)
         trio.run(self._rounds, session_id)
+        if self.after_rounds is not None:
+            trio.run(self.after_rounds)
         for member, records in enumerate(self.records):
             for record in records:
                 ledger.submit(self.accounts[member], record)

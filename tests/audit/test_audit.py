@@ -38,6 +38,7 @@ def test_without_snapshots_a_session_could_not_be_checked(finished_run, tmp_path
     code, report = audit(finished_run, "--ipfs", tmp_path / "empty")
     assert code == 2
     assert report["first_fault"] is None
+    assert report["clean"] is False
     assert (report["steps_total"], report["steps_replayed"]) == (12, 0)
 
 
@@ -45,3 +46,15 @@ def test_a_place_without_snapshots_is_a_clear_error(finished_run, tmp_path):
     code, report = audit(finished_run, "--ipfs", tmp_path)
     assert code == 2
     assert "neither a node's home" in report["error"]
+
+
+def test_a_mistake_of_the_program_convicts_nobody(monkeypatch, tmp_path):
+    monkeypatch.setattr("node.cli.ledger_commands.audit_session", None)
+    result = CliRunner().invoke(cli, ["audit", "--json", "--session", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "fault of this program" in json.loads(result.stdout)["error"]
+
+
+def test_rounds_beyond_any_ledger_are_refused(tmp_path):
+    result = CliRunner().invoke(cli, ["audit", "--session", str(tmp_path), "--to", str(2**63)])
+    assert result.exit_code == 2

@@ -63,3 +63,12 @@ def test_a_file_that_is_no_evidence_is_a_clear_error(tmp_path, content):
     result = CliRunner().invoke(cli, ["audit", "--evidence", str(tmp_path / "file")])
     assert result.exit_code == 2
     assert "no two signed announcements" in result.stderr
+
+
+def test_text_of_the_file_is_shown_as_it_is_and_steers_no_terminal(tmp_path):
+    path = save_evidence(tmp_path, Equivocation(2, announcement(b"1"), announcement(b"2")))
+    path.write_text(path.read_text().replace(MALLORY.peer_id, "[/red]\\u001b[2J"))
+    result = CliRunner().invoke(cli, ["audit", "--evidence", str(path)])
+    assert result.exit_code == 0
+    assert "[/red]" in result.stdout
+    assert "\x1b" not in result.stdout

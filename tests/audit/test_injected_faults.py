@@ -8,9 +8,11 @@ import torch
 from ledger import Devnet, DevnetOptions, Record
 from node.audit.report import Gap
 from node.config import Privacy
+from node.errors import ConfigError
 from node.learning import parameters
 from node.learning.parameters import ParameterSpec
 from node.network.identity import identity_from_seed
+from node.storage import open_snapshots
 from tests.audit.forge import Forgery, sha256, swapped
 
 pytestmark = pytest.mark.real
@@ -175,3 +177,49 @@ def test_a_range_leaves_faults_outside_alone(forge):
     report = forge(at(1, 3, act)).audit(first=1, last=2)
     assert report.clean
     assert report.steps_total == 8
+
+
+@pytest.mark.parametrize(
+    "header", ["[1]", '{"a":{"shape":[' + ",".join(["1e308"] * 15) + "]}}", '{"a":{"shape":"12"}}']
+)
+def test_a_snapshot_whose_header_is_no_models_is_found(forge, header):
+    def act(draft):
+        draft.mixed = draft.snapshot_mixed = len(header).to_bytes(8, "little") + header.encode()
+        draft.mixed_hash = sha256(draft.mixed)
+
+    assert located(forge(at(0, 1, act)).audit()) == (0, 1, "snapshot")
+
+
+def test_a_snapshot_with_too_long_a_file_is_its_members_fault_and_the_audit_goes_on(forge):
+    def act(draft):
+        draft.snapshot_update += b"\0" * 5000
+
+    report = forge(at(0, 2, act), members=3, rounds=3).audit()
+    assert [(fault.member, fault.round, fault.kind) for fault in report.faults] == [(0, 2, "snapshot")]
+    assert "a file update of at most" in report.faults[0].expected
+    assert (report.steps_total, report.steps_replayed) == (9, 6)  # rounds 1 and 3, whole
+
+
+def test_a_snapshot_that_is_no_directory_is_its_members_fault(forge):
+    session = forge()
+    junk = b"\xff\xff is no dag-pb node"
+
+    async def name_junk():
+        async with open_snapshots(session.place) as snapshots:
+            with snapshots.blocks.writing() as put:
+                put(b"\x01\x70\x12\x20" + sha256(junk), junk)
+        record = session.records[1][2]  # of round 3, with the mix of round 2
+        session.records[1][2] = replace(record, mix=replace(record.mix, snapshot=sha256(junk)))
+
+    session.after_rounds = name_junk
+    report = session.audit()
+    assert [(fault.member, fault.round, fault.kind) for fault in report.faults] == [(1, 2, "snapshot")]
+
+
+def test_rounds_that_nobody_recorded_are_a_clear_error(forge):
+    session = forge()
+    session.record()
+    with pytest.raises(ConfigError, match="rounds 90 to the last are not on the ledger: it has 1 to 3"):
+        session.judge(first=90)
+    with pytest.raises(ConfigError, match="rounds 3 to 2 are no range"):
+        session.judge(first=3, last=2)
