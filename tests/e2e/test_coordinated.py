@@ -99,6 +99,7 @@ def test_a_worker_and_the_coordinator_are_killed_and_come_back(chain, homes, ses
     assert rounds[-1]["metrics"]["test_loss"] < 0.05
 
 
+@pytest.mark.slow
 def test_stopping_the_coordinator_ends_the_session_for_everybody(chain, homes, session_file):
     make(homes[0], chain, session_file, rounds=100_000)
     nodes = start_all(homes, session_file)
@@ -112,6 +113,7 @@ def test_stopping_the_coordinator_ends_the_session_for_everybody(chain, homes, s
     assert audit(session_file, chain)["clean"]
 
 
+@pytest.mark.slow
 def test_beyond_the_maximum_a_worker_is_refused(chain, homes, session_file):
     opened = make(homes[0], chain, session_file, {"maximum": 1}, rounds=1000, quorum=1)
     nodes = start_all(homes[:2], session_file)
@@ -135,6 +137,7 @@ def test_roles_are_checked_before_anything_is_joined(chain, homes, session_file)
     assert not opened.ledger.members(opened.session_id)
 
 
+@pytest.mark.slow
 def test_below_the_quorum_the_coordinator_says_so(chain, homes, session_file):
     make(homes[0], chain, session_file, rounds=1000, quorum=2, round_deadline_s=2.0)
     nodes = start_all(homes[:3], session_file)

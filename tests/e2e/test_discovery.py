@@ -104,6 +104,7 @@ def test_three_nodes_find_each_other_through_the_session_s_tracker_and_one_that_
     assert parse_peer_address(answer["addresses"][0]).peer_id == answer["peer_id"]
 
 
+@pytest.mark.slow
 def test_a_node_finds_the_others_through_the_distributed_directory_alone(chain, homes, session_file, tmp_path):
     """The only peer that it is told of takes part in another session."""
     elsewhere = make_home(tmp_path / "elsewhere")

@@ -52,6 +52,7 @@ class Shelf:
         return [each for each in self.announced if each.round >= round]
 
 
+@pytest.mark.slow
 def test_updates_that_are_none_are_left_out_and_counted(chain, tmp_path):
     homes = [make_home(tmp_path / name) for name in ("alice", "bob", "mallory")]
     path = tmp_path / "session.toml"

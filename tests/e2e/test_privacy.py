@@ -20,6 +20,7 @@ def after(rounds):
     return spent((Release(1.0, 0.05, 20 * rounds),), BUDGET)
 
 
+@pytest.mark.slow
 def test_budget_status_record_and_audit_agree_though_a_node_was_killed(chain, tmp_path):
     homes = [make_home(tmp_path / name) for name in ("alice", "bob", "carol")]
     path = tmp_path / "session.toml"

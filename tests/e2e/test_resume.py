@@ -168,6 +168,7 @@ def test_a_late_member_starts_from_a_snapshot_and_takes_part_in_the_next_round(c
     assert (report["clean"], report["gaps"]) == (True, [])
 
 
+@pytest.mark.slow
 def test_a_member_alone_ends_with_the_same_bits_whether_or_not_it_was_killed_and_lost_its_disk(chain, tmp_path):
     undisturbed, session = make_home(tmp_path / "undisturbed"), tmp_path / "session.toml"
     opened = make_session(undisturbed, chain, session, rounds=50, quorum=1, members=1, snapshot_every=1)
