@@ -76,6 +76,20 @@ def recorded_hash(store: LogStore, account: str, round: int) -> bytes | None:
     return None if found is None else bytes(found[0])
 
 
+def recorded_block(store: LogStore, account: str, round: int) -> int | None:
+    """The block of the account's commitment for the round, None if there is none."""
+    query = """select block from events
+        where kind = ? and round = ? and account = ? and not closing and block <= ?"""
+    found = store.db.execute(query, (RECORDED, round, account, store.last)).fetchone()
+    return None if found is None else int(found[0])
+
+
+def has_passed(store: LogStore, account: str, round: int) -> bool:
+    """Whether the account has a record of a later round; then the contract refuses one of this round."""
+    query = "select 1 from events where kind = ? and account = ? and round > ? and block <= ? limit 1"
+    return store.db.execute(query, (RECORDED, account, round, store.last)).fetchone() is not None
+
+
 def index_accounts(store: LogStore) -> None:
     """Makes `recorded_mix` fast; only the audit needs that, and readers of records would pay for it."""
     store.db.execute("create index if not exists by_account on events(account, round)")

@@ -14,7 +14,17 @@ import pandas as pd
 from ledger import frames
 from ledger.chain import checksummed
 from ledger.client import Ledger
-from ledger.commits import Commit, Range, commits, index_accounts, recorded_hash, recorded_mix, rounds_of
+from ledger.commits import (
+    Commit,
+    Range,
+    commits,
+    has_passed,
+    index_accounts,
+    recorded_block,
+    recorded_hash,
+    recorded_mix,
+    rounds_of,
+)
 from ledger.errors import BrokenChain, HistoryError, PayloadError
 from ledger.events import EVENTS
 from ledger.log_store import LogStore, Progress, Source
@@ -164,6 +174,14 @@ class History:
     def update_hash(self, member: int, round: int) -> bytes | None:
         """What a member committed to for a round, None if to nothing; of the events as they were last read."""
         return recorded_hash(self._store, self._account(member), round)
+
+    def update_block(self, member: int, round: int) -> int | None:
+        """The block in which a member committed to its update of a round, None if in none; as `update_hash`."""
+        return recorded_block(self._store, self._account(member), round)
+
+    def has_passed(self, member: int, round: int) -> bool:
+        """Whether a member recorded a later round, so that this one can't be recorded any more; as `update_hash`."""
+        return has_passed(self._store, self._account(member), round)
 
     def snapshot(self, member: int, round: int) -> bytes | None:
         """The digest of the snapshot that a member recorded of a round, None if of none; as `update_hash`."""

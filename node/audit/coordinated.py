@@ -83,7 +83,7 @@ class CoordinatedCheck:
                 return _fault(step, "row", f"at most {self.rules.coordination.maximum} workers", f"worker {number}")
             if entry.member != step.member and entry.lag < 0 and entry.lag != ABSENT:
                 return _fault(step, "row", f"input {entry.member} of this round or older", f"lag {entry.lag}")
-            fault = check_input(step, entry, self.rules.staleness, self.recorded)
+            fault = check_input(step, entry, self.rules.staleness)
             if fault is not None:
                 return fault
         return self._check_quorum(step) or self._check_once(step)

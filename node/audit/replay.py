@@ -63,8 +63,8 @@ UpdateHash = Callable[[int, int], bytes | None]  # (member, round) -> the record
 Updates = Mapping[tuple[int, int], Update]  # (member, round) -> the snapshot's update, where there is one
 
 
-def check_row(step: Step, rules: Rules, recorded: UpdateHash) -> Fault | None:
-    """The first thing that is wrong with a row by itself: its members, its weights, its inputs' commitments."""
+def check_row(step: Step, rules: Rules) -> Fault | None:
+    """The first thing that is wrong with a row by itself: its members, its weights, its lags."""
     inputs, round = step.mix.inputs, step.round
     drawn = draw_cohort(rules.session_id, round, step.member, step.mix.members, rules.cohort)
     expected = sorted({step.member, *drawn})
@@ -75,13 +75,13 @@ def check_row(step: Step, rules: Rules, recorded: UpdateHash) -> Fault | None:
     if total != WEIGHT_SUM:
         return Fault(step.member, round, "row", f"weights that add up to {WEIGHT_SUM}", f"sum {total}")
     for entry in inputs:
-        fault = check_input(step, entry, rules.staleness, recorded)
+        fault = check_input(step, entry, rules.staleness)
         if fault is not None:
             return fault
     return None
 
 
-def check_input(step: Step, entry: Input, staleness: int, recorded: UpdateHash) -> Fault | None:
+def check_input(step: Step, entry: Input, staleness: int) -> Fault | None:
     """The first thing that is wrong with one entry of a row; an update is at most `staleness` rounds old."""
     who = f"input {entry.member}"
     if entry.lag == ABSENT:
@@ -92,9 +92,6 @@ def check_input(step: Step, entry: Input, staleness: int, recorded: UpdateHash) 
         return Fault(step.member, step.round, "row", "its own update of the round", f"lag {entry.lag}")
     if entry.lag > staleness:
         return Fault(step.member, step.round, "staleness", f"{who} at most {staleness} old", f"lag {entry.lag}")
-    if recorded(entry.member, step.round - entry.lag) is None:
-        what = f"a record of member {entry.member} for round {step.round - entry.lag}"
-        return Fault(step.member, step.round, "input", what, "none on the ledger")
     return None
 
 

@@ -1,12 +1,13 @@
 """What an audit checked and what it found, for programs and for people."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from node.audit.inputs import Note
 from node.audit.replay import Fault, fault_json
 
 LISTED = 1000
@@ -34,6 +35,8 @@ class AuditReport:
     steps_without_snapshot: int = 0
     faults: list[Fault] = field(default_factory=list)  # the first ones, by round and member
     fault_count: int = 0
+    notes: list[Note] = field(default_factory=list)  # the first ones
+    note_count: int = 0
     gaps: list[Gap] = field(default_factory=list)  # the first ones, by round and member
     gap_rounds: int = 0
     bytes_read: int = 0  # of snapshots
@@ -47,6 +50,18 @@ class AuditReport:
         self.fault_count += 1
         if len(self.faults) < LISTED:
             self.faults.append(fault)
+
+    def add(self, found: Fault | Note | None) -> None:
+        """Adds a fault, or a note: one of a kind by member and round."""
+        if isinstance(found, Fault):
+            self.blame(found)
+        elif found is not None:
+            key = found.member, found.round, found.kind
+            if any(key == (known.member, known.round, known.kind) for known in self.notes):
+                return
+            self.note_count += 1
+            if len(self.notes) < LISTED:
+                self.notes.append(found)
 
     def miss(self, gap: Gap) -> None:
         """Adds a gap."""
@@ -79,6 +94,8 @@ class AuditReport:
             "first_fault": fault_json(self.faults[0] if self.faults else None),
             "fault_count": self.fault_count,
             "faults": [fault_json(fault) for fault in self.faults],
+            "note_count": self.note_count,
+            "notes": [asdict(note) for note in self.notes],
             "gap_rounds": self.gap_rounds,
             "gaps": [{"member": gap.member, "from": gap.first, "to": gap.last} for gap in self.gaps],
             "session": self.session,
@@ -100,6 +117,8 @@ class AuditReport:
         if self.gaps:
             first = self.gaps[0]
             lines.append(f"{self.gap_rounds} rounds without a recorded mix, first member {first.member}, {first.first}")
+        for note in self.notes[:10]:
+            lines.append(f"note: member {note.member}, round {note.round}, {note.kind}: {note.text}")
         for fault in self.faults[:10]:
             lines.append(
                 f"FAULT member {fault.member}, round {fault.round}, {fault.kind}: "

@@ -15,6 +15,7 @@ from ledger import BrokenChain, History, MemberEntry
 from ledger import Step as LedgerStep
 from node.agreement import OpenSession, open_session
 from node.audit.coordinated import MOMENTS, CoordinatedCheck, CoordinatedRules, StepFiles
+from node.audit.inputs import Ledger, check_members, check_recorded
 from node.audit.privacy import BudgetCheck
 from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
 from node.audit.report import AuditReport, Gap
@@ -88,6 +89,7 @@ class _Audit:
         self.updates: dict[tuple[int, int], Update] = {}  # of one step
         self.coordinated: CoordinatedCheck | None = None
         self.privacy: BudgetCheck | None = None
+        self.ledger = Ledger((), session.rounds, history.update_block, history.has_passed)
 
     async def run(self, settings: AuditSettings) -> None:
         """Identities, then every step by round and member."""
@@ -95,6 +97,9 @@ class _Audit:
         self._require_rounds(settings)
         members = self.history.member_entries()
         self.report.members = len(members)
+        joined = [member.joined_block for member in members]
+        rounds = self.opened.session.rounds
+        self.ledger = Ledger(joined, rounds, self.history.update_block, self.history.has_passed)
         for member in members:
             if not member.bound:
                 found = "a signature that the key did not make"
@@ -106,12 +111,13 @@ class _Audit:
             self.privacy = BudgetCheck(
                 budget.epsilon, None if self.coordinated is None else self.coordinated.rules.coordinator
             )
-        before: dict[int, int] = {}  # member -> its last round so far
+        before: dict[int, LedgerStep] = {}  # member -> its last one so far
         for recorded in self.history.steps((settings.first, settings.last or LARGEST_ROUND)):
             self.tell(f"auditing round {recorded.round}, member {recorded.member}")
-            self._note_gaps(recorded, before.get(recorded.member))
-            before[recorded.member] = recorded.round
-            fault = await self._check(recorded)
+            last = before.get(recorded.member)
+            self._note_gaps(recorded, last.round if last else None)
+            before[recorded.member] = recorded
+            fault = await self._check(recorded, last.block if last else None)
             if fault is not None:
                 self.report.blame(fault)
 
@@ -129,7 +135,7 @@ class _Audit:
         if recorded.mix is None and recorded.fault is None:
             self.report.miss(Gap(member, round, round))
 
-    async def _check(self, recorded: LedgerStep) -> Fault | None:
+    async def _check(self, recorded: LedgerStep, before: int | None) -> Fault | None:
         """What is wrong with a step, if anything; counts it."""
         if recorded.fault is not None:
             return Fault(recorded.member, recorded.round, "record", "a well-formed record", recorded.fault)
@@ -137,6 +143,7 @@ class _Audit:
             return None
         self.report.steps_total += 1
         step = node_step(recorded)
+        self._hold_against_ledger(step, recorded.mixed_block or recorded.block, before)
         fault = self._check_row(step) or await self._check_snapshot(step)
         if fault is not None:
             return fault
@@ -146,6 +153,14 @@ class _Audit:
         self.report.steps_replayed += outcome
         self.report.steps_without_snapshot += not outcome
         return None
+
+    def _hold_against_ledger(self, step: Step, mixed_block: int, before: int | None) -> None:
+        """Reports what the ledger says against the members and updates that a row names."""
+        if self.coordinated is not None and step.member != self.coordinated.rules.coordinator:
+            return  # the row of an adopted model names no cohort, and the last model has no record
+        self.report.add(check_members(step, mixed_block, before, self.ledger))
+        for found in check_recorded(step, mixed_block, self.ledger):
+            self.report.add(found)
 
     def _coordinated_check(self, members: Sequence[MemberEntry]) -> CoordinatedCheck | None:
         """What a coordinated session is checked with; None for a gossip session."""
@@ -177,7 +192,7 @@ class _Audit:
             return fault
         if self.coordinated is not None:
             return self.coordinated.check_row(step)
-        return check_row(step, self.rules, self.history.update_hash)
+        return check_row(step, self.rules)
 
     async def _check_snapshot(self, step: Step) -> Fault | None:
         """Whether the snapshot holds the mixed parameters that the record names; learns the model's shapes from it."""

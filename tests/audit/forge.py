@@ -74,6 +74,7 @@ class Forgery:
     def record(self) -> tuple[Ledger, int]:
         """Puts the session, its members, their snapshots and records where an auditor finds them."""
         ledger, session_id = self._session()
+        self.session_id = session_id
         self._join(ledger, session_id)
         trio.run(self._rounds, session_id)
         if self.after_rounds is not None:

@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ledger import Devnet, DevnetOptions, Record
+from ledger import Devnet, DevnetOptions, Input, Record
 from node.audit.report import Gap
 from node.config import Privacy
 from node.errors import ConfigError
 from node.learning import parameters
 from node.learning.parameters import ParameterSpec
+from node.messages import ABSENT
 from node.network.identity import identity_from_seed
+from node.session.cohort import draw_cohort
 from node.storage import open_snapshots
 from tests.audit.forge import Forgery, sha256, swapped
 
@@ -102,8 +104,22 @@ def test_a_round_that_is_missing_is_reported(forge):
 
     report = forge(at(1, 2, act), cohort=3).audit()
     assert report.gaps == [Gap(1, 2, 2)]
-    assert report.faults[0].kind == "input"  # others say that they mixed an update that was never committed
+    assert located(report) == (1, 2, "missing record")  # others mixed it, and it can't be recorded any more
+    assert report.fault_count == 1
     assert "member 1 for round 2" in report.faults[0].expected
+
+
+def test_a_record_that_has_not_arrived_yet_accuses_nobody(forge):
+    session = forge(cohort=3)
+
+    async def keep_back():
+        del session.records[2][2:]  # member 2 committed to rounds 1 and 2; the rest is in its outbox still
+
+    session.after_rounds = keep_back
+    report = session.audit()
+    assert (report.faults, report.clean) == ([], True)
+    assert [(note.member, note.round) for note in report.notes if note.kind == "pending"] == [(2, 3)]
+    assert report.steps_replayed == 4  # round 1: the snapshot of round 2 is named in the record that did not arrive
 
 
 def test_a_snapshot_of_another_model_is_found(forge):
@@ -223,3 +239,49 @@ def test_rounds_that_nobody_recorded_are_a_clear_error(forge):
         session.judge(first=90)
     with pytest.raises(ConfigError, match="rounds 3 to 2 are no range"):
         session.judge(first=3, last=2)
+
+
+def claiming(session, member, known):
+    """Lets the member say that it knew so many members and drew none of those that there are."""
+
+    async def change():
+        for at, record in enumerate(session.records[member]):
+            if record.mix is not None:
+                drawn = draw_cohort(session.session_id, record.round - 1, member, known, session.cohort)
+                inputs = [Input(member, 65_535, 0), *(Input(other, 0, ABSENT) for other in drawn)]
+                mix = replace(record.mix, members=known, inputs=tuple(sorted(inputs, key=lambda entry: entry.member)))
+                session.records[member][at] = replace(record, mix=mix)
+
+    return change
+
+
+@pytest.mark.parametrize(("member", "known"), [(0, 998), (0, 5), (3, 1), (3, 3)])
+def test_more_members_than_joined_or_fewer_than_before_oneself_are_found(forge, member, known):
+    session = forge()
+    session.after_rounds = claiming(session, member, known)
+    report = session.audit()
+    assert located(report) == (member, 1, "cohort")
+    assert report.faults[0].expected == f"{member + 1} to 4 members known"
+
+
+def test_a_member_that_knows_nobody_who_joined_after_it_is_noted(forge):
+    session = forge()
+    session.after_rounds = claiming(session, 0, 1)
+    report = session.audit()
+    noted = [(note.member, note.round) for note in report.notes if note.kind == "cohort"]
+    assert noted == [(0, 2), (0, 3)]  # in round 1 it may not have seen the others join
+
+
+def test_an_update_recorded_after_who_mixed_it_is_noted(forge):
+    session = forge(members=2)  # records are sent member by member: all of member 1's come after those of member 0
+    report = session.audit()
+    assert report.clean
+    assert {(note.member, note.kind) for note in report.notes} == {(1, "late record")}
+
+
+def test_an_update_of_a_round_that_cannot_be_is_the_fault_of_who_names_it(forge):
+    def act(draft):
+        draft.inputs = (draft.inputs[0], *(replace(entry, lag=-9) for entry in draft.inputs[1:]))
+
+    report = forge(at(0, 1, act)).audit()
+    assert (0, 1, "input") in [(fault.member, fault.round, fault.kind) for fault in report.faults]
