@@ -41,8 +41,11 @@ def test_budget_status_record_and_audit_agree_though_a_node_was_killed(chain, tm
             recorded.setdefault(step.member, []).append(step.mix.epsilon)
     for home in homes:
         status = read_status(home)
-        assert [entry["metrics"]["epsilon"] for entry in status["finished_rounds"]] == pytest.approx(expected)
-        assert ["train_loss" in entry["metrics"] for entry in status["finished_rounds"]] == [True] * 8 + [False] * 4
+        shown = {entry["round"]: entry["metrics"] for entry in status["finished_rounds"]}
+        trained = {round for round, metrics in shown.items() if "epsilon" in metrics}
+        assert len(trained) >= ROUNDS - (1 if home == homes[2] else 0)  # what was trained before the kill is not again
+        assert all(shown[round]["epsilon"] == pytest.approx(expected[round - 1]) for round in trained)
+        assert all(("train_loss" in shown[round]) == (round <= PAID) for round in trained)
         assert status["privacy"]["epsilon"] == pytest.approx(expected[-1])
         assert status["privacy"]["epsilon"] <= privacy.epsilon
         assert status["privacy"]["refused_rounds"] == ROUNDS - PAID
