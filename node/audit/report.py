@@ -24,6 +24,18 @@ class Gap:
 
 
 @dataclass
+class Coverage:
+    """How much of what a member recorded could be checked, and what it left out."""
+
+    member: int
+    steps: int = 0
+    replayed: int = 0
+    without_cid: int = 0  # recorded without a snapshot
+    due_without_cid: int = 0  # of them, those of rounds in which the session wants one
+    not_found: int = 0  # recorded with a snapshot that no source gives
+
+
+@dataclass
 class AuditReport:
     """What was checked and what was found."""
 
@@ -39,6 +51,7 @@ class AuditReport:
     note_count: int = 0
     gaps: list[Gap] = field(default_factory=list)  # the first ones, by round and member
     gap_rounds: int = 0
+    coverage: dict[int, Coverage] = field(default_factory=dict)  # by member
     bytes_read: int = 0  # of snapshots
     seconds: float = 0.0
 
@@ -62,6 +75,10 @@ class AuditReport:
             self.note_count += 1
             if len(self.notes) < LISTED:
                 self.notes.append(found)
+
+    def of(self, member: int) -> Coverage:
+        """What was covered of a member."""
+        return self.coverage.setdefault(member, Coverage(member))
 
     def miss(self, gap: Gap) -> None:
         """Adds a gap."""
@@ -96,6 +113,7 @@ class AuditReport:
             "faults": [fault_json(fault) for fault in self.faults],
             "note_count": self.note_count,
             "notes": [asdict(note) for note in self.notes],
+            "coverage": [asdict(self.coverage[member]) for member in sorted(self.coverage)],
             "gap_rounds": self.gap_rounds,
             "gaps": [{"member": gap.member, "from": gap.first, "to": gap.last} for gap in self.gaps],
             "session": self.session,
@@ -117,6 +135,10 @@ class AuditReport:
         if self.gaps:
             first = self.gaps[0]
             lines.append(f"{self.gap_rounds} rounds without a recorded mix, first member {first.member}, {first.first}")
+        for each in (self.coverage[member] for member in sorted(self.coverage)):
+            if each.due_without_cid or each.not_found:
+                left = f"left out {each.due_without_cid} due snapshots, {each.not_found} others were not found"
+                lines.append(f"member {each.member}: {each.replayed} of {each.steps} steps replayed; {left}")
         for note in self.notes[:10]:
             lines.append(f"note: member {note.member}, round {note.round}, {note.kind}: {note.text}")
         for fault in self.faults[:10]:

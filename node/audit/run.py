@@ -18,7 +18,7 @@ from node.audit.coordinated import MOMENTS, CoordinatedCheck, CoordinatedRules, 
 from node.audit.inputs import Ledger, check_members, check_recorded
 from node.audit.privacy import BudgetCheck
 from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
-from node.audit.report import AuditReport, Gap
+from node.audit.report import AuditReport, Coverage, Gap
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
 from node.errors import ConfigError, ContentMalformed
 from node.learning.codecs import Codec, codec
@@ -141,8 +141,8 @@ class _Audit:
             return Fault(recorded.member, recorded.round, "record", "a well-formed record", recorded.fault)
         if recorded.mix is None:
             return None
-        self.report.steps_total += 1
         step = node_step(recorded)
+        coverage = self._cover(step)
         self._hold_against_ledger(step, recorded.mixed_block or recorded.block, before)
         fault = self._check_row(step) or await self._check_snapshot(step)
         if fault is not None:
@@ -150,9 +150,20 @@ class _Audit:
         outcome = await self._replay(step)
         if isinstance(outcome, Fault):
             return outcome
+        coverage.replayed += outcome
         self.report.steps_replayed += outcome
         self.report.steps_without_snapshot += not outcome
         return None
+
+    def _cover(self, step: Step) -> Coverage:
+        """Counts the step, and whether it names a snapshot where the session wants one."""
+        self.report.steps_total += 1
+        coverage, session = self.report.of(step.member), self.opened.session
+        coverage.steps += 1
+        if step.mix.snapshot is None:
+            coverage.without_cid += 1
+            coverage.due_without_cid += step.round % session.snapshot_every == 0 or step.round == session.rounds
+        return coverage
 
     def _hold_against_ledger(self, step: Step, mixed_block: int, before: int | None) -> None:
         """Reports what the ledger says against the members and updates that a row names."""
@@ -198,6 +209,7 @@ class _Audit:
         """Whether the snapshot holds the mixed parameters that the record names; learns the model's shapes from it."""
         mixed = await self._read(step.member, step.round, MIXED)
         if mixed is None:
+            self.report.of(step.member).not_found += step.mix.snapshot is not None
             return None
         digest = hashlib.sha256(mixed).digest()
         if digest != step.mix.mixed_hash:

@@ -57,6 +57,7 @@ class Forgery:
     change: Callable[[Draft], None] = lambda _draft: None
     spec: parameters.ParameterSpec = SPEC
     privacy: Privacy | None = None
+    snapshot_every: int = 1
     bind: Callable[[int, Identity], Identity] = lambda _member, identity: identity  # who signs the binding
     after_rounds: Callable[[], Awaitable[None]] | None = None  # may change what is to be recorded
     accounts: list[LocalAccount] = field(default_factory=lambda: [Account.create() for _ in range(8)])
@@ -98,6 +99,7 @@ class Forgery:
             limits=Limits(payload_bytes=self.spec.payload_size),
             ledger=Contract(chain_id=self.chain.chain_id(), address=ledger.address, rpc=self.chain.url),
             privacy=self.privacy,
+            snapshot_every=self.snapshot_every,
         )
         content = format_session(session)
         (self.place / "session.toml").write_bytes(content)

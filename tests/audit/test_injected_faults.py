@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ledger import Devnet, DevnetOptions, Input, Record
-from node.audit.report import Gap
+from node.audit.report import Coverage, Gap
 from node.config import Privacy
 from node.errors import ConfigError
 from node.learning import parameters
@@ -285,3 +285,19 @@ def test_an_update_of_a_round_that_cannot_be_is_the_fault_of_who_names_it(forge)
 
     report = forge(at(0, 1, act)).audit()
     assert (0, 1, "input") in [(fault.member, fault.round, fault.kind) for fault in report.faults]
+
+
+def test_coverage_names_who_leaves_out_snapshots_and_whose_are_not_found(forge):
+    session = forge(members=3, snapshot_every=2)
+
+    async def leave_out():
+        for at, snapshot in ((1, None), (2, None), (3, b"\x07" * 32)):  # mixes of rounds 1 to 3
+            record = session.records[1][at]
+            session.records[1][at] = replace(record, mix=replace(record.mix, snapshot=snapshot))
+
+    session.after_rounds = leave_out
+    report = session.audit()
+    assert report.faults == []
+    assert report.coverage[1] == Coverage(1, steps=3, without_cid=2, due_without_cid=1, not_found=1)
+    assert report.coverage[0] == Coverage(0, steps=3)  # everybody needs member 1's updates
+    assert report.status == 2
