@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 Matrix = Sequence[Sequence[float]]
-DOTS_PER_INCH = 100
+DOTS_PER_INCH = 84
 DOTS_OF_HEAT_MAPS = 80
 
 
