@@ -122,11 +122,7 @@ class AveragingLearner:
             flat, words = tensors["parameters"], orjson.loads(bytes(tensors["words"].tolist()))
         except (SafetensorError, KeyError, orjson.JSONDecodeError) as error:
             raise HomeError(f"the checkpoint is no coordinator's ({error}): use another --home") from error
-        if flat.shape != self.torch_learner.flat.shape:
-            raise HomeError(
-                f"the checkpoint has {flat.numel()} numbers, the task's model {self.torch_learner.flat.numel()}: "
-                "start with the task that this home began with"
-            )
+        self.torch_learner.require_shape(flat)
         self.torch_learner.flat = flat
         self.went_in = {int(member): int(round) for member, round in words["used"]}
         self.seen = list(words["history"])

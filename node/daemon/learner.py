@@ -169,6 +169,14 @@ class TorchLearner:
         content: bytes = safetensors.torch.save(tensors)
         return content
 
+    def require_shape(self, flat: Tensor) -> None:
+        """HomeError unless these parameters of a checkpoint are of this task's model."""
+        if flat.shape != self.flat.shape:
+            raise HomeError(
+                f"the checkpoint has {flat.numel()} numbers, the task's model {self.flat.numel()}: "
+                "start with the task that this home began with"
+            )
+
     def restore(self, checkpoint: bytes) -> None:
         """Goes back to a checkpoint. HomeError if it is of another model."""
         try:
@@ -178,9 +186,5 @@ class TorchLearner:
             self.state = trust.TrustState(**state)
         except (SafetensorError, KeyError, TypeError) as error:
             raise HomeError(f"the checkpoint cannot be read ({error}): use another --home") from error
-        if flat.shape != self.flat.shape:
-            raise HomeError(
-                f"the checkpoint has {flat.numel()} numbers, the task's model {self.flat.numel()}: "
-                "start with the task that this home began with"
-            )
+        self.require_shape(flat)
         self.flat, self.residual = flat, tensors.get("residual")

@@ -220,6 +220,13 @@ def share_reader(opened: OpenSession, learner: Learner, settings: StartSettings)
     return read
 
 
+def join_session(opened: OpenSession, identity: Identity, account: LocalAccount) -> None:
+    """Makes the account a member, bound to the libp2p key. LedgerError if it is one, or may not be."""
+    ledger, session_id = opened.ledger, opened.session_id
+    message = binding_message(opened.session.ledger.chain_id, ledger.address, session_id, account.address)
+    ledger.join(account, session_id, Membership(identity.public_key, identity.sign(message)))
+
+
 def take_seat(
     settings: StartSettings, opened: OpenSession, identity: Identity, account: LocalAccount
 ) -> LedgerDirectory:
@@ -228,8 +235,7 @@ def take_seat(
     members = ledger.members(session_id)
     mine = next((m for m in members if m.account == account.address), None)
     if mine is None:
-        message = binding_message(opened.session.ledger.chain_id, ledger.address, session_id, account.address)
-        ledger.join(account, session_id, Membership(identity.public_key, identity.sign(message)))
+        join_session(opened, identity, account)
         members = ledger.members(session_id)
         mine = next(m for m in members if m.account == account.address)
     if mine.peer_key != identity.public_key:

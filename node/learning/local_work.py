@@ -5,13 +5,11 @@ The step is the trainer's. Knows no peers and no event loop; the clock is an arg
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain, repeat
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from node.errors import TaskError
 from node.learning import trainer
 from node.learning.task import Examples, Learner
 
@@ -49,20 +47,17 @@ def train_from(
     With `proximal` μ the loss has the term μ/2 · ‖θ − model‖² of FedProx (Li et al., arXiv:1812.06127), which takes
     unequal amounts of work well. Raises TaskError when model and data do not fit each other.
     """
-    if len(data) == 0:
-        raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
+    trainer.require_examples(learner, data)
     step = trainer.training_step(learner, _loss(learner, model, proximal))
     flat, velocity, total, steps = model, torch.zeros_like(model), 0.0, 0
     started = between.clock()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=plan.generator)))
-        rows = trainer.batch_rows(len(data), learner.task.batch_size, plan)
-        for first, row in zip(chain([True], repeat(False)), rows, strict=False):
-            if not first and between.stop():
+    with trainer.seeded(plan):
+        for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
+            if steps and between.stop():
                 break
             between.pause()
             batch = data.rows(row)
-            if first:
+            if not steps:
                 trainer.require_fit(learner, batch)
             flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets)
             total, steps = total + float(loss), steps + 1
@@ -81,13 +76,11 @@ def gradient_of(
 
     Raises TaskError when model and data do not fit each other.
     """
-    if len(data) == 0:
-        raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
+    trainer.require_examples(learner, data)
     gradient_and_loss = grad_and_value(trainer.batch_loss(learner))
     gradient, total, steps = torch.zeros_like(model), 0.0, 0
     started = between.clock()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=plan.generator)))
+    with trainer.seeded(plan):
         for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
             if steps and between.stop():
                 break

@@ -10,14 +10,22 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-from node.errors import TaskError
 from node.learning.mapped import Mapped, mapped
 from node.learning.task import Examples, Learner
-from node.learning.trainer import Plan, batch_loss, batch_rows, outputs, require_fit, training_step
+from node.learning.trainer import (
+    EVALUATION_CHUNK,
+    Plan,
+    batch_loss,
+    batch_rows,
+    outputs,
+    require_examples,
+    require_fit,
+    seeded,
+    training_step,
+)
 
 MEMORY = 256 * 1024 * 1024  # bytes that one step's members may take together, roughly
 ACTIVATIONS = 8  # times the size of a batch's inputs: a guess at what a model keeps for its gradient
-EVALUATED = 2048  # examples at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +68,14 @@ class Trainer:
         The same steps on the same batches as trainer.train, up to the rounding of batched arithmetic; deterministic
         given the plans' generators. Raises TaskError when a member has no examples, or model and data do not fit.
         """
-        name, size = self.learner.task.name, self.learner.task.batch_size
+        size = self.learner.task.batch_size
         if 0 in pool.sizes:
-            raise TaskError(f"task {name!r} has no training examples: its data() must give at least one")
+            require_examples(self.learner, ())
         require_fit(self.learner, pool.all.rows(torch.arange(min(size, len(pool.all)))))
         result = torch.empty_like(flats)
         batches = [min(size, count) for count in pool.sizes]
         order = sorted(range(len(plans)), key=lambda i: (batches[i], -plans[i].steps, i))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(sum(int(torch.randint(2**62, (1,), generator=plan.generator)) for plan in plans) % 2**62)
+        with seeded(*plans):
             for batch, members in groupby(order, key=lambda i: batches[i]):
                 for part in chunks(list(members), self._members_at_once(pool, batch)):
                     result[part] = self._train_part(flats[part], pool, [plans[i] for i in part], part)
@@ -110,12 +117,12 @@ class Evaluator:
     @torch.no_grad()
     def outputs(self, flats: Tensor, data: Examples) -> Iterator[tuple[slice, slice, Tensor]]:
         """(members, examples, outputs (members, examples, …)) part by part, in bounded memory."""
-        numbers = EVALUATED * data.inputs[0].numel() * ACTIVATIONS + flats.shape[1]
+        numbers = EVALUATION_CHUNK * data.inputs[0].numel() * ACTIVATIONS + flats.shape[1]
         at_once = max(1, MEMORY // (4 * numbers))
         for first in range(0, len(flats), at_once):
             members = slice(first, first + at_once)
-            for start in range(0, len(data), EVALUATED):
-                part = slice(start, start + EVALUATED)
+            for start in range(0, len(data), EVALUATION_CHUNK):
+                part = slice(start, start + EVALUATION_CHUNK)
                 yield members, part, self._outputs(flats[members], data.inputs[part])
 
 

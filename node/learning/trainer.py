@@ -3,9 +3,9 @@
 The node calls a step for one member; the simulation maps the same step over many with torch.func.vmap.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, repeat
 
 import torch
 from torch import Tensor
@@ -94,22 +94,34 @@ def train(
     `check` is called before each step and stops training by raising. Raises TaskError when the model and the data do
     not fit each other.
     """
-    if len(data) == 0:
-        raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
+    require_examples(learner, data)
     step = training_step(learner, batch_loss(learner))
     velocity, total = torch.zeros_like(flat), 0.0
-    rows = batch_rows(len(data), learner.task.batch_size, plan)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=plan.generator)))
-        for first, row in zip(chain([True], repeat(False)), rows, strict=False):
+    with seeded(plan):
+        for position, row in enumerate(batch_rows(len(data), learner.task.batch_size, plan)):
             check()
             batch = data.rows(row)
-            if first:
+            if position == 0:
                 require_fit(learner, batch)
             flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets)
             total += float(loss)
     seen = plan.steps * min(learner.task.batch_size, len(data))
     return Trained(flat, total / max(1, plan.steps), plan.steps, seen)
+
+
+@contextmanager
+def seeded(*plans: Plan) -> Iterator[None]:
+    """Torch's own randomness (dropout) drawn from the plans' generators, and as it was before at the end."""
+    with torch.random.fork_rng(devices=[]):
+        drawn = sum(int(torch.randint(2**62, (1,), generator=plan.generator)) for plan in plans)
+        torch.manual_seed(drawn % 2**62)
+        yield
+
+
+def require_examples(learner: Learner, data: Sized) -> None:
+    """Raises TaskError when there is nothing to train on."""
+    if len(data) == 0:
+        raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
 
 
 def require_fit(learner: Learner, batch: Examples) -> None:

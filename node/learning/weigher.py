@@ -138,12 +138,12 @@ class Weigher:
         for i, (seat, sketch, skills_seen) in enumerate(zip(seats, sketches, skills, strict=True)):
             mask, inputs, memory = passed[i], seat.inputs, seat.state.memory()
             from_us = distances[i, inputs.own]
-            scale = float(masked_median(from_us, mask & ~own[i])) if int(mask.sum()) > 1 else 0.0
+            scale = _median_distance(from_us, mask & ~own[i])
             mask &= new(sketch, inputs.members, inputs.rounds, memory, scale) | own[i]
             mask &= first_of_its_kind(distances[i], mask, scale)
             extent = max(inputs.step, float(torch.linalg.vector_norm(inputs.stacked[inputs.own])))
             mask &= within_reach(from_us, extent)
-            usual.append(float(masked_median(from_us, mask & ~own[i])) if int(mask.sum()) > 1 else 0.0)
+            usual.append(_median_distance(from_us, mask & ~own[i]))
             mask &= familiar(from_us, memory)
             mask &= near(distances[i], mask, self.learner.spec.size)
             if skills_seen is not None:
@@ -211,6 +211,11 @@ class Weigher:
 
     def _strength(self, held: Tensor) -> float:
         return prior_strength(self.settings, float(held.float().mean()) if len(held) else 1.0)
+
+
+def _median_distance(from_us: Tensor, others: Tensor) -> float:
+    """The median distance to ours of those others (k,); 0 without any."""
+    return float(masked_median(from_us, others)) if bool(others.any()) else 0.0
 
 
 def _next_state(seat: Seat, sketches: Tensor, logits: npt.NDArray[np.float32], distance: float) -> TrustState:

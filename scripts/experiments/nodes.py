@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ledger import Devnet, DevnetOptions, History, Membership, binding_message, load_keystore
+from ledger import Devnet, DevnetOptions, History, load_keystore
 from node.agreement import OpenSession
+from node.daemon.prepare import join_session
 from node.demo import DemoNode, DemoSettings, end_all, follow, make_home, make_session, names, start_node
 from node.errors import NodeError
 from node.messages import WEIGHT_SUM
@@ -114,10 +115,7 @@ def run_nodes(cell: Cell) -> Row:
 
 def join(node: DemoNode, session: OpenSession, passphrase: str) -> None:
     """Makes a node a member before it starts: the order of these calls gives the members' indices."""
-    account, identity = load_keystore(node.home.keystore, passphrase), load_identity(node.home.identity)
-    place = session.session.ledger
-    message = binding_message(place.chain_id, place.address, session.session_id, account.address)
-    session.ledger.join(account, session.session_id, Membership(identity.public_key, identity.sign(message)))
+    join_session(session, load_identity(node.home.identity), load_keystore(node.home.keystore, passphrase))
 
 
 def weights_on(history: History, attacker: int) -> dict[int, dict[int, float]]:
