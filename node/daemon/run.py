@@ -31,7 +31,7 @@ from node.network.metrics_page import metrics_page
 from node.network.service import Network, NetworkSettings, open_network
 from node.session.board import Board
 from node.session.gossip import RoundReport
-from node.storage import BlockStore, Bounds, FetchBlocks, open_snapshots
+from node.storage import BlockStore, Bounds, FetchBlocks, Snapshots, open_snapshots
 
 log = logging.getLogger(__name__)
 FETCH_S = 30.0  # for one batch of IPFS blocks
@@ -86,13 +86,7 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
                 NetworkPeers(network, prepared.identity),
                 LedgerRecords(recorder, session_id, journal.recorded),
                 journal,
-                IpfsSnapshots(
-                    snapshots,
-                    session_id,
-                    prepared.directory.own_index,
-                    settings.keep_snapshots,
-                    collect=settings.ipfs is None,
-                ),
+                ipfs_port(settings, prepared, snapshots),
                 snapshots,
                 Board(session_id, prepared.directory, window=session.limits.staleness + 2),
                 resumed,
@@ -104,12 +98,22 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
                 page = await stack.enter_async_context(metrics_page(*settings.metrics, read))
                 life.status.metrics_url = page.url
                 tell(f"metrics at {page.url}")
-            if settings.publish:
-                seat, opened = prepared.directory.seats[prepared.directory.own_index], prepared.opened
-                where = (opened.ledger, session_id, prepared.account, seat)
-                if await publish_addresses(*where, network.addresses()):
-                    tell("the ledger says where this node is")
+            if settings.publish and await publish(prepared, network):
+                tell("the ledger says where this node is")
             return await life.live()
+
+
+async def publish(prepared: Prepared, network: Network) -> bool:
+    """Puts where this node listens on the ledger; whether that was news."""
+    directory, opened = prepared.directory, prepared.opened
+    seat = directory.seats[directory.own_index]
+    return await publish_addresses(opened.ledger, opened.session_id, prepared.account, seat, network.addresses())
+
+
+def ipfs_port(settings: StartSettings, prepared: Prepared, snapshots: Snapshots) -> IpfsSnapshots:
+    """IPFS as the session's rounds see it; a user's daemon collects its own garbage."""
+    own, session_id = prepared.directory.own_index, prepared.opened.session_id
+    return IpfsSnapshots(snapshots, session_id, own, settings.keep_snapshots, collect=settings.ipfs is None)
 
 
 def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) -> AbstractAsyncContextManager[Network]:

@@ -9,6 +9,15 @@ from tests.session.coordinated_fakes import FULL, FakeAggregator, make
 from tests.session.fakes import sha256
 
 
+async def run_and_stop(nodes, seconds):
+    """The coordinator is the first, and is told to stop after so long."""
+    async with trio.open_nursery() as nursery:
+        for node in nodes:
+            nursery.start_soon(node.run)
+        await trio.sleep(seconds)
+        nodes[0].life.stopping.set()
+
+
 async def run_all(nodes):
     async with trio.open_nursery() as nursery:
         for node in nodes:
@@ -254,11 +263,7 @@ async def test_a_session_ends_for_everybody_when_it_is_good_enough(autojump_cloc
 async def test_a_stopped_coordinator_finishes_the_round_and_ends_the_session_for_everybody(autojump_clock):
     session = make(2, rounds=1000)
     boss, *workers = nodes = [session.coordinator(), session.worker(1), session.worker(2)]
-    async with trio.open_nursery() as nursery:
-        for node in nodes:
-            nursery.start_soon(node.run)
-        await trio.sleep(5.5)
-        boss.life.stopping.set()
+    await run_and_stop(nodes, 5.5)
     assert 3 < boss.life.finished < 10
     assert [worker.life.finished for worker in workers] == [boss.life.finished] * 2
     assert all("stopped" in worker.life.ended for worker in workers)
@@ -282,11 +287,7 @@ async def test_a_coordinator_that_has_to_go_at_once_gives_the_round_up_and_still
 async def test_a_stopped_session_goes_on_when_everybody_starts_again(autojump_clock):
     session = make(2, rounds=8)
     boss, *workers = nodes = [session.coordinator(), session.worker(1), session.worker(2)]
-    async with trio.open_nursery() as nursery:
-        for node in nodes:
-            nursery.start_soon(node.run)
-        await trio.sleep(2.5)
-        boss.life.stopping.set()
+    await run_and_stop(nodes, 2.5)
     again = [session.coordinator(boss.disk, boss.life.aggregator)]
     again += [session.worker(i, worker.disk) for i, worker in enumerate(workers, 1)]
     await run_all(again)
