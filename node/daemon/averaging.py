@@ -165,7 +165,8 @@ class WorkingLearner:
         if self.batches:
             done = gradient_of(base.learner, base.flat, base.data.train, plan, between)
         else:
-            done = train_from(base.learner, base.flat, base.data.train, plan, self.proximal, between)
+            learner = base.learner.in_round(round, base.rounds)
+            done = train_from(learner, base.flat, base.data.train, plan, self.proximal, between)
         trained = base.seal(round, done.flat, {"train_loss": done.loss})
         work = Work(examples=done.examples, steps=done.steps, full=full, training_s=done.seconds)
         return WorkDone(trained, work)

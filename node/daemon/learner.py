@@ -60,6 +60,7 @@ class TorchLearner:
     residual: Tensor | None = None
     misbehavior: Misbehavior | None = None
     private: PrivateTraining | None = None  # in a session with a privacy budget
+    rounds: int = 1  # of the session, for the schedule of the learning rate
     refused_updates: int = 0  # of others: bytes, shapes or numbers that were not what they should be
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
@@ -86,7 +87,8 @@ class TorchLearner:
             return self._train_privately(round, self.private)
         steps = self.learner.task.steps_per_round(len(self.data.train))
         plan = trainer.Plan(steps, self.seat.generator("train", round))
-        result = trainer.train(self.learner, self.flat, self.data.train, plan, trio.from_thread.check_cancelled)
+        learner = self.learner.in_round(round, self.rounds)
+        result = trainer.train(learner, self.flat, self.data.train, plan, trio.from_thread.check_cancelled)
         return self.seal(round, result.flat, {"train_loss": result.loss})
 
     def _train_privately(self, round: int, private: PrivateTraining) -> Trained:

@@ -74,7 +74,8 @@ def prepare_node(settings: StartSettings) -> Prepared:
     flat = learner.initial()
     digest = hashlib.sha256(parameters.encode(learner.spec, flat)).hexdigest()
     trust = TrustSettings(objective=opened.session.objective)
-    torch_learner = TorchLearner(learner, data, codec(opened.session.codec), seat, trust, flat)
+    coding, rounds = codec(opened.session.codec), opened.session.rounds
+    torch_learner = TorchLearner(learner, data, coding, seat, trust, flat, rounds=rounds)
     if settings.misbehave is not None:
         misbehave(torch_learner, settings.misbehave)
     if way is not None:

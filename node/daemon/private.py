@@ -32,6 +32,7 @@ class PrivateWay:
     mechanism: Mechanism
     budget: Budget
     steps: int  # of a whole round
+    rounds: int  # of the session
 
     @property
     def release(self) -> Release:
@@ -64,7 +65,7 @@ class PrivateTraining:
         if not self.spending.pay(round, mechanism.release(steps), work):
             return None
         plan = PrivatePlan(steps, mechanism, round_noise(self.secret, context, flat))
-        return private_train(self.way.learner, flat, self.data, plan, check)
+        return private_train(self.way.learner.in_round(round, self.way.rounds), flat, self.data, plan, check)
 
     def as_json(self) -> dict[str, Any]:
         """For the status."""
@@ -95,7 +96,7 @@ def private_way(privacy: Privacy, learner: Learner, data: Examples, rounds: int)
     task = replace(task, batch_size=batch, learning_rate=privacy.learning_rate or task.learning_rate)
     steps = task.steps_per_round(examples)
     noise = privacy.noise_multiplier or calibrate(budget, rate, rounds * steps)
-    way = PrivateWay(replace(learner, task=task), Mechanism(privacy.clip, noise, rate), budget, steps)
+    way = PrivateWay(replace(learner, task=task), Mechanism(privacy.clip, noise, rate), budget, steps, rounds)
     first = spent((way.release,), budget)
     if first > budget.epsilon:
         raise ConfigError(

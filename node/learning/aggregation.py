@@ -4,7 +4,6 @@
 who has the inputs and the row comes to the same bits. Knows nobody's name and no chain.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from node.config import Aggregation
 from node.learning import parameters
 from node.learning.mixing import Weights, mix
+from node.learning.schedules import cosine
 
 ADAPTIVE = frozenset({"fedadam", "fedyogi", "fedadagrad"})
 OPTIMIZERS = frozenset({"sgd", "adam"})  # torch's: updates are gradients
@@ -165,10 +165,10 @@ def _optimize(rule: Aggregation, model: Tensor, gradient: Tensor, moments: Momen
 
 
 def scheduled_rate(rule: Aggregation, when: When) -> float:
-    """The rate of a round: the closed form of torch's CosineAnnealingLR over the session's rounds, or constant."""
+    """The rate of a round of the session."""
     if rule.schedule == "constant":
         return rule.server_rate
-    return 0.5 * rule.server_rate * (1 + math.cos(math.pi * (when.round - 1) / when.rounds))
+    return rule.server_rate * cosine(when.round, when.rounds)
 
 
 def _middle(stacked: Tensor, faulty: int) -> Tensor:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from node.learning.image_shares import image_share
 from node.learning.models import resnet18, small_cnn, softmax_regression
+from node.learning.schedules import cosine
 from node.learning.task import Task
 
 CLASSES = 10
@@ -22,7 +23,8 @@ def softmax_task(dataset: str) -> Task:
         model=partial(softmax_regression, channels * side * side, CLASSES),
         data=partial(image_share, dataset),
         classes=CLASSES,
-        learning_rate=0.05 if channels == 1 else 0.01,
+        learning_rate=0.1 if channels == 1 else 0.02,
+        schedule=cosine,
         batch_size=64,
     )
 

@@ -99,11 +99,10 @@ def expose(
         budget = Budget(epsilon, setting.delta, setting.accountant)
         mechanism = mechanism_for(task, len(splits[0].train), budget, setting.rounds, setting.clip)
         total = spent((mechanism.release(setting.rounds * task.steps_per_round(len(splits[0].train))),), budget)
-    fit = _fitting(learner, mechanism, setting.seed)
     mixed, weights = learner.initial(), quantise(np.ones(setting.members))
     tell(f"{name}: {setting.rounds} rounds of {setting.members} members")
     for round in range(1, setting.rounds + 1):
-        start = mixed
+        start, fit = mixed, _fitting(learner.in_round(round, setting.rounds), mechanism, setting.seed)
         updates = [fit(start, split.train, f"{i}/{round}") for i, split in enumerate(splits[:-1])]
         mixed = mix(updates, weights)
     attacker = Attacker(learner, fit, start, setting)

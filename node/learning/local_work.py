@@ -50,6 +50,7 @@ def train_from(
     trainer.require_examples(learner, data)
     step = trainer.training_step(learner, _loss(learner, model, proximal))
     flat, velocity, total, steps = model, torch.zeros_like(model), 0.0, 0
+    rate = torch.tensor(learner.task.learning_rate)
     started = between.clock()
     with trainer.seeded(plan):
         for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
@@ -59,7 +60,7 @@ def train_from(
             batch = data.rows(row)
             if not steps:
                 trainer.require_fit(learner, batch)
-            flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets)
+            flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets, rate)
             total, steps = total + float(loss), steps + 1
     examples = steps * min(learner.task.batch_size, len(data))
     return Done(flat, total / max(1, steps), steps, examples, between.clock() - started)

@@ -60,10 +60,10 @@ class Trainer:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        self._step: Mapped = mapped(training_step(learner, batch_loss(learner)))
+        self._step: Mapped = mapped(training_step(learner, batch_loss(learner)), (0, 0, 0, 0, None))
 
-    def train(self, flats: Tensor, pool: Pool, plans: Sequence[Plan]) -> Tensor:
-        """Parameters (members, size) after each member's plan, from `flats` (left alone).
+    def train(self, flats: Tensor, pool: Pool, plans: Sequence[Plan], learning_rate: float | None = None) -> Tensor:
+        """Parameters (members, size) after each member's plan, from `flats` (left alone); default rate: the task's.
 
         The same steps on the same batches as trainer.train, up to the rounding of batched arithmetic; deterministic
         given the plans' generators. Raises TaskError when a member has no examples, or model and data do not fit.
@@ -72,27 +72,32 @@ class Trainer:
         if 0 in pool.sizes:
             require_examples(self.learner, ())
         require_fit(self.learner, pool.all.rows(torch.arange(min(size, len(pool.all)))))
+        rate = torch.tensor(self.learner.task.learning_rate if learning_rate is None else learning_rate)
         result = torch.empty_like(flats)
         batches = [min(size, count) for count in pool.sizes]
         order = sorted(range(len(plans)), key=lambda i: (batches[i], -plans[i].steps, i))
         with seeded(*plans):
             for batch, members in groupby(order, key=lambda i: batches[i]):
                 for part in chunks(list(members), self._members_at_once(pool, batch)):
-                    result[part] = self._train_part(flats[part], pool, [plans[i] for i in part], part)
+                    orders = self._orders(pool, [plans[i] for i in part], part)
+                    result[part] = self._train_part(flats[part], pool, orders, rate)
         return result
 
     def _members_at_once(self, pool: Pool, batch: int) -> int:
         numbers = ACTIVATIONS * batch * pool.all.inputs[0].numel() + 6 * self.learner.spec.size
         return max(1, MEMORY // (4 * numbers))
 
-    def _train_part(self, flats: Tensor, pool: Pool, plans: Sequence[Plan], members: Sequence[int]) -> Tensor:
-        """The same batch size for all; the plans get shorter from the first to the last."""
+    def _orders(self, pool: Pool, plans: Sequence[Plan], members: Sequence[int]) -> list[Tensor]:
+        """Positions in the pool (steps, batch) for each member."""
         batch = self.learner.task.batch_size
-        orders = [
+        return [
             torch.stack(list(batch_rows(pool.sizes[i], batch, plan))) + pool.starts[i]
             for i, plan in zip(members, plans, strict=True)
         ]
-        velocities, done = torch.zeros_like(flats), [plan.steps for plan in plans]
+
+    def _train_part(self, flats: Tensor, pool: Pool, orders: Sequence[Tensor], rate: Tensor) -> Tensor:
+        """The same batch size for all; the orders get shorter from the first to the last."""
+        velocities, done = torch.zeros_like(flats), [len(order) for order in orders]
         flats = flats.clone()
         taken = 0
         while taken < done[0]:
@@ -102,7 +107,7 @@ class Trainer:
             flat, velocity = flats[:active], velocities[:active]
             for step_positions in positions:
                 examples = pool.rows(step_positions)
-                flat, velocity, _ = self._step(flat, velocity, examples.inputs, examples.targets)
+                flat, velocity, _ = self._step(flat, velocity, examples.inputs, examples.targets, rate)
             flats[:active], velocities[:active] = flat, velocity
             taken = until
         return flats

@@ -3,8 +3,9 @@
 A task is found by a built-in name (`mnist-softmax`) or in a Python file of the user's (`my_task.py:task`).
 """
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from node.errors import TaskError
 from node.learning.parameters import ParameterSpec, flatten, parameter_spec
+from node.learning.schedules import Schedule, constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Task:
     metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
     classes: int | None = None
     learning_rate: float = 0.05
+    schedule: Schedule = constant  # (round, rounds of the session) -> factor of the learning rate
     momentum: float = 0.0
     weight_decay: float = 0.0
     batch_size: int = 32
@@ -76,6 +79,16 @@ class Task:
         if self.local_steps is not None:
             return self.local_steps
         return max(1, round(self.local_epochs * examples / self.batch_size))
+
+    def learning_rate_in(self, round: int, rounds: int) -> float:
+        """The learning rate of a round of so many. Raises TaskError when the schedule gives no number from 0 up."""
+        factor = self.schedule(round, rounds)
+        if not isinstance(factor, (int, float)) or not math.isfinite(factor) or factor < 0:
+            raise TaskError(
+                f"task {self.name!r}: schedule({round}, {rounds}) gave {factor!r}: return a factor of the learning "
+                "rate, a finite number not below 0"
+            )
+        return self.learning_rate * factor
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,11 @@ class Learner:
     def initial(self) -> Tensor:
         """Flat parameters (size,) as the task's model starts them, a copy."""
         return flatten(self.spec, self.module)
+
+    def in_round(self, round: int, rounds: int) -> "Learner":
+        """The same learner with the learning rate of a round of so many. TaskError as `learning_rate_in`."""
+        rate = self.task.learning_rate_in(round, rounds)
+        return replace(self, task=replace(self.task, learning_rate=rate))
 
 
 def prepare(task: Task, seed: int = 0) -> Learner:

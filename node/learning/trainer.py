@@ -18,7 +18,7 @@ from node.learning.task import Examples, Learner
 EVALUATION_CHUNK = 2048  # examples at a time, so that memory stays bounded
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (flat parameters, inputs, targets) -> mean over the batch
-Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +58,21 @@ def batch_loss(learner: Learner) -> Loss:
 def training_step(learner: Learner, loss: Loss) -> Step:
     """One step of SGD with momentum and weight decay (as torch.optim.SGD computes it), as a pure function.
 
-    `(flat, velocity, inputs, targets) -> (flat, velocity, loss)`; the velocity starts at zero.
+    `(flat, velocity, inputs, targets, learning rate ()) -> (flat, velocity, loss)`; the velocity starts at zero.
     """
     task = learner.task
     gradient_and_loss = grad_and_value(loss)
 
-    def step(flat: Tensor, velocity: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        flat: Tensor, velocity: Tensor, inputs: Tensor, targets: Tensor, rate: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         gradient, value = gradient_and_loss(flat, inputs, targets)
         if task.weight_decay:
             gradient = gradient + task.weight_decay * flat
         if task.momentum:
             velocity = task.momentum * velocity + gradient
             gradient = velocity
-        return flat - task.learning_rate * gradient, velocity, value
+        return flat - rate * gradient, velocity, value
 
     return step
 
@@ -96,14 +98,14 @@ def train(
     """
     require_examples(learner, data)
     step = training_step(learner, batch_loss(learner))
-    velocity, total = torch.zeros_like(flat), 0.0
+    velocity, total, rate = torch.zeros_like(flat), 0.0, torch.tensor(learner.task.learning_rate)
     with seeded(plan):
         for position, row in enumerate(batch_rows(len(data), learner.task.batch_size, plan)):
             check()
             batch = data.rows(row)
             if position == 0:
                 require_fit(learner, batch)
-            flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets)
+            flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets, rate)
             total += float(loss)
     seen = plan.steps * min(learner.task.batch_size, len(data))
     return Trained(flat, total / max(1, plan.steps), plan.steps, seen)

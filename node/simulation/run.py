@@ -112,7 +112,7 @@ def simulate_round(world: World, round: int) -> SimulatedRound:
     """Everybody trains, attackers forge, then everybody mixes."""
     settings, honest = world.settings, world.honest
     before = world.flats
-    updates, payload_bytes = encoded(world, trained(world))
+    updates, payload_bytes = encoded(world, trained(world, round))
     updates = forged(world, updates)
     peers = {member: inputs_of(member, settings, world.graph, world.attackers, round) for member in honest}
     mixed = world.mixer(round, peers, before, updates, world.generators)
@@ -134,14 +134,15 @@ def simulate_round(world: World, round: int) -> SimulatedRound:
     )
 
 
-def trained(world: World) -> Tensor:
+def trained(world: World, round: int) -> Tensor:
     """Everybody's parameters (members, size) after the round's local steps."""
     task = world.learner.task
     plans = [
         Plan(task.steps_per_round(examples), generator)
         for examples, generator in zip(world.train.sizes, world.generators, strict=True)
     ]
-    return world.trainer.train(world.flats, world.train, plans)
+    rate = task.learning_rate_in(round, world.settings.rounds)
+    return world.trainer.train(world.flats, world.train, plans, rate)
 
 
 def encoded(world: World, flats: Tensor) -> tuple[Tensor, int]:

@@ -79,7 +79,7 @@ def test_without_noise_and_clipping_it_is_the_ordinary_step():
     learner = prepare(replace(TASK, momentum=0.9, weight_decay=0.01))
     few = DATA.rows(torch.arange(16))
     start, velocity = learner.initial(), torch.ones(SIZE)
-    ordinary = training_step(learner, LOSS)(start, velocity, few.inputs, few.targets)
+    ordinary = training_step(learner, LOSS)(start, velocity, few.inputs, few.targets, torch.tensor(TASK.learning_rate))
     step = private_step(learner, LOSS, Mechanism(1e6, 1e-9, 0.5), expected=16)
     private = step(start, velocity, few.inputs, few.targets, torch.ones(16), torch.zeros(SIZE))
     for found, expected in zip(private, ordinary, strict=True):
