@@ -14,6 +14,7 @@ import trio
 from eth_account import Account
 
 from ledger import Devnet
+from ledger.history import History
 from ledger.keys import save_keystore
 from node.agreement import OpenSession, Wishes, create_session
 from node.home import Home, read_status
@@ -42,6 +43,21 @@ def make_session(home: Home, chain: Devnet, path: Path, **wishes: object) -> Ope
     )
     path.write_bytes(content)
     return opened
+
+
+def replayable(opened: OpenSession) -> int:
+    """How many mixing steps a full audit can replay: those whose every input is of a round with snapshots.
+
+    On a busy machine a member may mix a peer's earlier update: what was mixed is what the ledger says.
+    """
+    every, rounds = opened.session.snapshot_every, opened.session.rounds
+    with History(opened.ledger, opened.session_id) as history:
+        rows = history.trust_rows()
+    named = rows[~rows["absent"]]
+    from_round = named["round"] - named["lag"]
+    known = (from_round % every == 0) | (from_round == rounds)
+    stored = (named["round"] % every == 0) | (named["round"] == rounds)
+    return int((known & stored).groupby([named["member"], named["round"]]).all().sum())
 
 
 class NodeProcess:

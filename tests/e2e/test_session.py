@@ -8,7 +8,7 @@ import trio
 
 from node.audit.run import AuditSettings, audit_session
 from node.home import read_status
-from tests.nodes import NodeProcess, make_home, make_session, running, start_all
+from tests.nodes import NodeProcess, make_home, make_session, replayable, running, start_all
 
 pytestmark = pytest.mark.real
 
@@ -113,7 +113,7 @@ def test_members_find_each_other_by_mdns(chain, homes, session_file):
 
 
 def test_a_member_that_misbehaves_loses_its_weight(chain, homes, session_file):
-    make_session(homes[0], chain, session_file, rounds=6, experiment=True)
+    opened = make_session(homes[0], chain, session_file, rounds=6, experiment=True)
     honest = start_all(homes[:2], session_file)
     peers = ("--peers", honest[0].address(), "--no-mdns", "--misbehave", "sign_flip")
     nodes = [*honest, NodeProcess(homes[2], session_file, *peers)]
@@ -128,6 +128,6 @@ def test_a_member_that_misbehaves_loses_its_weight(chain, homes, session_file):
         assert last["metrics"]["test_loss"] < 0.05
     report = trio.run(audit_session, AuditSettings(session_file, chain.url), lambda _line: None).json()
     assert report["clean"] is True  # the attacker too records what it mixes
-    assert report["steps_replayed"] == 6  # rounds 5 and 6, which have snapshots
+    assert report["steps_replayed"] == replayable(opened) >= 1  # rounds 5 and 6 have snapshots
     own = [cell for cell in read_status(homes[2])["finished_rounds"][-1]["inputs"] if cell["member"] == attacker]
     assert [cell["weight"] for cell in own] == [0]
