@@ -112,7 +112,8 @@ class _Audit:
                 budget.epsilon, None if self.coordinated is None else self.coordinated.rules.coordinator
             )
         before: dict[int, LedgerStep] = {}  # member -> its last one so far
-        for recorded in self.history.steps((settings.first, settings.last or LARGEST_ROUND)):
+        first = 0 if settings.first == 1 else settings.first  # a round 0 is none of the session's: it is blamed
+        for recorded in self.history.steps((first, settings.last or LARGEST_ROUND)):
             self.tell(f"auditing round {recorded.round}, member {recorded.member}")
             last = before.get(recorded.member)
             self._note_gaps(recorded, last.round if last else None)
@@ -139,6 +140,9 @@ class _Audit:
         """What is wrong with a step, if anything; counts it."""
         if recorded.fault is not None:
             return Fault(recorded.member, recorded.round, "record", "a well-formed record", recorded.fault)
+        if not 1 <= recorded.round <= self.opened.session.rounds:
+            rounds = f"rounds 1 to {self.opened.session.rounds} of the session"
+            return Fault(recorded.member, recorded.round, "record", rounds, f"a record of round {recorded.round}")
         if recorded.mix is None:
             return None
         step = node_step(recorded)

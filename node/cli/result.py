@@ -5,6 +5,7 @@ standard output.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,14 +50,22 @@ def answers(command: Callable[P, Result]) -> Callable[P, None]:
 
 
 def show(result: Result, as_json: bool) -> NoReturn:
-    """Prints a result and ends the program with its status."""
-    if as_json:
-        click.echo(json.dumps(result.json))
-    else:
-        console = Console() if sys.stdout.isatty() else Console(width=160)
+    """Prints a result and ends the program with its status, also where nobody reads it to the end (`| head`)."""
+    try:
+        click.echo(json.dumps(result.json) if as_json else readable(result), nl=as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+    sys.exit(result.status)
+
+
+def readable(result: Result) -> str:
+    """A result as lines for people, with colours on a terminal."""
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    with console.capture() as lines:  # Rich would end the program with status 1 where a pipe is closed
         for part in (result.text, *result.extra):
             console.print(part, highlight=False, soft_wrap=isinstance(part, str))
-    sys.exit(result.status)
+    return lines.get()
 
 
 def fail(message: str, as_json: bool = False) -> NoReturn:

@@ -301,3 +301,18 @@ def test_coverage_names_who_leaves_out_snapshots_and_whose_are_not_found(forge):
     assert report.coverage[1] == Coverage(1, steps=3, without_cid=2, due_without_cid=1, not_found=1)
     assert report.coverage[0] == Coverage(0, steps=3)  # everybody needs member 1's updates
     assert report.status == 2
+
+
+@pytest.mark.parametrize(("round", "at"), [(0, 0), (7, None)])
+def test_a_record_of_a_round_that_the_session_does_not_have_is_found(forge, round, at):
+    forgery = forge()
+
+    async def add():
+        records = forgery.records[1]
+        records.insert(len(records) if at is None else at, Record(forgery.session_id, round, sha256(b"more"), None))
+
+    forgery.after_rounds = add
+    report = forgery.audit()
+    assert located(report) == (1, round, "record")
+    assert "of the session" in report.faults[0].expected
+    assert report.steps_replayed == report.steps_total == 12

@@ -128,6 +128,20 @@ def test_status_shows_a_node_that_has_finished(finished_run):
     assert "5 on the chain, 0 waiting" in text
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_an_answer_that_nobody_reads_changes_no_exit_status(finished_run, form):
+    where = ("--session", str(finished_run.session_file), "--rpc", finished_run.chain.url)
+    read, write = os.pipe()
+    os.close(read)  # as `| true`
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", "node", "audit", *where, *form], stdout=write, stderr=subprocess.PIPE, cwd=REPOSITORY
+        )
+    finally:
+        os.close(write)
+    assert (process.returncode, process.stderr.decode()) == (0, "")
+
+
 def test_stopping_a_node_that_does_not_run_is_no_error(finished_run):
     assert answer("stop", "--home", finished_run.homes[0].path) == {"stopped": False, "was_running": False}
 
