@@ -1,12 +1,15 @@
 """A clean run audits clean; each thing that can be wrong is found and located."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner
 
 from node.cli.app import cli
-from tests.nodes import replayable
+from tests.nodes import REPOSITORY, replayable
 
 pytestmark = pytest.mark.real
 
@@ -27,6 +30,21 @@ def test_a_clean_run_is_clean(finished_run):
     assert 1 <= report["steps_replayed"] <= 6  # rounds 2 and 4 have snapshots
     assert report["records"] == 15  # 12 commits and 3 closings
     assert report["gaps"] == []
+
+
+def test_a_machine_with_another_processor_comes_to_the_same_bits(finished_run):
+    """Without vector instructions, as on the oldest processor that torch knows; the nodes ran with what there is."""
+    plain = {
+        **os.environ,
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_CBWR": "COMPATIBLE",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4",
+    }
+    command = [sys.executable, "-m", "node", "audit", "--json", "--session", finished_run.session_file]
+    answer = subprocess.run([*command, "--rpc", finished_run.chain.url], env=plain, cwd=REPOSITORY, capture_output=True)
+    report = json.loads(answer.stdout)
+    assert (answer.returncode, report["clean"]) == (0, True)
+    assert report["steps_replayed"] == replayable(finished_run.opened)
 
 
 def test_a_range_of_rounds_can_be_audited(finished_run):
