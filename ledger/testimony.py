@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from eth_abi.abi import decode
 from eth_abi.exceptions import DecodingError
 from eth_account import Account
+from eth_account._utils.legacy_transactions import Transaction as LegacyTransaction
 from eth_account.typed_transactions import TypedTransaction
 from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
@@ -18,8 +20,9 @@ from ledger.errors import PayloadError
 from ledger.events import RECORDED, fetch_logs, parse_logs, session_topic
 from ledger.payload import round_of_step, session_of_step
 
-_EIP_1559 = 2
-_MALFORMED = (RLPException, ValidationError, BadSignature, DecodingError, ValueError, TypeError, KeyError)
+_LEGACY = 0xC0  # the first byte of a list in RLP; typed transactions begin with their type (EIP-2718)
+_CHAIN_ID_OFFSET = 35  # of v (EIP-155)
+_MALFORMED = (RLPException, ValidationError, BadSignature, DecodingError, ValueError, TypeError, LookupError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Words:
     """What a signed transaction says: who signed it, for which contract, and the update hashes by session and round."""
 
     account: str
-    chain_id: int
+    chain_id: int | None  # None: signed as before EIP-155, for any chain
     contract: str
     hashes: dict[tuple[int, int], bytes]
 
@@ -59,22 +62,28 @@ def signed_transaction(chain: Chain, tx_hash: str) -> bytes:
 
 
 def words_of(transaction: bytes) -> Words:
-    """What a transaction that carries records says, from its bytes alone.
+    """What a transaction of any type that carries records says, from its bytes alone.
 
     Raises:
-        PayloadError: it is none, or is not signed as EIP-1559 wants it.
+        PayloadError: it is none, or is not signed.
 
     """
     try:
-        if transaction[:1] != bytes([_EIP_1559]):
-            raise ValueError("only EIP-1559 transactions are known")
         account = str(Account.recover_transaction(HexBytes(transaction)))
-        fields = TypedTransaction.from_bytes(HexBytes(transaction)).as_dict()
+        fields = _fields(transaction)
         contract = checksummed("0x" + bytes(fields["to"]).hex())
-        return Words(account, int(fields["chainId"]), contract, _hashes(bytes(fields["data"])))
+        return Words(account, fields["chainId"], contract, _hashes(bytes(fields["data"])))
     except _MALFORMED as error:
         what = f"{str(error)[:80] or type(error).__name__}"
         raise PayloadError(f"the transaction {transaction[:16].hex()}… is no signed record: {what}") from error
+
+
+def _fields(transaction: bytes) -> dict[str, Any]:
+    if transaction[0] < _LEGACY:
+        return dict(TypedTransaction.from_bytes(HexBytes(transaction)).as_dict())
+    fields = LegacyTransaction.from_bytes(HexBytes(transaction)).as_dict()
+    v = int(fields["v"])
+    return {**fields, "chainId": (v - _CHAIN_ID_OFFSET) // 2 if v >= _CHAIN_ID_OFFSET else None}
 
 
 def _hashes(data: bytes) -> dict[tuple[int, int], bytes]:

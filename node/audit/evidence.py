@@ -66,7 +66,8 @@ def _against_record(announced: Announcement, record: Mapping[str, Any]) -> Verdi
     words = words_of(bytes.fromhex(record["transaction"]))
     binding = bytes.fromhex(record["binding"])
     recorded = words.hashes.get((announced.session_id, announced.round))
-    message = binding_message(words.chain_id, words.contract, announced.session_id, words.account)
+    chain_id = int(record["chain_id"]) if words.chain_id is None else words.chain_id
+    message = binding_message(chain_id, words.contract, announced.session_id, words.account)
     flaw = ""
     if not verify(announced.peer_id, announced.signed_bytes(), announced.signature):
         flaw = "the signature of the announcement is not the peer's"

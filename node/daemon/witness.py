@@ -78,6 +78,7 @@ class Witness:
         record = {
             "transaction": signed_transaction(self.opened.ledger.chain, recorded.tx_hash).hex(),
             "binding": member.binding.hex(),
+            "chain_id": self.opened.ledger.chain.chain_id(),  # an old-style transaction does not say
         }
         self.evidence.mkdir(exist_ok=True, mode=0o700)
         path = self.evidence / f"contradiction-{member.index}-{announced.round}.json"
