@@ -53,6 +53,7 @@ format:
 
 lint:
 	$(BIN)/ruff check .
+	$(BIN)/shellcheck scripts/*.sh scripts/fleet/*.sh
 
 types:
 	$(BIN)/mypy

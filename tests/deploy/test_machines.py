@@ -1,0 +1,182 @@
+"""deploy.sh, start.sh, status.sh and shutdown.sh against real SSH servers on several hosts: one cut off, one slow."""
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.deploy.ssh_servers import ssh_servers
+from tests.hosts import hosts
+from tests.nodes import REPOSITORY, TASK
+
+pytestmark = pytest.mark.slow
+NODES = ("alice", "bob", "slow", "lost")
+ROUNDS = 100_000
+
+
+class Fleet:
+    """The operator's host: its commands, and the inventory."""
+
+    def __init__(self, made, place, configuration):
+        self.made, self.place = made, place
+        self.inventory, self.configuration = place / "inventory", configuration
+        self.homes = {name: place / name for name in NODES}
+        hostile = f"--data-dir $(touch${{IFS}}{place}/pwned)'`id` --linger 5"  # a value that a shell would run
+        lines = [
+            f"{name} {made.address(name)} 2222 root {self.homes[name]} - --listen "
+            f"/ip4/{made.address(name)}/tcp/4001 --no-mdns --publish --threads 1 --task {TASK}:task {hostile}"
+            for name in NODES
+        ]
+        self.inventory.write_text("# the test's hosts\n" + "\n".join(lines) + "\n")
+
+    def run(self, *command, timeout=300):
+        return subprocess.run(
+            self.made.inside("operator", *command), capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    def script(self, name, *arguments):
+        """Exit status, the table as {host: (result, words)}, everything that was said."""
+        command = [REPOSITORY / "scripts" / name, self.inventory, "--ssh-config", self.configuration, *arguments]
+        done = self.run(*map(str, command))
+        rows = {}
+        for line in done.stdout.splitlines():
+            if found := re.match(r"(\w+) +[\d.]+ +(ok|failed|unreachable|timed out) +\d+ ?(.*)", line):
+                rows[found[1]] = (found[2], found[3].strip())
+        return done.returncode, rows, done.stdout + done.stderr
+
+    def node(self, *arguments):
+        done = self.run(sys.executable, "-m", "node", *map(str, arguments), "--json")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@contextlib.contextmanager
+def fleet(place):
+    with hosts("operator", "chain", *NODES) as made, ssh_servers(place, made, NODES) as configuration:
+        everybody = [name for name in made.names if name != "slow"]
+        made.wire(everybody, ["slow"], delay=0.15)
+        made.wire(["slow"], everybody, delay=0.15)
+        made.wire(made.names, ["lost"], loss=1.0)
+        made.wire(["lost"], made.names, loss=1.0)
+        yield Fleet(made, place, configuration)
+
+
+@contextlib.contextmanager
+def chain(made):
+    command = [sys.executable, "-m", "node", "devnet", "--host", "0.0.0.0", "--port", "8545"]
+    child = subprocess.Popen(made.inside("chain", *command), stderr=subprocess.PIPE, text=True)
+    try:
+        assert "anvil at" in child.stderr.readline()
+        yield f"http://{made.address('chain')}:8545"
+    finally:
+        child.terminate()
+        child.wait()
+        child.stderr.close()
+
+
+def until(fleet, what, seconds=120):
+    deadline = time.monotonic() + seconds
+    while True:
+        code, rows, said = fleet.script("status.sh", "--timeout", "20")
+        if what(rows):
+            return code, rows
+        assert time.monotonic() < deadline, said
+
+
+def rounds(rows, name):
+    found = re.search(r"round (\d+) of", rows[name][1])
+    return int(found[1]) if found else 0
+
+
+def test_nodes_are_installed_started_followed_and_stopped_though_a_host_is_cut_off_and_one_is_slow(tmp_path):
+    (tmp_path / "wheels").mkdir()
+    with fleet(tmp_path) as ours, chain(ours.made) as rpc:
+        started = time.monotonic()
+        code, rows, said = ours.script("deploy.sh", "--wheelhouse", tmp_path / "wheels", "--timeout", "240")
+        assert code == 1, said
+        assert rows["lost"][0] == "unreachable", said
+        for name in ("alice", "bob", "slow"):
+            assert re.fullmatch(r"account 0x[0-9a-fA-F]{40}", rows[name][1]), said
+        assert "1 of 4 hosts did not do it" in said
+        accounts, first = rows, time.monotonic() - started
+
+        started = time.monotonic()  # again: nothing to do, the same accounts
+        code, rows, said = ours.script(
+            "deploy.sh", "--wheel", *(REPOSITORY / "build" / "fleet").glob("*.whl"), "--wheelhouse", tmp_path / "wheels"
+        )
+        assert (code, rows) == (1, accounts), said
+        assert time.monotonic() - started < first
+
+        ours.node("init", "--home", tmp_path / "operator")
+        session = tmp_path / "session.toml"
+        ours.node(
+            "session",
+            "create",
+            "--task",
+            f"{TASK}:task",
+            "--rounds",
+            ROUNDS,
+            "--quorum",
+            3,
+            "--members",
+            3,
+            "--snapshot-every",
+            1,
+            "--rpc",
+            rpc,
+            "--home",
+            tmp_path / "operator",
+            "--out",
+            session,
+        )
+        code, rows, said = ours.script("start.sh", "--session", session)
+        assert code == 1, said
+        assert {name: result for name, (result, _) in rows.items()} == {
+            "alice": "ok",
+            "bob": "ok",
+            "slow": "ok",
+            "lost": "unreachable",
+        }, said
+        assert all(words.startswith("started, process") for name, (_, words) in rows.items() if name != "lost")
+        _, rows, said = ours.script("start.sh", "--session", session, "--host", "bob")
+        assert rows == {"bob": ("ok", "was running already")}, said
+
+        code, rows = until(ours, lambda rows: all(rounds(rows, name) >= 5 for name in ("alice", "bob", "slow")))
+        assert code == 1
+        assert all(rows[name][1].startswith("running: ") for name in ("alice", "bob", "slow"))
+
+        code, rows, said = ours.script("shutdown.sh", "--collect", tmp_path / "reports")
+        assert code == 1, said
+        assert all(rows[name] == ("ok", f"the node in {ours.homes[name]} has stopped") for name in NODES[:3]), said
+        for name in ("alice", "bob", "slow"):
+            collected = tmp_path / "reports" / name
+            assert json.loads((collected / "answer.json").read_text())["records_pending"] == 0
+            assert json.loads((collected / "status.json").read_text())["finished_rounds"]
+            assert (collected / "session.toml").read_bytes() == session.read_bytes()
+            assert not {path.name for path in collected.iterdir()} & {"identity.key", "keystore.json", "passphrase"}
+        assert not (tmp_path / "reports" / "lost" / "status.json").exists()
+        code, rows, said = ours.script("shutdown.sh")
+        assert [rows[name][0] for name in NODES] == ["ok", "ok", "ok", "unreachable"], said
+        sources = [part for name in NODES[:3] for part in ("--ipfs", ours.homes[name])]
+        report = ours.node("audit", "--session", session, "--rpc", rpc, *sources)
+        assert report["clean"] is True
+        assert report["steps_replayed"] >= 15
+    assert not list(tmp_path.glob("*pwned*"))
+
+
+def test_a_host_that_answers_too_slowly_costs_its_time_and_no_more(tmp_path):
+    with fleet(tmp_path) as ours:
+        ours.made.wire(ours.made.names, ["slow"], delay=0.8)
+        ours.made.wire(["slow"], ours.made.names, delay=0.8)
+        started = time.monotonic()
+        code, rows, said = ours.script("status.sh", "--timeout", "5")
+        assert time.monotonic() - started < 30
+        assert code == 1
+        assert rows["slow"][0] == "timed out", said
+        assert rows["lost"][0] in ("timed out", "unreachable"), said
+        assert rows["alice"][0] == rows["bob"][0] == "failed"
+        assert "run scripts/deploy.sh" in rows["alice"][1]
