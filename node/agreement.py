@@ -106,13 +106,12 @@ async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[b
     Raises NodeError or LedgerError; nothing is written to the chain before everything else is known to work.
     """
     account = load_keystore(home.keystore, passphrase)
-    if wishes.codec.startswith("topk"):
+    rules = coordination(wishes, str(account.address))  # one that cannot be is an error before anything is sent
+    if codec(wishes.codec).depth and rules is not None:  # as is an unknown name
         raise ConfigError(
-            f"codec {wishes.codec!r} builds on earlier updates, which nodes do not keep for it yet: "
+            f"codec {wishes.codec!r} sends differences, which workers that start from a new model each round cannot: "
             "choose float32, bfloat16 or int8, each also with +zstd"
         )
-    coordination(wishes, str(account.address))  # as is a rule that cannot be
-    codec(wishes.codec)  # an unknown name is an error before anything is sent
     chain = connect(wishes.rpc, timeout=RPC_TIMEOUT_S)
     seed = wishes.seed if wishes.seed is not None else secrets.randbelow(2**32)
     learner = prepare(load_task(wishes.task), seed)

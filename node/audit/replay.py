@@ -1,7 +1,7 @@
 """One mixing step replayed from the ledger's words and the snapshots' bytes, bit for bit. Knows no chain, no IPFS."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,11 +95,12 @@ def check_input(step: Step, entry: Input, staleness: int) -> Fault | None:
     return None
 
 
-def open_update(content: bytes, spec: ParameterSpec, codec: Codec) -> Update:
-    """A snapshot's update, hashed and decoded. Raises nothing: the bytes may be anything."""
+def open_update(content: bytes, spec: ParameterSpec, codec: Codec, earlier: Sequence[bytes] = ()) -> Update:
+    """A snapshot's update, hashed and decoded, with what it builds on. Raises nothing: the bytes may be anything."""
     digest = hashlib.sha256(content).digest()
+    held = {hashlib.sha256(payload).digest(): payload for payload in earlier}
     try:
-        return Update(digest, codec.decode(spec, content))
+        return Update(digest, codec.decode(spec, content, held.get))
     except UpdateError as error:
         return Update(digest, None, str(error))
 

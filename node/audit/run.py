@@ -20,11 +20,12 @@ from node.audit.privacy import BudgetCheck
 from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
 from node.audit.report import AuditReport, Coverage, Gap
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
-from node.errors import ConfigError, ContentMalformed
-from node.learning.codecs import Codec, codec
+from node.errors import ConfigError, ContentMalformed, UpdateError
+from node.learning.codecs import Codec, ReferenceMissing, chain, codec
 from node.learning.parameters import ParameterSpec
 from node.messages import Input, Mix
 from node.session.coordinated import MODEL_CODEC
+from node.session.gossip import earlier_name
 from node.storage import directory_cid
 
 MIXED, UPDATE = "mixed.safetensors", "update"
@@ -254,7 +255,27 @@ class _Audit:
                 if content is None:
                     return
                 form = self._codec_of(member)
-                self.updates[member, round] = await trio.to_thread.run_sync(open_update, content, spec, form)
+                earlier = await self._read_earlier(member, round, spec, content)
+                if earlier is None:
+                    return
+                self.updates[member, round] = await trio.to_thread.run_sync(open_update, content, spec, form, earlier)
+
+    async def _read_earlier(self, member: int, round: int, spec: ParameterSpec, update: bytes) -> list[bytes] | None:
+        """The payloads that an update builds on, from the same snapshot; None if one is not to be had."""
+        form, found = self._codec_of(member), dict[bytes, bytes]()
+        while len(found) <= form.depth:
+            try:
+                chain(form, spec, update, found.get)
+            except ReferenceMissing as error:
+                content = await self._read(member, round, earlier_name(len(found) + 1))
+                if content is None or hashlib.sha256(content).digest() != error.reference.digest:
+                    return None if content is None else list(found.values())  # decoding tells what is wrong
+                found[error.reference.digest] = content
+            except UpdateError:
+                break  # as above
+            else:
+                break
+        return list(found.values())
 
     def _codec_of(self, member: int) -> Codec:
         """A coordinator's updates are models, which are never rounded."""

@@ -162,10 +162,11 @@ class Journal:
             return None
         return payload, row[0]
 
-    def newest_update(self) -> tuple[int, bytes, bytes] | None:
-        """(round, payload, SHA-256) of the newest update that is whole; None if there is none."""
+    def newest_update(self, before: int = 2**62) -> tuple[int, bytes, bytes] | None:
+        """(round, payload, SHA-256) of the newest update of a round `before` that is whole; None if there is none."""
+        query = "select round from updates where round < ? order by round desc"
         with self._lock:
-            rounds = [row[0] for row in self._db.execute("select round from updates order by round desc")]
+            rounds = [row[0] for row in self._db.execute(query, (before,))]
         for round in rounds:
             found = self.update(round)
             if found is not None:

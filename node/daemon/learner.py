@@ -4,6 +4,7 @@ Knows no network and no chain. What it does in a round is a pure function of (ch
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,16 +17,19 @@ import trio.from_thread
 from safetensors import SafetensorError
 from torch import Tensor
 
+from node.daemon.earlier import EarlierPayloads
 from node.daemon.misbehavior import Misbehavior, without_own
 from node.daemon.private import PrivateTraining
 from node.errors import HomeError, NodeError, UpdateError
 from node.learning import parameters, trainer, trust
-from node.learning.codecs import Codec
+from node.learning.codecs import Codec, Past, nothing_held
 from node.learning.mixing import mix, quantise
 from node.learning.task import Learner, LocalSplit
 from node.learning.weigher import Judge, learn_row
 from node.messages import Input
 from node.session.ports import Contribution, Mixed, Payload, Trained
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 TRUST = "trust_"  # prefix of the trust state's arrays in a checkpoint
@@ -61,12 +65,25 @@ class TorchLearner:
     misbehavior: Misbehavior | None = None
     private: PrivateTraining | None = None  # in a session with a privacy budget
     rounds: int = 1  # of the session, for the schedule of the learning rate
+    earlier: EarlierPayloads | None = None  # what updates build on; None: nothing
     refused_updates: int = 0  # of others: bytes, shapes or numbers that were not what they should be
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
     async def train(self, round: int) -> Trained:
         """The encoded update of a round."""
         return await self.run(self._train, round)
+
+    async def repeat(self, round: int, committed: Trained) -> Trained:
+        """The update that was committed before a restart; trained again where its codec left something out of it.
+
+        What it left out belongs into the next update, and died with the process.
+        """
+        if self.codec.exact:
+            return committed
+        again = await self.train(round)
+        if again.digest != committed.digest:
+            log.warning("round %d trained again gives another update: what was committed to is kept", round)
+        return committed
 
     async def accepts(self, payload: Payload) -> str | None:
         """What is wrong with a payload, None if nothing is."""
@@ -111,10 +128,14 @@ class TorchLearner:
             )
         if self.misbehavior is not None:
             flat = self.misbehavior(flat, self.seat.generator("misbehave", round))
-        encoded = self.codec.encode(self.learner.spec, flat, self.residual)
+        encoded = self.codec.encode(self.learner.spec, flat, self.residual, self._past(round))
         self.residual = encoded.residual
         digest = hashlib.sha256(encoded.payload).digest()
         return Trained(encoded.payload, digest, metrics)
+
+    def _past(self, round: int) -> Past | None:
+        earlier = self.earlier
+        return None if earlier is None else Past(self.flat, earlier.announced(round), earlier.resolve)
 
     def _fault(self, payload: Payload) -> str | None:
         try:
@@ -126,7 +147,8 @@ class TorchLearner:
     def decode(self, payload: Payload) -> Tensor:
         """The vector (size,) of an update. UpdateError if it is not one."""
         content = payload.read_bytes() if isinstance(payload, Path) else payload
-        return self.codec.decode(self.learner.spec, content)
+        resolve = nothing_held if self.earlier is None else self.earlier.resolve
+        return self.codec.decode(self.learner.spec, content, resolve)
 
     def _mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
         rounds = {other.member: other.round for other in others} | {self.seat.member: round}

@@ -25,6 +25,7 @@ from node.session.deadline import AdaptiveDeadline
 from node.session.gather import Gatherer
 from node.session.gossip import Gossip, Plan, Ports, Present, RoundReport, linger, wait_for_quorum
 from node.session.notes import read_orders
+from node.session.ports import NothingEarlier
 from node.session.push import Push, only
 from node.session.worker import Worker
 from node.storage import Snapshots
@@ -137,6 +138,7 @@ class GossipPart:
     def __init__(self, outside: Outside, ears: Ears) -> None:
         prepared, session = outside.prepared, outside.prepared.opened.session
         self.outside, self.ears, self.rounds = outside, ears, session.rounds
+        earlier = prepared.learner.earlier or NothingEarlier()
         self.ports = Ports(
             outside.peers,
             prepared.directory,
@@ -144,11 +146,13 @@ class GossipPart:
             outside.records,
             DiskJournal(outside.journal, prepared.learner),
             outside.ipfs,
+            earlier,
         )
         plan = Plan(prepared.opened.session_id, session.rounds, session.cohort, session.codec, session.snapshot_every)
         deadline = AdaptiveDeadline(session.limits.round_deadline_s)
         limit = session.limits.staleness
-        gatherer = Gatherer(outside.peers, prepared.directory, outside.board, prepared.learner, limit, deadline)
+        directory, learner = prepared.directory, prepared.learner
+        gatherer = Gatherer(outside.peers, directory, outside.board, learner, limit, deadline, earlier)
         self.gossip = Gossip(plan, self.ports, outside.board, gatherer, ears.observe)
         self.stopping = self.gossip.stopping
 

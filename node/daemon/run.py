@@ -14,6 +14,7 @@ import trio
 from ledger import Outbox
 from ledger.delivery import Terms
 from node.daemon.directory import keep_fresh, publish_addresses
+from node.daemon.earlier import EarlierPayloads
 from node.daemon.journal import Journal
 from node.daemon.metrics import node_metrics
 from node.daemon.parts import Ears, Outside, coordinates, describe_part, forget_stop, take_part
@@ -64,8 +65,10 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
         if session.coordinated is not None:
             tell(describe_part(prepared))
         async with AsyncExitStack() as stack:
-            journal = Journal(settings.home.state, keep=session.limits.staleness + 2)
+            form, model = prepared.learner.codec, prepared.learner.learner.spec
+            journal = Journal(settings.home.state, keep=session.limits.staleness + 2 + form.depth)
             stack.callback(journal.close)
+            prepared.learner.earlier = EarlierPayloads(journal, form, model) if form.depth else None
             terms = Terms(confirmations=settings.confirmations)
             outbox = Outbox(settings.home.outbox, prepared.opened.ledger, prepared.account, terms)
             stack.callback(outbox.close)

@@ -85,6 +85,7 @@ def topk(ratio: float, packing: Packing = PLAIN) -> Codec:
         partial(decode, how),
         lambda spec: packing.size_limit(plain_limit(how, spec)),
         lambda spec, payload: parse(how, spec, payload).reference,
+        CHAIN,
     )
 
 

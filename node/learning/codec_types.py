@@ -75,7 +75,8 @@ class Codec:
 
     `decode` gives the vector (size,) that everyone mixes, the sender too. `size_limit(spec)` is the largest payload in
     bytes, known before one arrives. `reference(spec, payload)` is what a payload directly builds on, None for one that
-    stands alone; it raises UpdateError like `decode`.
+    stands alone; it raises UpdateError like `decode`. `depth` is how many earlier payloads one may build on, at
+    most; an `exact` codec leaves nothing out.
     """
 
     name: str
@@ -83,6 +84,8 @@ class Codec:
     decode: Decode
     size_limit: Callable[[ParameterSpec], int]
     reference: Callable[[ParameterSpec, Buffer], Reference | None]
+    depth: int = 0
+    exact: bool = False
 
 
 def stands_alone(spec: ParameterSpec, payload: Buffer) -> Reference | None:

@@ -75,4 +75,4 @@ def packed(codec: Codec, packing: Packing) -> Codec:
     def reference(spec: ParameterSpec, payload: Buffer) -> Reference | None:
         return codec.reference(spec, packing.unpack(payload, codec.size_limit(spec)))
 
-    return Codec(codec.name + packing.suffix, encode, decode, size_limit, reference)
+    return Codec(codec.name + packing.suffix, encode, decode, size_limit, reference, exact=codec.exact)

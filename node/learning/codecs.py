@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from node.errors import ConfigError
+from node.errors import ConfigError, UpdateError
 from node.learning import parameters
 from node.learning.codec_bfloat16 import BFLOAT16
 from node.learning.codec_int8 import INT8
@@ -63,7 +63,7 @@ def _decode_float32(spec: ParameterSpec, payload: Buffer, resolve: Resolve = not
     return parameters.decode(spec, payload)
 
 
-FLOAT32 = Codec("float32", _encode_float32, _decode_float32, lambda spec: spec.payload_size, stands_alone)
+FLOAT32 = Codec("float32", _encode_float32, _decode_float32, lambda spec: spec.payload_size, stands_alone, exact=True)
 CODECS: Mapping[str, Codec] = MappingProxyType({codec.name: codec for codec in (FLOAT32, BFLOAT16, INT8)})
 
 
@@ -83,10 +83,12 @@ def codec(name: str) -> Codec:
 def chain(codec: Codec, spec: ParameterSpec, payload: Buffer, resolve: Resolve) -> tuple[Reference, ...]:
     """What a payload builds on, directly and indirectly, newest first: keep these as long as the payload itself.
 
-    Raises UpdateError like `decode`, so ReferenceMissing where one of them is not here.
+    Raises UpdateError like `decode`, so ReferenceMissing where one of them is not here; also for more than `depth`.
     """
     found: list[Reference] = []
     while (reference := codec.reference(spec, payload)) is not None:
+        if len(found) == codec.depth:
+            raise UpdateError(f"update builds on more than {codec.depth} earlier ones: the codec makes no such payload")
         found.append(reference)
         earlier = resolve(reference.digest)
         if earlier is None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -11,7 +11,7 @@ from node.errors import PeerError
 from node.messages import ABSENT, Announcement
 from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
-from node.session.ports import Contribution, Directory, Learner, Payload, Peers
+from node.session.ports import Contribution, Directory, Earlier, Learner, NothingEarlier, Payload, Peers
 
 log = logging.getLogger(__name__)
 TRIES = 3
@@ -30,6 +30,7 @@ class Gatherer:
     learner: Learner
     staleness: int  # rounds
     deadline: AdaptiveDeadline
+    earlier: Earlier = field(default_factory=NothingEarlier)
     _held: dict[int, Contribution] = field(default_factory=dict)
     _refused: dict[int, bytes] = field(default_factory=dict)  # newest bad digest per member
 
@@ -103,14 +104,28 @@ class Gatherer:
         if self._refused.get(member) == announcement.digest:
             return None
         payload = await self._fetch(member, announcement)
-        if payload is None:
+        if payload is None or not await self._complete(member, announcement, payload):
+            await self.earlier.settle(member, None)
             return None
         fault = await self.learner.accepts(payload)
+        await self.earlier.settle(member, payload if fault is None else None)
         if fault is not None:
             log.warning("update of member %d, round %d is left out: %s", member, announcement.round, fault)
             self._refused[member] = announcement.digest
             return None
         return Contribution(member, announcement.round, payload)
+
+    async def _complete(self, member: int, announcement: Announcement, payload: Payload) -> bool:
+        """Pulls what a payload builds on, the newest first; False where its sender does not give it."""
+        while (missing := await self.earlier.missing(payload)) is not None:
+            digest, size = missing
+            older = await self._fetch(member, replace(announcement, digest=digest, size=size))
+            if older is None:
+                return False
+            await self.earlier.save(member, older)
+            if isinstance(older, Path):
+                older.unlink(missing_ok=True)
+        return True
 
     async def _fetch(self, member: int, announcement: Announcement) -> Payload | None:
         for attempt in range(TRIES):

@@ -15,9 +15,11 @@ from node.session.gather import Gatherer
 from node.session.ports import (
     Contribution,
     Directory,
+    Earlier,
     Journal,
     Learner,
     Mixed,
+    NothingEarlier,
     Peers,
     Progress,
     Records,
@@ -50,6 +52,7 @@ class Ports:
     records: Records
     journal: Journal
     snapshots: Snapshots
+    earlier: Earlier = field(default_factory=NothingEarlier)
 
 
 class Present(Protocol):
@@ -146,7 +149,7 @@ class Gossip:
     async def _train(self, round: int, progress: Progress) -> Trained:
         """The round's update: the one that was committed before a crash, or a new one that is kept on disk first."""
         if progress.committed is not None:
-            return progress.committed
+            return await self.ports.learner.repeat(round, progress.committed)
         trained = await self.ports.learner.train(round)
         await self.ports.journal.trained(round, trained)
         return trained
@@ -165,7 +168,14 @@ class Gossip:
             return None
         self.observe("saving a snapshot", round)
         files = {"update": trained.payload, "mixed.safetensors": mixed.payload}
+        before = await self.ports.earlier.builds_on(trained.payload)
+        files |= {earlier_name(position): payload for position, payload in enumerate(before, 1)}
         return await self.ports.snapshots.add(round, files)
+
+
+def earlier_name(position: int) -> str:
+    """In a snapshot, the file of the payload that the update builds on directly (1), or through others."""
+    return f"earlier-{position}"
 
 
 def complete_row(cohort: tuple[int, ...], mixed: Mixed, contributions: list[Contribution]) -> tuple[Input, ...]:

@@ -45,11 +45,48 @@ class Learner(Protocol):
     async def train(self, round: int) -> Trained:
         """The update of a round: a pure function of the state and the round, so a repeat gives the same bytes."""
 
+    async def repeat(self, round: int, committed: Trained) -> Trained:
+        """The update of a round that was trained before a restart, the learner's state as after that training."""
+
     async def accepts(self, payload: Payload) -> str | None:
         """None for a payload that decodes to finite parameters of the right shapes, else what is wrong with it."""
 
     async def mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
         """Weighs and mixes; the mixed parameters become the learner's own."""
+
+
+class Earlier(Protocol):
+    """The payloads that later ones build on, for codecs that send differences. Without such, nothing is ever kept."""
+
+    async def missing(self, payload: Payload) -> tuple[bytes, int] | None:
+        """SHA-256 and bytes of the next payload to fetch before this one can be decoded; None if none is."""
+
+    async def save(self, member: int, payload: Payload) -> None:
+        """Keeps a payload that `missing` asked for, until the newer one is settled."""
+
+    async def settle(self, member: int, payload: Payload | None) -> None:
+        """Keeps a member's payload and what it builds on, instead of the one before; None: forgets what was fetched."""
+
+    async def builds_on(self, payload: Payload) -> Sequence[bytes]:
+        """The payloads that one of ours builds on, newest first."""
+
+
+class NothingEarlier:
+    """`Earlier` of codecs whose payloads stand alone."""
+
+    async def missing(self, _payload: Payload) -> tuple[bytes, int] | None:
+        """None."""
+        return None
+
+    async def save(self, _member: int, _payload: Payload) -> None:
+        """Keeps nothing."""
+
+    async def settle(self, _member: int, _payload: Payload | None) -> None:
+        """Keeps nothing."""
+
+    async def builds_on(self, _payload: Payload) -> Sequence[bytes]:
+        """None."""
+        return ()
 
 
 class Peers(Protocol):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from node.errors import ConfigError
 from node.learning.baselines import BASELINES, ROWS
-from node.learning.codecs import Codec, codec
+from node.learning.codecs import Codec, Past, codec
+from node.learning.earlier import Held
 from node.learning.many import Evaluator, Pool, Trainer
 from node.learning.task import Learner, LocalSplit, Share, prepare
 from node.learning.task_files import load_task
@@ -40,6 +41,7 @@ class World:
     generators: Sequence[torch.Generator]
     flats: Tensor
     residuals: list[Tensor | None]
+    held: list[Held]  # each member's payloads, for codecs that build on them
     first: Tensor | None = None  # (members, size): what was sent in the first round
     sent: Tensor | None = None  # and in the last one
 
@@ -88,6 +90,7 @@ def make_world(learner: Learner, settings: SimulationSettings) -> World:
         generators=[generator_of(settings, member) for member in range(settings.members)],
         flats=learner.initial().repeat(settings.members, 1),
         residuals=[None] * settings.members,
+        held=[Held() for _ in range(settings.members)],
     )
 
 
@@ -147,11 +150,13 @@ def trained(world: World, round: int) -> Tensor:
 
 def encoded(world: World, flats: Tensor) -> tuple[Tensor, int]:
     """What peers decode (members, size), and the bytes of the largest payload."""
-    result, largest = torch.empty_like(flats), 0
-    for member, flat in enumerate(flats):
-        payload = world.codec.encode(world.learner.spec, flat, world.residuals[member])
+    result, largest, spec = torch.empty_like(flats), 0, world.learner.spec
+    for member, (flat, held) in enumerate(zip(flats, world.held, strict=True)):
+        past = Past(world.flats[member], held.newest, held.resolve)
+        payload = world.codec.encode(spec, flat, world.residuals[member], past)
         world.residuals[member] = payload.residual
-        result[member] = world.codec.decode(world.learner.spec, payload.payload)
+        held.keep(world.codec, spec, payload.payload)
+        result[member] = world.codec.decode(spec, payload.payload, held.resolve)
         largest = max(largest, len(payload.payload))
     return result, largest
 

@@ -8,6 +8,7 @@ import trio
 
 from node.audit.run import AuditSettings, audit_session
 from node.home import read_status
+from node.storage import open_snapshots
 from tests.nodes import NodeProcess, make_home, make_session, replayable, running, start_all
 
 pytestmark = pytest.mark.real
@@ -131,3 +132,27 @@ def test_a_member_that_misbehaves_loses_its_weight(chain, homes, session_file):
     assert report["steps_replayed"] == replayable(opened) >= 1  # rounds 5 and 6 have snapshots
     own = [cell for cell in read_status(homes[2])["finished_rounds"][-1]["inputs"] if cell["member"] == attacker]
     assert [cell["weight"] for cell in own] == [0]
+
+
+@pytest.mark.slow
+def test_members_that_send_differences_are_audited_in_full(chain, homes, session_file):
+    opened = make_session(homes[0], chain, session_file, rounds=12, codec="topk:0.5", snapshot_every=1)
+    nodes = start_all(homes, session_file)
+    with running(nodes):
+        nodes[2].wait_for(lambda status: len(status.get("finished_rounds", [])) >= 4)
+        nodes[2].kill()  # what it had of others is lost, and fetched again
+        again = NodeProcess(homes[2], session_file, "--peers", nodes[0].address(), "--no-mdns")
+        nodes.append(again)
+        ends = [node.end() for node in (*nodes[:2], again)]
+    assert [code for code, _ in ends] == [0, 0, 0]
+    assert read_status(homes[0])["finished_rounds"][-1]["metrics"]["test_loss"] < 0.1
+    report = trio.run(audit_session, AuditSettings(session_file, chain.url), lambda _line: None).json()
+    assert report["clean"] is True
+    assert report["steps_replayed"] == replayable(opened) == report["steps_total"]
+
+    async def files(home):
+        async with open_snapshots(home.path) as snapshots:
+            cid = read_status(home)["finished_rounds"][-1]["snapshot"]
+            return {entry.name for entry in await snapshots.entries(cid)}
+
+    assert {"update", "mixed.safetensors", "earlier-1", "earlier-2"} <= trio.run(files, homes[0])

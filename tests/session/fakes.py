@@ -103,6 +103,10 @@ class FakeLearner:
         payload = b"update %d of %d from " % (round, self.own_index) + self.parameters
         return Trained(payload, sha256(payload))
 
+    async def repeat(self, round: int, committed: Trained) -> Trained:
+        await trio.lowlevel.checkpoint()
+        return committed
+
     async def accepts(self, payload: bytes) -> str | None:
         await trio.lowlevel.checkpoint()
         return "a number is not finite" if payload in self.poison else None

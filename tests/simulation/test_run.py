@@ -40,3 +40,11 @@ def test_fixed_sharing_gives_everybody_the_same_weight():
 def test_an_unknown_way_of_sharing_is_a_clear_error():
     with pytest.raises(ConfigError, match="no-such"):
         run(sharing="no-such")
+
+
+def test_differences_are_smaller_than_the_key_frame_that_they_build_on():
+    settings = SimulationSettings(codec="topk:0.05", members=2, rounds=3, local_epochs=0.01, sharing="fixed")
+    rounds = list(simulate(settings))
+    first, *later = [finished.payload_bytes for finished in rounds]
+    assert all(size < first / 4 for size in later)
+    assert rounds[-1].metrics[0]["loss"] < rounds[0].metrics[0]["loss"]
