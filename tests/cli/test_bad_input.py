@@ -259,9 +259,9 @@ def test_settings_that_no_command_has(run, tmp_path):
     assert "hoem" in result.stderr
 
 
-@pytest.mark.parametrize("codec", ["topk:0.2", "float31"])
-def test_a_codec_that_a_session_cannot_use(run, home, chain, tmp_path, codec):
-    wishes = ("--task", "mnist-softmax", "--rpc", chain.url, "--codec", codec)
+@pytest.mark.parametrize(("codec", "topology"), [("topk:0.2", "coordinated"), ("float31", "gossip")])
+def test_a_codec_that_a_session_cannot_use(run, home, chain, tmp_path, codec, topology):
+    wishes = ("--task", "mnist-softmax", "--rpc", chain.url, "--codec", codec, "--topology", topology)
     result = run("session", "create", *wishes, "--home", home.path, "--out", tmp_path / "s.toml")
     assert says(result, codec, "float32")
 
