@@ -43,7 +43,7 @@ def finished(status):
     ("rule", "loss"),
     [
         ("fedavg", 0.05),
-        ("sgd", 6.0),
+        pytest.param("sgd", 6.0, marks=pytest.mark.slow),
         pytest.param("fedadam", 4.0, marks=pytest.mark.slow),
         pytest.param("trimmed_mean", 0.05, marks=pytest.mark.slow),
         pytest.param("geometric_median", 0.05, marks=pytest.mark.slow),

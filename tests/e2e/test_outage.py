@@ -23,6 +23,7 @@ def finished(status):
     return len(status.get("finished_rounds", []))
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_the_chain_and_every_record_arrives_once_and_in_order(chain, tmp_path):
     homes = [make_home(tmp_path / name) for name in ("alice", "bob")]
     with FaultyRpc(chain.url) as rpc:

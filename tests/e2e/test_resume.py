@@ -136,6 +136,7 @@ def test_rounds_without_a_snapshot_are_lost_named_and_never_recorded_twice(chain
     assert lost == ([(last, last)] if last > 6 else [])
 
 
+@pytest.mark.slow
 def test_a_late_member_starts_from_a_snapshot_and_takes_part_in_the_next_round(chain, tmp_path):
     homes = [make_home(tmp_path / name) for name in ("alice", "bob", "carol")]
     session = tmp_path / "session.toml"
