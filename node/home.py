@@ -3,13 +3,15 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from node.errors import HomeError
+
+Piece = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,11 @@ class Home:
     def state(self) -> Path:
         """Checkpoint and payloads."""
         return self.path / "state"
+
+    @property
+    def spool(self) -> Path:
+        """Large payloads on their way; on the same disk as `state`."""
+        return self.path / "spool"
 
     @property
     def ipfs(self) -> Path:
@@ -156,22 +163,35 @@ def keep_session_file(home: Home, content: bytes) -> None:
         write_atomically(home.session_file, content)
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o600, durable: bool = True) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[Piece], mode: int = 0o600, durable: bool = True) -> None:
     """The whole content or the old one, whatever happens; if `durable`, on disk when it returns."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+        for piece in (content,) if isinstance(content, bytes) else content:
+            file.write(piece)
         if durable:
             file.flush()
             os.fsync(file.fileno())
     temporary.replace(path)
     if durable:
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _sync_directory(path.parent)
+
+
+def move_durably(source: Path, path: Path) -> None:
+    """A file of the same disk takes its name, and is on disk when this returns."""
+    with source.open("rb") as file:
+        os.fsync(file.fileno())
+    source.replace(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def read_status(home: Home) -> dict[str, Any]:

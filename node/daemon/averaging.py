@@ -3,7 +3,6 @@
 Both stand on the node's TorchLearner: its task, data, codec, thread and randomness. Know no network and no chain.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-import safetensors.torch
 import torch
 import trio
 import trio.from_thread
@@ -20,11 +18,15 @@ from safetensors import SafetensorError
 from node.config import Aggregation
 from node.daemon.learner import TorchLearner
 from node.daemon.private import PrivateTraining
+from node.daemon.spool import load_tensors, tensor_pieces
 from node.errors import HomeError, NodeError
+from node.home import Piece
 from node.learning import aggregation, parameters, trainer
 from node.learning.aggregation import Moments
+from node.learning.codecs import FLOAT32
 from node.learning.local_work import Interruptions, gradient_of, train_from
-from node.learning.mixing import quantise
+from node.learning.mixing import Weights, quantise
+from node.learning.vectors import FileVector, Vector, is_finite
 from node.messages import Input
 from node.session.coordinated import Aggregated, Counted, WorkDone, discard
 from node.session.notes import Work
@@ -49,8 +51,7 @@ class AveragingLearner:
         return await self.torch_learner.run(self._model)
 
     def _model(self) -> Trained:
-        payload = parameters.encode(self.torch_learner.learner.spec, self.torch_learner.flat)
-        return Trained(payload, hashlib.sha256(payload).digest())
+        return self.torch_learner.exact(self.torch_learner.flat, {})
 
     async def accepts(self, payload: Payload) -> str | None:
         """What is wrong with a payload, None if nothing is."""
@@ -61,24 +62,19 @@ class AveragingLearner:
         return await self.torch_learner.run(self._aggregate, round, updates)
 
     def _aggregate(self, round: int, updates: Sequence[Counted]) -> Aggregated:
-        base = self.torch_learner
-        before, files = base.flat, self._moments_file()
+        base, files = self.torch_learner, self._moments_file()
         lags = [round - update.contribution.round for update in updates]
         examples = [
             update.examples * aggregation.staleness_factor(lag) for update, lag in zip(updates, lags, strict=True)
         ]
-        vectors = [base.decode(update.contribution.payload) for update in updates]
-        weights = quantise(aggregation.weigh(self.rule, before, torch.stack(vectors), examples))
+        vectors = [self._vector(update.contribution.payload) for update in updates]
+        weights = quantise(aggregation.weigh(self.rule, base.flat, vectors, examples))
         members = [base.seat.member, *(update.contribution.member for update in updates)]
-        entries = zip(members, weights.tolist(), [0, *lags], [before, *vectors], strict=True)
+        entries = zip(members, weights.tolist(), [0, *lags], [base.flat, *vectors], strict=True)
         row = sorted(entries, key=lambda entry: entry[0])
         used = [vector for _, weight, _, vector in row if weight]
         in_order = np.array([weight for _, weight, _, _ in row if weight], dtype=np.uint16)
-        when = aggregation.When(round, self.rounds)
-        settled = aggregation.settle(self.rule, before, used, in_order, self.moments, when)
-        if not bool(torch.isfinite(settled.flat).all()):
-            raise NodeError(f"the model of round {round} is not finite: lower the session's server_rate")
-        base.flat, self.moments = settled.flat, settled.moments
+        self._settle(round, used, in_order)
         self.went_in.update({one.contribution.member: one.contribution.round for one in updates})
         for update in updates:
             discard(update.contribution.payload)
@@ -88,12 +84,37 @@ class AveragingLearner:
         inputs = tuple(Input(member, weight, lag) for member, weight, lag, _ in row)
         return Aggregated(inputs, model.payload, model.digest, metrics, files)
 
-    def _moments_file(self) -> Mapping[str, bytes]:
+    def _settle(self, round: int, used: Sequence[Vector], weights: Weights) -> None:
+        """The new model takes the old one's place, part by part: with updates on disk, memory holds one model."""
+        flat, when = self.torch_learner.flat, aggregation.When(round, self.rounds)
+        if aggregation.has_moments(self.rule) and self.moments is None:
+            self.moments = aggregation.fresh_moments(self.rule, len(flat))
+        for part, settled in aggregation.settle_parts(self.rule, flat, used, weights, self.moments, when):
+            if not is_finite(settled.flat):
+                raise NodeError(f"the model of round {round} is not finite: lower the session's server_rate")
+            flat[part] = settled.flat
+            if self.moments is not None and settled.moments is not None:
+                self.moments.first[part] = settled.moments.first
+                self.moments.second[part] = settled.moments.second
+
+    def _vector(self, payload: Payload) -> Vector:
+        """An update's numbers; those of a large one stay on disk."""
+        base = self.torch_learner
+        if not isinstance(payload, Path) or base.codec is FLOAT32:
+            return FileVector(base.learner.spec, payload) if isinstance(payload, Path) else base.decode(payload)
+        plain = base.exact(base.decode(payload), {}).payload
+        if not isinstance(plain, Path):
+            return parameters.decode(base.learner.spec, plain)
+        plain.replace(payload)  # decoded once, it is read like any other
+        return FileVector(base.learner.spec, payload)
+
+    def _moments_file(self) -> Mapping[str, Payload]:
         """What the round's step starts from, so that an auditor can take it again."""
         if not aggregation.has_moments(self.rule):
             return {}
         moments = self.moments or aggregation.fresh_moments(self.rule, len(self.torch_learner.flat))
-        return {MOMENTS: aggregation.encode_moments(moments)}
+        pieces = aggregation.moments_pieces(moments)
+        return {MOMENTS: self.torch_learner.spool.keep(pieces, sum(map(len, pieces)))[0]}
 
     def used(self) -> Mapping[int, int]:
         """By worker, the newest round of which an update went in."""
@@ -105,6 +126,10 @@ class AveragingLearner:
 
     def checkpoint(self) -> bytes:
         """Everything that the next round depends on, as a safetensors file."""
+        return b"".join(self.checkpoint_pieces())
+
+    def checkpoint_pieces(self) -> Sequence[Piece]:
+        """The same, piece by piece, without a copy."""
         words = orjson.dumps({"used": list(self.went_in.items()), "history": self.seen})
         tensors = {
             "parameters": self.torch_learner.flat,
@@ -112,13 +137,12 @@ class AveragingLearner:
         }
         if self.moments is not None:
             tensors |= {"first": self.moments.first, "second": self.moments.second}
-        content: bytes = safetensors.torch.save(tensors)
-        return content
+        return tensor_pieces(tensors)
 
-    def restore(self, checkpoint: bytes) -> None:
+    def restore(self, checkpoint: bytes | Path) -> None:
         """Goes back to a checkpoint. HomeError if it is of another model, or no coordinator's."""
         try:
-            tensors = safetensors.torch.load(checkpoint)
+            tensors = load_tensors(checkpoint)
             flat, words = tensors["parameters"], orjson.loads(bytes(tensors["words"].tolist()))
         except (SafetensorError, KeyError, orjson.JSONDecodeError) as error:
             raise HomeError(f"the checkpoint is no coordinator's ({error}): use another --home") from error
@@ -143,10 +167,8 @@ class WorkingLearner:
         return await self.torch_learner.run(self._adopt, payload, measure)
 
     def _adopt(self, payload: Payload, measure: bool) -> Mapping[str, float]:
-        base = self.torch_learner
-        content = payload.read_bytes() if isinstance(payload, Path) else payload
-        base.flat = parameters.decode(base.learner.spec, content)
-        return base.measure() if measure else {}
+        self.torch_learner.take_over(payload)
+        return self.torch_learner.measure() if measure else {}
 
     async def train(self, round: int, steps: int, stop: Callable[[], bool]) -> WorkDone | None:
         """So many steps from the model (0: a full round), fewer if `stop` says so between two of them.

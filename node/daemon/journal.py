@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from node.errors import HomeError
-from node.home import write_atomically
+from node.home import Piece, move_durably, write_atomically
 from node.messages import Announcement, Input, Mix
+from node.session.ports import Payload
 
 log = logging.getLogger(__name__)
 
+IN_MEMORY = 64 << 20  # bytes of a payload; larger ones stay files
 SCHEMA = """
 create table if not exists checkpoint (
   only integer primary key check (only = 1), round integer not null, file text not null, sha256 blob not null,
@@ -38,9 +40,14 @@ class Checkpoint:
     """The end of a round: the learner's state, the mix, and whether a closing record already carries the mix."""
 
     round: int
-    state: bytes
+    path: Path
     mix: Mix
     closed: bool
+
+    @property
+    def state(self) -> bytes:
+        """All of it in memory."""
+        return self.path.read_bytes()
 
 
 class Journal:
@@ -90,24 +97,26 @@ class Journal:
             return None
         round, name, digest, mix, closed = row
         path = self._directory / name
-        try:
-            state = path.read_bytes()
-        except FileNotFoundError as error:
-            raise HomeError(f"the checkpoint {path} is missing: restore it, or use another --home") from error
-        if hashlib.sha256(state).digest() != digest:
+        if not path.is_file():
+            raise HomeError(f"the checkpoint {path} is missing: restore it, or use another --home")
+        if _sha256_of(path) != digest:
             raise HomeError(f"the checkpoint {path} is corrupt: restore it, or use another --home")
-        return Checkpoint(round, state, mix_of(json.loads(mix)), bool(closed))
+        return Checkpoint(round, path, mix_of(json.loads(mix)), bool(closed))
 
     @property
     def directory(self) -> Path:
         """Where it lies."""
         return self._directory
 
-    def save_checkpoint(self, mix: Mix, state: bytes, closed: bool = False) -> None:
+    def save_checkpoint(self, mix: Mix, state: bytes | Sequence[Piece], closed: bool = False) -> None:
         """Keeps the end of a round; the one before is forgotten. `closed`: no record is to carry its mix any more."""
         name = f"checkpoint-{mix.round}.safetensors"
-        write_atomically(self._directory / name, state)
-        row = (mix.round, name, hashlib.sha256(state).digest(), json.dumps(asdict(mix), default=bytes.hex), closed)
+        pieces = [state] if isinstance(state, bytes) else state
+        write_atomically(self._directory / name, pieces)
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+        row = (mix.round, name, digest.digest(), json.dumps(asdict(mix), default=bytes.hex), closed)
         with self._transaction() as db:
             db.execute("insert or replace into checkpoint values (1, ?, ?, ?, ?, ?)", row)
         for old in self._directory.glob("checkpoint-*.safetensors"):
@@ -134,11 +143,15 @@ class Journal:
         """Where a payload of this hash lies, if it does."""
         return self._directory / "payloads" / digest.hex()
 
-    def save_update(self, round: int, payload: bytes, digest: bytes) -> None:
-        """Keeps the payload of a round's update, and forgets those beyond the window."""
-        write_atomically(self.payload_path(digest), payload)
+    def save_update(self, round: int, payload: Payload, digest: bytes) -> None:
+        """Keeps the payload of a round's update, and forgets those beyond the window; a file is taken over as it is."""
+        path = self.payload_path(digest)
+        if not isinstance(payload, Path):
+            write_atomically(path, [payload])
+        elif payload != path:
+            move_durably(payload, path)
         with self._transaction() as db:
-            db.execute("insert or replace into updates values (?, ?, ?)", (round, digest, len(payload)))
+            db.execute("insert or replace into updates values (?, ?, ?)", (round, digest, path.stat().st_size))
             old = db.execute("select round, sha256 from updates where round <= ?", (round - self._keep,)).fetchall()
             db.execute("delete from updates where round <= ?", (round - self._keep,))
             db.execute("delete from announcements where round <= ?", (round - self._keep,))
@@ -147,22 +160,19 @@ class Journal:
             if forgotten not in kept:  # a coordinator's model may be that of an earlier round
                 self.payload_path(forgotten).unlink(missing_ok=True)
 
-    def update(self, round: int) -> tuple[bytes, bytes] | None:
-        """(payload, SHA-256) of a round's update; None if there is none or its file was damaged."""
+    def update(self, round: int) -> tuple[Payload, bytes] | None:
+        """(payload, SHA-256) of a round's update, a large one as its file; None if there is none or it was damaged."""
         with self._lock:
             row = self._db.execute("select sha256 from updates where round = ?", (round,)).fetchone()
         if row is None:
             return None
-        try:
-            payload = self.payload_path(row[0]).read_bytes()
-        except FileNotFoundError:
-            payload = b""
-        if hashlib.sha256(payload).digest() != row[0]:
+        path = self.payload_path(row[0])
+        if not path.is_file() or _sha256_of(path) != row[0]:
             log.warning("the update of round %d on disk is damaged: it is trained again", round)
             return None
-        return payload, row[0]
+        return path if path.stat().st_size > IN_MEMORY else path.read_bytes(), row[0]
 
-    def newest_update(self, before: int = 2**62) -> tuple[int, bytes, bytes] | None:
+    def newest_update(self, before: int = 2**62) -> tuple[int, Payload, bytes] | None:
         """(round, payload, SHA-256) of the newest update of a round `before` that is whole; None if there is none."""
         query = "select round from updates where round < ? order by round desc"
         with self._lock:
@@ -198,6 +208,11 @@ class Journal:
         with self._lock:
             rows = self._db.execute(query + " order by round", (since,)).fetchall()
         return [Announcement(int.from_bytes(row[0], "big"), *row[1:]) for row in rows]
+
+
+def _sha256_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def mix_of(fields: dict[str, object]) -> Mix:

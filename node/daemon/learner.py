@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import safetensors.torch
 import torch
 import trio
 import trio.from_thread
@@ -20,11 +19,14 @@ from torch import Tensor
 from node.daemon.earlier import EarlierPayloads
 from node.daemon.misbehavior import Misbehavior, without_own
 from node.daemon.private import PrivateTraining
+from node.daemon.spool import Spool, load_tensors, tensor_pieces
 from node.errors import HomeError, NodeError, UpdateError
+from node.home import Piece
 from node.learning import parameters, trainer, trust
-from node.learning.codecs import Codec, Past, nothing_held
+from node.learning.codecs import FLOAT32, Codec, Past, nothing_held
 from node.learning.mixing import mix, quantise
 from node.learning.task import Learner, LocalSplit
+from node.learning.vectors import FileVector, is_finite, payload_pieces
 from node.learning.weigher import Judge, learn_row
 from node.messages import Input
 from node.session.ports import Contribution, Mixed, Payload, Trained
@@ -66,6 +68,7 @@ class TorchLearner:
     private: PrivateTraining | None = None  # in a session with a privacy budget
     rounds: int = 1  # of the session, for the schedule of the learning rate
     earlier: EarlierPayloads | None = None  # what updates build on; None: nothing
+    spool: Spool = field(default_factory=Spool)
     refused_updates: int = 0  # of others: bytes, shapes or numbers that were not what they should be
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
@@ -91,7 +94,7 @@ class TorchLearner:
         self.refused_updates += fault is not None
         return fault
 
-    async def mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
+    async def mix(self, round: int, own: Payload, others: Sequence[Contribution]) -> Mixed:
         """Weighs and mixes; the mixture becomes this learner's parameters."""
         return await self.run(self._mix, round, own, others)
 
@@ -121,17 +124,25 @@ class TorchLearner:
 
     def seal(self, round: int, flat: Tensor, metrics: Mapping[str, float]) -> Trained:
         """What was trained as the payload that others get. NodeError if training diverged."""
-        if not bool(torch.isfinite(flat).all()):
+        if not is_finite(flat):
             raise NodeError(
                 f"training diverged in round {round} (a parameter is not finite): lower the task's learning_rate "
                 f"({self.learner.task.learning_rate})"
             )
         if self.misbehavior is not None:
             flat = self.misbehavior(flat, self.seat.generator("misbehave", round))
+        if self.codec is FLOAT32:
+            return self.exact(flat, metrics)
         encoded = self.codec.encode(self.learner.spec, flat, self.residual, self._past(round))
         self.residual = encoded.residual
-        digest = hashlib.sha256(encoded.payload).digest()
-        return Trained(encoded.payload, digest, metrics)
+        payload, digest = self.spool.keep([encoded.payload], len(encoded.payload))
+        return Trained(payload, digest, metrics)
+
+    def exact(self, flat: Tensor, metrics: Mapping[str, float]) -> Trained:
+        """These parameters as a `float32` payload, which lies on disk if it is large."""
+        spec = self.learner.spec
+        payload, digest = self.spool.keep(payload_pieces(spec, flat), spec.payload_size)
+        return Trained(payload, digest, metrics)
 
     def _past(self, round: int) -> Past | None:
         earlier = self.earlier
@@ -139,10 +150,23 @@ class TorchLearner:
 
     def _fault(self, payload: Payload) -> str | None:
         try:
-            self.decode(payload)
+            if isinstance(payload, Path) and self.codec is FLOAT32:
+                FileVector(self.learner.spec, payload).require_finite()
+            else:
+                self.decode(payload)
         except UpdateError as error:
             return str(error)
         return None
+
+    def take_over(self, payload: Payload) -> None:
+        """The parameters of a `float32` payload become this learner's. UpdateError if it is none."""
+        spec = self.learner.spec
+        if not isinstance(payload, Path):
+            self.flat = parameters.decode(spec, payload)
+            return
+        vector = FileVector(spec, payload)
+        vector.require_finite()
+        vector.copy_to(self.flat)
 
     def decode(self, payload: Payload) -> Tensor:
         """The vector (size,) of an update. UpdateError if it is not one."""
@@ -186,25 +210,28 @@ class TorchLearner:
 
     def checkpoint(self) -> bytes:
         """Everything that the next round depends on, as a safetensors file."""
+        return b"".join(self.checkpoint_pieces())
+
+    def checkpoint_pieces(self) -> Sequence[Piece]:
+        """The same, piece by piece, without a copy."""
         tensors = {"parameters": self.flat}
         tensors |= {f"{TRUST}{name}": torch.from_numpy(array) for name, array in asdict(self.state).items()}
         if self.residual is not None:
             tensors["residual"] = self.residual
-        content: bytes = safetensors.torch.save(tensors)
-        return content
+        return tensor_pieces(tensors)
 
     def require_shape(self, flat: Tensor) -> None:
         """HomeError unless these parameters of a checkpoint are of this task's model."""
-        if flat.shape != self.flat.shape:
+        if flat.shape != (self.learner.spec.size,):
             raise HomeError(
-                f"the checkpoint has {flat.numel()} numbers, the task's model {self.flat.numel()}: "
+                f"the checkpoint has {flat.numel()} numbers, the task's model {self.learner.spec.size}: "
                 "start with the task that this home began with"
             )
 
-    def restore(self, checkpoint: bytes) -> None:
+    def restore(self, checkpoint: bytes | Path) -> None:
         """Goes back to a checkpoint. HomeError if it is of another model."""
         try:
-            tensors = safetensors.torch.load(checkpoint)
+            tensors = load_tensors(checkpoint)
             flat = tensors["parameters"]
             state = {name.removeprefix(TRUST): t.numpy() for name, t in tensors.items() if name.startswith(TRUST)}
             self.state = trust.TrustState(**state)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ import ledger
 from node.daemon.journal import Journal
 from node.daemon.recording import Recorder
 from node.errors import PeerError, StorageError
+from node.home import Piece
 from node.messages import Announcement, Mix, Traffic
 from node.network.identity import Identity
 from node.network.service import Network
@@ -20,6 +21,7 @@ from node.storage import Label, Retention, Snapshots, digest_of, retain
 
 log = logging.getLogger(__name__)
 SNAPSHOT_S = 30.0
+SNAPSHOT_RATE = 8 << 20  # bytes per second that a large one is given beyond it
 ASK_S = 5.0
 
 
@@ -101,10 +103,10 @@ def ledger_mix(mix: Mix | None) -> ledger.Mix | None:
 class Stateful(Protocol):
     """A learner, as far as the disk sees it."""
 
-    def checkpoint(self) -> bytes:
-        """Everything that the next round depends on."""
+    def checkpoint_pieces(self) -> Sequence[Piece]:
+        """Everything that the next round depends on, as pieces of a file."""
 
-    def restore(self, checkpoint: bytes) -> None:
+    def restore(self, checkpoint: bytes | Path) -> None:
         """Goes back to a checkpoint. HomeError if it is of another model."""
 
 
@@ -123,7 +125,7 @@ class DiskJournal:
         checkpoint = self.journal.checkpoint()
         round = 1
         if checkpoint is not None:
-            self.learner.restore(checkpoint.state)
+            self.learner.restore(checkpoint.path)
             round = checkpoint.round + 1
         kept = self.journal.update(round)
         committed = Trained(*kept) if kept else None
@@ -139,9 +141,12 @@ class DiskJournal:
         known = await trio.to_thread.run_sync(self.journal.announcements, round)
         return next((each for each in known if each.round == round), None)
 
-    async def trained(self, round: int, trained: Trained) -> None:
-        """Keeps an update's payload."""
+    async def trained(self, round: int, trained: Trained) -> Trained:
+        """Keeps an update's payload; a file of the spool becomes the journal's."""
         await trio.to_thread.run_sync(self.journal.save_update, round, trained.payload, trained.digest)
+        if isinstance(trained.payload, bytes):
+            return trained
+        return replace(trained, payload=self.journal.payload_path(trained.digest))
 
     async def announced(self, announcement: Announcement) -> None:
         """Keeps a signed announcement."""
@@ -149,7 +154,7 @@ class DiskJournal:
 
     async def mixed(self, mix: Mix) -> None:
         """Keeps the learner's state and the mix."""
-        await trio.to_thread.run_sync(lambda: self.journal.save_checkpoint(mix, self.learner.checkpoint()))
+        await trio.to_thread.run_sync(lambda: self.journal.save_checkpoint(mix, self.learner.checkpoint_pieces()))
 
     async def closed(self) -> None:
         """Notes that the last mix is in a closing record."""
@@ -166,13 +171,15 @@ class IpfsSnapshots:
     retention: Retention | None = None  # None: all stay
     collect: bool = True  # whether what is released is removed from the disk; a shared daemon's is not
 
-    async def add(self, round: int, files: Mapping[str, bytes]) -> str | None:
+    async def add(self, round: int, files: Mapping[str, Payload]) -> str | None:
         """The CID of the pinned directory; None, and a warning, where IPFS did not take it in time."""
+        sizes = (each.stat().st_size if isinstance(each, Path) else len(each) for each in files.values())
+        seconds = SNAPSHOT_S + sum(sizes) / SNAPSHOT_RATE
         try:
-            with trio.fail_after(SNAPSHOT_S):
+            with trio.fail_after(seconds):
                 cid = await self.snapshots.add(files, Label(self.session_id, self.member, round))
         except (StorageError, trio.TooSlowError) as error:
-            log.warning("round %d has no snapshot: %s", round, error or f"IPFS took over {SNAPSHOT_S:g} s")
+            log.warning("round %d has no snapshot: %s", round, error or f"IPFS took over {seconds:g} s")
             return None
         await self._release()
         return cid

@@ -15,7 +15,7 @@ from ledger import Outbox
 from ledger.delivery import Terms
 from node.daemon.directory import keep_fresh, publish_addresses
 from node.daemon.earlier import EarlierPayloads
-from node.daemon.journal import Journal
+from node.daemon.journal import IN_MEMORY, Journal
 from node.daemon.metrics import node_metrics
 from node.daemon.parts import Ears, Outside, coordinates, describe_part, forget_stop, take_part
 from node.daemon.ports import Announced, IpfsSnapshots, LedgerRecords, NetworkPeers
@@ -23,6 +23,7 @@ from node.daemon.prepare import Prepared, prepare_node
 from node.daemon.recording import Recorder
 from node.daemon.resume import Resumption, patience
 from node.daemon.settings import StartSettings
+from node.daemon.spool import open_spool
 from node.daemon.status import Status, keep_writing
 from node.daemon.watching import hear_announcements
 from node.daemon.witness import Witness
@@ -30,6 +31,7 @@ from node.home import lock_home
 from node.messages import ABSENT
 from node.network.metrics_page import metrics_page
 from node.network.service import Network, NetworkSettings, open_network
+from node.network.sink import SpoolRule
 from node.session.board import Board
 from node.session.gossip import RoundReport
 from node.storage import BlockStore, Bounds, FetchBlocks, Snapshots, open_snapshots
@@ -131,6 +133,7 @@ def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) ->
         dht=settings.dht,
         session_id=prepared.opened.session_id,
         payload_limit=session.limits.payload_bytes,
+        spool=SpoolRule(IN_MEMORY, open_spool(settings.home.spool)),
     )
 
     def is_member(peer_id: str) -> bool:

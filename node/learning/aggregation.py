@@ -1,10 +1,11 @@
 """How a coordinator makes one model of its workers' updates (docs/protocol.md, section 9), repeatable bit for bit.
 
 `weigh` looks at the updates and gives a trust row; `settle` computes the new model from that row alone, so an auditor
-who has the inputs and the row comes to the same bits. Knows nobody's name and no chain.
+who has the inputs and the row comes to the same bits. Both go through the numbers a few MiB at a time: updates may
+lie on disk. Knows nobody's name and no chain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from node.config import Aggregation
 from node.learning import parameters
 from node.learning.mixing import Weights, mix
 from node.learning.schedules import cosine
+from node.learning.vectors import CHUNK, Vector, parts
 
 ADAPTIVE = frozenset({"fedadam", "fedyogi", "fedadagrad"})
 OPTIMIZERS = frozenset({"sgd", "adam"})  # torch's: updates are gradients
@@ -52,23 +54,34 @@ class Settled:
     moments: Moments | None
 
 
-def weigh(rule: Aggregation, model: Tensor, updates: Tensor, examples: Sequence[float]) -> Row:
-    """Weights (1 + k,) of the model itself and of the updates (k, d), not negative and not all zero.
+def weigh(rule: Aggregation, model: Vector, updates: Sequence[Vector], examples: Sequence[float]) -> Row:
+    """Weights (1 + k,) of the model itself and of the updates (k of (d,)), not negative and not all zero.
 
     `examples` (k,) are the examples that each update was trained on, already discounted for staleness.
     """
     own, counts = np.zeros(1), np.asarray(examples, dtype=np.float64)
     match rule.rule:
         case "krum":
-            return np.concatenate([own, _best(updates, rule.faulty, 1)])
+            return np.concatenate([own, _best(_products(model, updates), rule.faulty, 1)])
         case "multi_krum":
-            return np.concatenate([own, _best(updates, rule.faulty, max(1, len(updates) - rule.faulty))])
+            many = max(1, len(updates) - rule.faulty)
+            return np.concatenate([own, _best(_products(model, updates), rule.faulty, many)])
         case "geometric_median":
-            return np.concatenate([own, _weiszfeld(updates)])
+            return np.concatenate([own, _weiszfeld(_products(model, updates))])
         case "clipping":
-            return _clipped(model, updates, rule.faulty)
+            return _clipped(_products(model, updates), rule.faulty)
         case _:
             return np.concatenate([own, counts])
+
+
+def _products(model: Vector, updates: Sequence[Vector]) -> Tensor:
+    """Inner products (k, k) of the updates' differences from the model, in double precision: all distances follow."""
+    products = torch.zeros(len(updates), len(updates), dtype=torch.float64)
+    for part in parts(len(model), max(1, CHUNK // len(updates))):
+        start = model[part].double()
+        changes = torch.stack([update[part].double() - start for update in updates])
+        products += changes @ changes.T
+    return products
 
 
 def staleness_factor(lag: int) -> float:
@@ -84,12 +97,44 @@ def has_moments(rule: Aggregation) -> bool:
 def settle(
     rule: Aggregation,
     model: Tensor,
-    inputs: Sequence[Tensor],
+    inputs: Sequence[Vector],
     weights: Weights,
     moments: Moments | None,
     when: When = FIRST,
 ) -> Settled:
     """The new model from the old one, the inputs that have a weight in ascending order, and the row."""
+    flat, new = torch.empty_like(model), None
+    if has_moments(rule):
+        new = Moments(torch.empty_like(model), torch.empty_like(model))
+    for part, settled in settle_parts(rule, model, inputs, weights, moments, when):
+        flat[part] = settled.flat
+        if new is not None and settled.moments is not None:
+            new.first[part], new.second[part] = settled.moments.first, settled.moments.second
+    return Settled(flat, new)
+
+
+def settle_parts(
+    rule: Aggregation,
+    model: Tensor,
+    inputs: Sequence[Vector],
+    weights: Weights,
+    moments: Moments | None,
+    when: When = FIRST,
+) -> Iterator[tuple[slice, Settled]]:
+    """What `settle` gives, part by part; who takes a part may write it over the old model's (and moments')."""
+    for part in parts(len(model)):
+        before = None if moments is None else Moments(moments.first[part], moments.second[part])
+        yield part, _settle(rule, model[part], [each[part] for each in inputs], weights, before, when)
+
+
+def _settle(
+    rule: Aggregation,
+    model: Tensor,
+    inputs: Sequence[Tensor],
+    weights: Weights,
+    moments: Moments | None,
+    when: When,
+) -> Settled:
     if rule.rule in BY_NUMBER:
         faulty = rule.faulty if rule.rule == "trimmed_mean" else len(inputs)
         return Settled(_middle(torch.stack(list(inputs)), faulty), None)
@@ -110,7 +155,13 @@ def fresh_moments(rule: Aggregation, size: int) -> Moments:
 
 def encode_moments(moments: Moments) -> bytes:
     """A safetensors file with `first` and `second`."""
-    return parameters.encode(_spec(len(moments.first)), torch.cat([moments.first, moments.second]))
+    return b"".join(moments_pieces(moments))
+
+
+def moments_pieces(moments: Moments) -> list[bytes | memoryview]:
+    """The same, piece by piece, without a copy."""
+    both = (each.detach().contiguous().numpy().astype("<f4", copy=False) for each in (moments.first, moments.second))
+    return [_spec(len(moments.first)).header, *(each.data.cast("B") for each in both)]
 
 
 def decode_moments(content: bytes, size: int) -> Moments:
@@ -182,29 +233,31 @@ def _middle(stacked: Tensor, faulty: int) -> Tensor:
     return total.mul_(float(np.float32(1 / len(kept))))
 
 
-def _best(updates: Tensor, faulty: int, count: int) -> Row:
+def _best(products: Tensor, faulty: int, count: int) -> Row:
     """Equal weights for the `count` updates whose nearest neighbours are nearest (Blanchard et al., 2017)."""
-    squared = torch.cdist(updates.double(), updates.double()) ** 2
-    nearest = squared.sort(dim=1).values[:, 1 : max(2, len(updates) - faulty - 1)]
-    row = np.zeros(len(updates))
+    lengths = products.diagonal()
+    squared = (lengths[:, None] + lengths[None, :] - 2 * products).clamp_(min=0.0)
+    nearest = squared.sort(dim=1).values[:, 1 : max(2, len(products) - faulty - 1)]
+    row = np.zeros(len(products))
     row[nearest.sum(dim=1).argsort(stable=True)[:count].numpy()] = 1.0
     return row
 
 
-def _weiszfeld(updates: Tensor) -> Row:
+def _weiszfeld(products: Tensor) -> Row:
     """Weights whose mixture is the geometric median (Pillutla et al., arXiv:1912.13445)."""
-    weights = torch.full((len(updates),), 1 / len(updates))
+    weights = torch.full((len(products),), 1 / len(products), dtype=torch.float64)
     for _ in range(WEISZFELD_STEPS):
-        distances = torch.linalg.vector_norm(updates - weights @ updates, dim=1)
-        weights = 1 / distances.clamp(min=1e-6)
+        along = products @ weights
+        squared = products.diagonal() - 2 * along + weights @ along
+        weights = 1 / squared.clamp(min=0.0).sqrt().clamp(min=1e-6)
         weights = weights / weights.sum()
-    return weights.double().numpy()
+    return weights.numpy()
 
 
-def _clipped(model: Tensor, updates: Tensor, faulty: int) -> Row:
+def _clipped(products: Tensor, faulty: int) -> Row:
     """The model moved by the clipped differences (He et al., arXiv:2202.01545), which is a weighted mean as well."""
-    distances = torch.linalg.vector_norm(updates - model, dim=1)
-    radius = distances.sort().values[max(0, len(updates) - faulty - 1)]
-    factors = (radius / distances.clamp(min=1e-12)).clamp(max=1.0).double().numpy()
-    shares = factors / (len(updates) + 1)
+    distances = products.diagonal().sqrt()
+    radius = distances.sort().values[max(0, len(products) - faulty - 1)]
+    factors = (radius / distances.clamp(min=1e-12)).clamp(max=1.0).numpy()
+    shares = factors / (len(products) + 1)
     return np.concatenate([[1 - shares.sum()], shares])

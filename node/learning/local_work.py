@@ -1,6 +1,6 @@
 """A worker's training in a round: so many steps from the coordinator's model, ended early when a newer one is there.
 
-The step is the trainer's. Knows no peers and no event loop; the clock is an argument.
+The step is the trainer's, taken in place. Knows no peers and no event loop; the clock is an argument.
 """
 
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from node.learning import trainer
+from node.learning.descent import Descent, backward, leaves
 from node.learning.task import Examples, Learner
 
 
@@ -42,15 +42,13 @@ def train_from(
     proximal: float = 0.0,
     between: Interruptions = Interruptions(),
 ) -> Done:
-    """Parameters after at least one and at most `plan.steps` steps from `model`, which is left alone.
+    """Parameters after at least one and at most `plan.steps` steps from `model`, which becomes them: it is changed.
 
     With `proximal` μ the loss has the term μ/2 · ‖θ − model‖² of FedProx (Li et al., arXiv:1812.06127), which takes
     unequal amounts of work well. Raises TaskError when model and data do not fit each other.
     """
     trainer.require_examples(learner, data)
-    step = trainer.training_step(learner, _loss(learner, model, proximal))
-    flat, velocity, total, steps = model, torch.zeros_like(model), 0.0, 0
-    rate = torch.tensor(learner.task.learning_rate)
+    descent, total, steps = Descent(learner, model, proximal), 0.0, 0
     started = between.clock()
     with trainer.seeded(plan):
         for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
@@ -59,11 +57,10 @@ def train_from(
             between.pause()
             batch = data.rows(row)
             if not steps:
-                trainer.require_fit(learner, batch)
-            flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets, rate)
-            total, steps = total + float(loss), steps + 1
+                trainer.require_fit(learner, model, batch)
+            total, steps = total + descent.step(batch), steps + 1
     examples = steps * min(learner.task.batch_size, len(data))
-    return Done(flat, total / max(1, steps), steps, examples, between.clock() - started)
+    return Done(model, total / max(1, steps), steps, examples, between.clock() - started)
 
 
 def gradient_of(
@@ -78,8 +75,10 @@ def gradient_of(
     Raises TaskError when model and data do not fit each other.
     """
     trainer.require_examples(learner, data)
-    gradient_and_loss = grad_and_value(trainer.batch_loss(learner))
     gradient, total, steps = torch.zeros_like(model), 0.0, 0
+    parameters, sums = leaves(learner.spec, model), leaves(learner.spec, gradient)
+    for name, leaf in parameters.items():
+        leaf.grad = sums[name].data  # autograd adds to it
     started = between.clock()
     with trainer.seeded(plan):
         for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
@@ -88,20 +87,7 @@ def gradient_of(
             between.pause()
             batch = data.rows(row)
             if not steps:
-                trainer.require_fit(learner, batch)
-            one, loss = gradient_and_loss(model, batch.inputs, batch.targets)
-            gradient.add_(one)
-            total, steps = total + float(loss), steps + 1
+                trainer.require_fit(learner, model, batch)
+            total, steps = total + backward(learner, parameters, batch), steps + 1
     examples = steps * min(learner.task.batch_size, len(data))
     return Done(gradient.div_(max(1, steps)), total / max(1, steps), steps, examples, between.clock() - started)
-
-
-def _loss(learner: Learner, model: Tensor, proximal: float) -> trainer.Loss:
-    plain = trainer.batch_loss(learner)
-    if not proximal:
-        return plain
-
-    def loss(flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        return plain(flat, inputs, targets) + 0.5 * proximal * (flat - model).square().sum()
-
-    return loss

@@ -71,7 +71,7 @@ class Trainer:
         size = self.learner.task.batch_size
         if 0 in pool.sizes:
             require_examples(self.learner, ())
-        require_fit(self.learner, pool.all.rows(torch.arange(min(size, len(pool.all)))))
+        require_fit(self.learner, flats[0], pool.all.rows(torch.arange(min(size, len(pool.all)))))
         rate = torch.tensor(self.learner.task.learning_rate if learning_rate is None else learning_rate)
         result = torch.empty_like(flats)
         batches = [min(size, count) for count in pool.sizes]

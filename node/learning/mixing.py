@@ -11,9 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from node.learning.vectors import CHUNK, Vector
 from node.messages import WEIGHT_SUM
-
-CHUNK = 1 << 20  # numbers mixed at a time: 4 MiB of scratch memory, whatever the model's size
 
 Weights = npt.NDArray[np.uint16]
 
@@ -41,7 +40,7 @@ def dequantise(weights: Weights) -> npt.NDArray[np.float32]:
     return weights.astype(np.float32) / np.float32(WEIGHT_SUM)
 
 
-def mix(inputs: Tensor | Sequence[Tensor], weights: Weights) -> Tensor:
+def mix(inputs: Tensor | Sequence[Vector], weights: Weights) -> Tensor:
     """The mixed vector (d,) of float32 inputs (k, d), or k of (d,), in ascending order of member index.
 
     Inputs of weight 0 are not read, so they may be anything. Raises ValueError when the weights are not one per input,
@@ -52,7 +51,7 @@ def mix(inputs: Tensor | Sequence[Tensor], weights: Weights) -> Tensor:
             f"weights {weights.tolist()} for {len(inputs)} inputs: must be uint16 and add up to {WEIGHT_SUM}"
         )
     used = [(inputs[j], float(w)) for j, w in enumerate(dequantise(weights)) if w > 0]
-    mixed = torch.empty_like(used[0][0], dtype=torch.float32)
+    mixed = torch.empty(len(used[0][0]), dtype=torch.float32)
     scratch = torch.empty(min(CHUNK, mixed.numel()), dtype=torch.float32)
     for start in range(0, mixed.numel(), CHUNK):
         part = mixed[start : start + CHUNK]

@@ -87,7 +87,7 @@ def encode(spec: ParameterSpec, flat: Tensor) -> bytes:
     if flat.shape != (spec.size,):
         raise UpdateError(f"parameters of shape {tuple(flat.shape)}: the model has {spec.size} numbers")
     numbers = flat.detach().to(torch.float32).contiguous().numpy()
-    return spec.header + numbers.astype("<f4", copy=False).tobytes()
+    return b"".join((spec.header, numbers.astype("<f4", copy=False).data.cast("B")))
 
 
 def decode(spec: ParameterSpec, payload: bytes | bytearray | memoryview) -> Tensor:

@@ -139,7 +139,7 @@ def private_train(
     """
     if len(data) == 0:
         raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
-    require_fit(learner, data.rows(torch.arange(1)))
+    require_fit(learner, flat, data.rows(torch.arange(1)))
     rate = plan.mechanism.sample_rate
     step = private_step(learner, batch_loss(learner), plan.mechanism, rate * len(data))
     velocity, total, done = torch.zeros_like(flat), 0.0, 0

@@ -98,10 +98,26 @@ class Learner:
     task: Task
     module: nn.Module
     spec: ParameterSpec
+    seed: int = 0
 
     def initial(self) -> Tensor:
         """Flat parameters (size,) as the task's model starts them, a copy."""
+        if any(parameter.is_meta for parameter in self.module.parameters()):
+            return prepare(self.task, self.seed).initial()
         return flatten(self.spec, self.module)
+
+    def without_numbers(self) -> "Learner":
+        """Itself, after its module gave up the memory of its own numbers; `initial` makes them again."""
+        owned = [
+            (part, name, parameter)
+            for part in self.module.modules()
+            for name, parameter in part._parameters.items()
+            if parameter is not None and parameter.requires_grad
+        ]
+        hollow = {id(each): nn.Parameter(torch.empty_like(each, device="meta")) for _, _, each in owned}
+        for part, name, parameter in owned:
+            part._parameters[name] = hollow[id(parameter)]
+        return self
 
     def in_round(self, round: int, rounds: int) -> "Learner":
         """The same learner with the learning rate of a round of so many. TaskError as `learning_rate_in`."""
@@ -129,4 +145,4 @@ def prepare(task: Task, seed: int = 0) -> Learner:
                 f"task {task.name!r}: layer {name!r} is {kind}, whose statistics break mixing: use GroupNorm"
             )
     module = module.float()
-    return Learner(task, module, parameter_spec(module))
+    return Learner(task, module, parameter_spec(module), seed)

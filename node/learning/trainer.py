@@ -104,7 +104,7 @@ def train(
             check()
             batch = data.rows(row)
             if position == 0:
-                require_fit(learner, batch)
+                require_fit(learner, flat, batch)
             flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets, rate)
             total += float(loss)
     seen = plan.steps * min(learner.task.batch_size, len(data))
@@ -126,11 +126,12 @@ def require_examples(learner: Learner, data: Sized) -> None:
         raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
 
 
-def require_fit(learner: Learner, batch: Examples) -> None:
+@torch.no_grad()
+def require_fit(learner: Learner, flat: Tensor, batch: Examples) -> None:
     """Raises TaskError when the model or the loss can't take a batch, with torch's reason."""
     name = learner.task.name
     try:
-        loss = batch_loss(learner)(learner.initial(), batch.inputs, batch.targets)
+        loss = batch_loss(learner)(flat, batch.inputs, batch.targets)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         shapes = f"inputs {tuple(batch.inputs.shape)}, targets {tuple(batch.targets.shape)} {batch.targets.dtype}"

@@ -44,10 +44,10 @@ class Aggregated:
     """The new model: the row that made it (of those that were there), its float32 payload, files for the snapshot."""
 
     inputs: tuple[Input, ...]
-    payload: bytes
+    payload: Payload
     digest: bytes
     metrics: Mapping[str, float] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Payload] = field(default_factory=dict)
 
 
 class Aggregator(Protocol):
@@ -105,8 +105,8 @@ class CoordinatedJournal(Protocol):
     async def announcement(self, round: int) -> Announcement | None:
         """Our own announcement of a round, as it was signed."""
 
-    async def trained(self, round: int, trained: Trained) -> None:
-        """Keeps an update's payload, before it is committed."""
+    async def trained(self, round: int, trained: Trained) -> Trained:
+        """Keeps an update's payload, before it is committed; the update as it is kept."""
 
     async def announced(self, announcement: Announcement) -> None:
         """Keeps a signed announcement, so that peers that come later can ask for it."""
@@ -137,7 +137,7 @@ def discard(payload: Payload) -> None:
 
 def signed(plan: CoordinatedPlan, peers: Peers, round: int, trained: Trained, codec: str, note: bytes) -> Announcement:
     """Our announcement of an update with its note."""
-    size = len(trained.payload)
+    size = trained.size
     signature = peers.sign(announcement_bytes(plan.session_id, round, trained.digest, size, codec, note))
     return Announcement(plan.session_id, round, trained.digest, size, codec, peers.peer_id, signature, note)
 

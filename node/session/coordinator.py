@@ -15,7 +15,15 @@ from node.messages import ABSENT, Announcement, Input, Mix
 from node.session.balance import Timing
 from node.session.collect import Collector, Delivery, Standing
 from node.session.convergence import Goal, why_end
-from node.session.coordinated import MODEL_CODEC, Aggregated, Aggregator, CoordinatedPlan, CoordinatedPorts, signed
+from node.session.coordinated import (
+    MODEL_CODEC,
+    Aggregated,
+    Aggregator,
+    CoordinatedPlan,
+    CoordinatedPorts,
+    discard,
+    signed,
+)
 from node.session.gossip import RoundReport, traffic_since
 from node.session.notes import Orders, encode, read_orders
 from node.session.ports import Trained
@@ -58,7 +66,8 @@ class Coordinator:
                 failure = error  # raised below, since a nursery would wrap it
             except trio.Cancelled:
                 with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_S):
-                    await self.push.once(await self._announce_end(self.finished + 2, STOPPED, keep=False))
+                    last = await self.aggregator.model()
+                    await self.push.once(await self._announce_end(self.finished + 2, last, STOPPED, keep=False))
                     await self._farewell()
                 raise
             if failure is None:
@@ -82,14 +91,13 @@ class Coordinator:
             await self.ports.records.close(round, pending)
             await self.ports.journal.closed()
         self.ended = self.ended or (FINISHED if round > self.plan.rounds else STOPPED)
-        await self.ports.journal.trained(round, await self.aggregator.model())
-        await self._announce_end(round, self.ended, keep=True)
+        last = await self.ports.journal.trained(round, await self.aggregator.model())
+        await self._announce_end(round, last, self.ended, keep=True)
 
     async def _round(self, round: int, pending: Mix | None) -> Mix:
         started = trio.current_time()
         before = dict(self.ports.peers.traffic())
-        model = await self.aggregator.model()
-        await self.ports.journal.trained(round, model)
+        model = await self.ports.journal.trained(round, await self.aggregator.model())
         await self.ports.records.commit(round, model.digest, pending)
         committed_at = trio.current_time()
         orders = await self._announce(round, model)
@@ -101,6 +109,7 @@ class Coordinator:
         result = await self.aggregator.aggregate(round, [delivery.counted for delivery in deliveries])
         timings = tuple(delivery.timing for delivery in deliveries)
         snapshot = await self._snapshot(round, model, result, timings)
+        discard(result.payload)
         members = max(self.ports.directory.count(), 1 + max(entry.member for entry in result.inputs))
         mix = Mix(round, members, full_row(members, result.inputs), result.digest, snapshot)
         await self.ports.journal.mixed(mix)
@@ -130,9 +139,8 @@ class Coordinator:
         await self.ports.peers.announce(said)
         return read_orders(said.note)
 
-    async def _announce_end(self, round: int, why: str, keep: bool) -> Announcement:
+    async def _announce_end(self, round: int, model: Trained, why: str, keep: bool) -> Announcement:
         """Tells everybody the last model and that it is the last; `keep`: also those who come later."""
-        model = await self.aggregator.model()
         said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(Orders(end=why)))
         if keep:
             await self.ports.journal.announced(said)
@@ -147,7 +155,10 @@ class Coordinator:
             return None
         self.observe("saving a snapshot", round)
         files = {"update": model.payload, "mixed.safetensors": result.payload, "work.json": orjson.dumps(timings)}
-        return await self.ports.snapshots.add(round, {**files, **result.files})
+        kept = await self.ports.snapshots.add(round, {**files, **result.files})
+        for each in result.files.values():
+            discard(each)
+        return kept
 
     async def _farewell(self) -> None:
         """Returns when no worker is connected any more: each leaves once it has the last model."""

@@ -151,12 +151,11 @@ class Gossip:
         if progress.committed is not None:
             return await self.ports.learner.repeat(round, progress.committed)
         trained = await self.ports.learner.train(round)
-        await self.ports.journal.trained(round, trained)
-        return trained
+        return await self.ports.journal.trained(round, trained)
 
     async def _reveal(self, round: int, trained: Trained) -> None:
         peers, plan = self.ports.peers, self.plan
-        size = len(trained.payload)
+        size = trained.size
         message = announcement_bytes(plan.session_id, round, trained.digest, size, plan.codec)
         signature = peers.sign(message)
         announcement = Announcement(plan.session_id, round, trained.digest, size, plan.codec, peers.peer_id, signature)

@@ -14,9 +14,14 @@ Payload = bytes | Path  # large payloads stay on disk
 class Trained:
     """An encoded update and what was seen while it was made."""
 
-    payload: bytes
+    payload: Payload
     digest: bytes
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Of the payload, bytes."""
+        return self.payload.stat().st_size if isinstance(self.payload, Path) else len(self.payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Learner(Protocol):
     async def accepts(self, payload: Payload) -> str | None:
         """None for a payload that decodes to finite parameters of the right shapes, else what is wrong with it."""
 
-    async def mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
+    async def mix(self, round: int, own: Payload, others: Sequence[Contribution]) -> Mixed:
         """Weighs and mixes; the mixed parameters become the learner's own."""
 
 
@@ -160,8 +165,8 @@ class Journal(Protocol):
     async def load(self) -> Progress:
         """Where to go on; the first round for an empty disk."""
 
-    async def trained(self, round: int, trained: Trained) -> None:
-        """Keeps an update's payload, before it is committed, so that a restart reveals the same bytes."""
+    async def trained(self, round: int, trained: Trained) -> Trained:
+        """Keeps an update's payload, before it is committed, so that a restart reveals the same bytes; as kept."""
 
     async def announced(self, announcement: Announcement) -> None:
         """Keeps a signed announcement, so that peers that come later can ask for it."""
@@ -176,5 +181,5 @@ class Journal(Protocol):
 class Snapshots(Protocol):
     """IPFS, as far as a session sees it."""
 
-    async def add(self, round: int, files: Mapping[str, bytes]) -> str | None:
+    async def add(self, round: int, files: Mapping[str, Payload]) -> str | None:
         """The CID of the pinned directory, None where IPFS failed within its deadline (a warning was logged)."""

@@ -240,8 +240,7 @@ class Worker:
         if not self.plan.takes_snapshot(sent.round):
             return None
         self.observe("saving a snapshot", sent.round)
-        content = model if isinstance(model, bytes) else await trio.to_thread.run_sync(model.read_bytes)
-        files = {"update": sent.trained.payload, "mixed.safetensors": content}
+        files = {"update": sent.trained.payload, "mixed.safetensors": model}
         return await self.ports.snapshots.add(sent.round, files)
 
     async def _train(self, round: int, orders: Orders, download_s: float) -> None:
@@ -261,13 +260,14 @@ class Worker:
         trained_at = trio.current_time()
         late = self._is_superseded(round)
         if self.stopping.is_set() or (late and not self.plan.staleness):
+            discard(done.trained.payload)
             return
-        await self.ports.journal.trained(round, done.trained)
-        await self.ports.records.commit(round, done.trained.digest, self._pending)
+        trained = await self.ports.journal.trained(round, done.trained)
+        await self.ports.records.commit(round, trained.digest, self._pending)
         self._pending = None
         note = encode(done.work.model_copy(update={"download_s": download_s}))
-        said = signed(self.plan, self.ports.peers, round, done.trained, self.plan.codec, note)
+        said = signed(self.plan, self.ports.peers, round, trained, self.plan.codec, note)
         await self.ports.journal.announced(said)
         self.push.say(said)
         await self.ports.peers.announce(said)
-        self._sent = _Sent(round, done.trained, trained_at - begun, trio.current_time() - trained_at)
+        self._sent = _Sent(round, trained, trained_at - begun, trio.current_time() - trained_at)

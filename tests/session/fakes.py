@@ -135,9 +135,10 @@ class Disk:
         round = last.round + 1 if last else 1
         return Progress(round, None if self.is_closed else last, self.trained_updates.get(round))
 
-    async def trained(self, round: int, trained: Trained) -> None:
+    async def trained(self, round: int, trained: Trained) -> Trained:
         self.payloads[trained.digest] = trained.payload
         self.trained_updates[round] = trained
+        return trained
 
     async def announced(self, announcement: Announcement) -> None:
         assert any(round == announcement.round for round, _, _ in self.records), "revealed before it was committed"
