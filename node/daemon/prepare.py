@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from eth_account.signers.local import LocalAccount
-from torch import Tensor
 
 from ledger import Membership, binding_message, load_keystore
 from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
@@ -18,7 +17,7 @@ from node.daemon.learner import Seat, TorchLearner
 from node.daemon.misbehavior import Misbehavior
 from node.daemon.private import open_private, private_way
 from node.daemon.settings import StartSettings
-from node.daemon.spool import Spool
+from node.daemon.spool import Spool, give_back_freed_memory
 from node.errors import ConfigError, HomeError, NetworkError, SessionFileError, StorageError, TaskError
 from node.home import bind_home, keep_session_file, open_home
 from node.learning import parameters, trainer
@@ -64,10 +63,10 @@ def prepare_node(settings: StartSettings) -> Prepared:
     data_of = share_reader(opened, learner, settings)
     expected = opened.entry.member_count if settings.share is None else settings.share
     data = data_of(worker_number(opened, expected))  # before joining: a missing data set must not cost a membership
-    flat = learner.initial()
     if learner.spec.payload_size > IN_MEMORY:
+        give_back_freed_memory()
         learner.without_numbers()
-    try_one_step(learner, flat, data)
+    try_one_step(learner, data)
     privacy = None if coordinates(opened, str(account.address)) else opened.session.privacy
     way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
     for address in settings.listen:
@@ -79,6 +78,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
         data = data_of(worker_number(opened, directory.own_index))
         way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
     seat = Seat(opened.session_id, opened.session.seed, directory.own_index)
+    flat = learner.initial()
     digest = sha256_of(payload_pieces(learner.spec, flat)).hex()
     trust = TrustSettings(objective=opened.session.objective)
     coding, rounds = codec(opened.session.codec), opened.session.rounds
@@ -204,10 +204,10 @@ def listening_place(address: str) -> tuple[socket.AddressFamily, str, int]:
     return family, parts[1], int(parts[3])
 
 
-def try_one_step(learner: Learner, flat: Tensor, data: LocalSplit) -> None:
+def try_one_step(learner: Learner, data: LocalSplit) -> None:
     """Raises TaskError if model, data and loss do not fit; also spares the first round torch's first-use imports."""
     few = data.train.rows(torch.arange(min(2, len(data.train))))
-    train_from(learner, flat.clone(), few, trainer.Plan(1, torch.Generator()))
+    train_from(learner, learner.initial(), few, trainer.Plan(1, torch.Generator()))
 
 
 def share_reader(opened: OpenSession, learner: Learner, settings: StartSettings) -> Callable[[int], LocalSplit]:

@@ -6,6 +6,7 @@ part is forgotten: besides parameters (and velocity, with momentum) there is nev
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,7 +31,10 @@ def backward(learner: Learner, parameters: Mapping[str, Tensor], batch: Examples
 
 
 class Descent:
-    """SGD with momentum and weight decay on `flat`, in place; with `proximal` μ the term μ/2 · ‖θ − θ₀‖² of FedProx."""
+    """SGD with momentum and weight decay on `flat`, in place; with `proximal` μ the term μ/2 · ‖θ − θ₀‖² of FedProx.
+
+    A `with` block ends it: its hooks hold the parameters, which would stay in memory until Python looks for cycles.
+    """
 
     def __init__(self, learner: Learner, flat: Tensor, proximal: float = 0.0) -> None:
         self._learner, self._rate = learner, torch.tensor(learner.task.learning_rate)
@@ -39,8 +43,17 @@ class Descent:
         self._velocity = leaves(learner.spec, torch.zeros_like(flat)) if momentum else {}
         self._model = leaves(learner.spec, flat.clone()) if proximal else {}
         self._proximal = proximal
-        for name, leaf in self._leaves.items():
+        self._hooks = [
             leaf.register_post_accumulate_grad_hook(partial(self._take, name))  # type: ignore[no-untyped-call]
+            for name, leaf in self._leaves.items()
+        ]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
 
     def step(self, batch: Examples) -> float:
         """Changes the parameters; the mean loss before it."""

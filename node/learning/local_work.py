@@ -48,9 +48,9 @@ def train_from(
     unequal amounts of work well. Raises TaskError when model and data do not fit each other.
     """
     trainer.require_examples(learner, data)
-    descent, total, steps = Descent(learner, model, proximal), 0.0, 0
+    total, steps = 0.0, 0
     started = between.clock()
-    with trainer.seeded(plan):
+    with trainer.seeded(plan), Descent(learner, model, proximal) as descent:
         for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
             if steps and between.stop():
                 break
