@@ -5,7 +5,8 @@ local step a round, a snapshot each round. The peak is the kernel's (VmHWM: the 
 files included). The same session with a model of a few KB says what a node takes without a model.
 
 With --json the last line has, for each side, `peak_mb`, `baseline_mb`, `ratio` = (peak − baseline) / size of the model,
-and `raw_ratio` = peak / size. The bar: below 3 on each side. `--momentum` is the workers' own, `--bar` is checked: exit code 1 above it.
+and `raw_ratio` = peak / size. The bar: below 3 on each side. `--momentum` is the workers' own, `--bar` is checked: exit
+code 1 above it.
 """
 
 import argparse
