@@ -32,7 +32,7 @@ from ledger.history import History
 from ledger.keys import create_keystore, load_keystore
 from ledger.outbox import Outbox, OutboxStatus
 from ledger.payload import binding_message, session_id_of
-from ledger.values import Head, Input, MemberEntry, Membership, Mix, Receipt, Record, SessionEntry, Step
+from ledger.values import Head, Input, MemberEntry, Membership, Mix, Receipt, Record, RecordedMix, SessionEntry, Step
 
 __all__ = [
     "AccountUnfunded",
@@ -61,6 +61,7 @@ __all__ = [
     "PayloadError",
     "Receipt",
     "Record",
+    "RecordedMix",
     "RecordRefused",
     "SessionEntry",
     "SessionUnknown",

@@ -103,6 +103,16 @@ def recorded_mix(store: LogStore, account: str, round: int) -> bytes:
     return b"" if found is None or recorded_hash(store, account, round) is None else bytes(found[0])
 
 
+def mixes_since(store: LogStore, block: int) -> Iterator[tuple[str, int, bytes]]:
+    """Account, round and bytes of each mix in a record of a later block, in the chain's order."""
+    query = """select account, (select max(round) from events c where c.kind = e.kind and c.account = e.account
+            and c.round < e.round and not c.closing), substr(body, 57)
+        from events e where kind = ? and length(body) > 56 and block > ? and block <= ? order by block, position"""
+    for account, round, mix in store.db.execute(query, (RECORDED, block, store.last)):
+        if round is not None:
+            yield account, int(round), bytes(mix)
+
+
 def rounds_of(store: LogStore) -> Range | None:
     """The first and the last round that was committed to, None before the first."""
     query = "select min(round), max(round) from events where kind = ? and not closing and block <= ?"

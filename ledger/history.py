@@ -20,6 +20,7 @@ from ledger.commits import (
     commits,
     has_passed,
     index_accounts,
+    mixes_since,
     recorded_block,
     recorded_hash,
     recorded_mix,
@@ -31,7 +32,7 @@ from ledger.log_store import LogStore, Progress, Source
 from ledger.members import MEMBER_EVENTS, fold_members
 from ledger.payload import decode_mix
 from ledger.replay import verify
-from ledger.values import MemberEntry, SessionEntry, Step
+from ledger.values import MemberEntry, RecordedMix, SessionEntry, Step
 
 
 class History:
@@ -136,6 +137,25 @@ class History:
         self._store.fetch_receipts()
         found = frames.transposed(frames.GAS, self._transactions())
         return found if event is None else found[found["event"] == event].reset_index(drop=True)
+
+    # ---- for nodes ----
+
+    def mixes(self, after: int = -1) -> tuple[int, list[RecordedMix]]:
+        """The last block that is covered, and the mixes in records of later blocks than `after`, in the chain's order.
+
+        As the chain's node tells it: unlike `steps`, no hash chain is verified. Malformed mixes are left out.
+        """
+        head = self.follow()
+        index_accounts(self._store)
+        indices, found = self._indices(), []
+        for account, round, encoded in mixes_since(self._store, after):
+            try:
+                mix = decode_mix(encoded)
+            except PayloadError:
+                continue
+            if account in indices and mix is not None:
+                found.append(RecordedMix(indices[account], round, mix.snapshot))
+        return head, found
 
     # ---- for the audit ----
 

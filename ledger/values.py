@@ -66,6 +66,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedMix:
+    """That a member recorded the mix of a round, and the digest of the snapshot that it names, if any."""
+
+    member: int
+    round: int
+    snapshot: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class SessionEntry:
     """A session as the contract knows it."""
 

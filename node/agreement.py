@@ -77,6 +77,7 @@ class Wishes:
     objective: str = "common"
     seed: int | None = None
     snapshot_every: int = 5
+    replicas: int = 2
     staleness: int = 2
     round_deadline_s: float = 60.0
     admitted: bool = False
@@ -148,6 +149,7 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
         codec=wishes.codec,
         seed=seed,
         snapshot_every=wishes.snapshot_every,
+        replicas=wishes.replicas,
         access="admitted" if wishes.admitted else "open",
         experiment=wishes.experiment,
         initial=initial,

@@ -139,6 +139,8 @@ class Session(_Part):
     codec: Name = "float32"
     seed: int = Field(ge=0, lt=2**32)
     snapshot_every: int = Field(default=5, ge=1)
+    replicas: int = Field(default=2, ge=1, le=64)
+    """Members who keep a recorded snapshot, its owner among them; 1: the owner alone."""
     access: Literal["open", "admitted"] = "open"
     experiment: bool = False  # members may misbehave on purpose
     initial: Initial

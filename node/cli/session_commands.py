@@ -60,6 +60,10 @@ def session() -> None:
     "--snapshot-every", default=5, show_default=True, type=click.IntRange(1), help="Rounds between snapshots."
 )
 @click.option(
+    "--replicas", default=2, show_default=True, type=click.IntRange(1, 64),
+    help="Members who keep each recorded snapshot, its owner among them; 1: nobody but the owner.",
+)  # fmt: skip
+@click.option(
     "--staleness", default=2, show_default=True, type=click.IntRange(0, 100), help="Oldest update, in rounds."
 )
 @click.option(

@@ -430,3 +430,17 @@ def test_a_node_that_serves_nonsense_is_named(devnet, party, twist):
     party.play(1, 1)
     with lying(devnet, party, twist) as history, pytest.raises(HistoryError, match=r"ask another|serves one log twice"):
         history.members()
+
+
+def test_mixes_are_read_on_from_a_block_for_who_only_wants_their_snapshots(party, history):
+    party.play(1, 4)
+    head, found = history.mixes()
+    expected = history.records(gas=False)
+    known = expected[expected["complete"]]
+    assert sorted((one.member, one.round) for one in found) == sorted(zip(known["member"], known["round"], strict=True))
+    assert {one.round for one in found if one.snapshot} == {2}
+    assert all(one.snapshot is None or len(one.snapshot) == 32 for one in found)
+    party.record(1, 5, party.mix(1, 4), closing=True)
+    head, later = history.mixes(head)
+    assert [(one.member, one.round, one.snapshot is None) for one in later] == [(1, 4, False)]
+    assert history.mixes(head)[1] == []
