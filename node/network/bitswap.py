@@ -17,8 +17,16 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.utils.varint import encode_uvarint
 
 from node.errors import PeerError
-from node.network.bitswap_answers import DONT_HAVE, BlockAnswers, BlockStore
-from node.network.bitswap_peer import IDLE_SECONDS, Correspondence, finish, question, read_exactly, read_size
+from node.network.bitswap_answers import DONT_HAVE, HAVE, BlockAnswers, BlockStore
+from node.network.bitswap_peer import (
+    IDLE_SECONDS,
+    Correspondence,
+    Whether,
+    finish,
+    question,
+    read_exactly,
+    read_size,
+)
 from node.network.cids import cid_of, digest_and_codec
 from node.network.containment import OwnFaults, containing
 from node.network.standing import Standings
@@ -127,6 +135,28 @@ class Bitswap:
             for cid in unasked:
                 peer.asked.pop(cid, None)
 
+    async def has(self, peer_id: str, cids: Iterable[bytes], seconds: float) -> frozenset[bytes]:
+        """Which of these blocks a peer says that it has, as far as it answers in time. Raises PeerError."""
+        wanted = list(dict.fromkeys(cids))
+        for cid in wanted:
+            digest_and_codec(cid)
+        whether = self._peers[peer_id].whether
+        found: set[bytes] = set()
+        with trio.move_on_after(seconds):
+            for start in range(0, len(wanted), MAX_ASKED):
+                batch = wanted[start : start + MAX_ASKED]
+                asked = {cid: whether.setdefault(cid, Whether()) for cid in batch}
+                self._peers[peer_id].remember(batch)
+                try:
+                    await self._send(peer_id, question(batch, only_whether=True))
+                    for one in asked.values():
+                        await one.answered.wait()
+                finally:
+                    found.update(cid for cid, one in asked.items() if one.has)
+                    for cid in batch:
+                        whether.pop(cid, None)
+        return frozenset(found)
+
     # Listening
 
     async def handle(self, stream: INetStream) -> None:
@@ -166,6 +196,10 @@ class Bitswap:
             except PeerError as error:
                 logger.info("%s (from %s)", error, peer_id)
                 continue
+            if cid in peer.whether:  # a small block is sent instead of the word
+                peer.whether[cid].answer(True)
+                if cid not in asked:
+                    continue
             if cid not in asked or len(block.data) > MAX_BLOCK:
                 late = cid in peer.asked_lately
                 self._standings.penalize(peer_id, 0.0 if late else 0.5, "late-block" if late else "unsolicited-block")
@@ -175,6 +209,8 @@ class Bitswap:
         for presence in message.blockPresences:
             if presence.type == DONT_HAVE and presence.cid in asked:
                 asked[presence.cid].set()
+            if presence.type in (HAVE, DONT_HAVE) and presence.cid in peer.whether:
+                peer.whether[presence.cid].answer(presence.type == HAVE)
 
     # Sending
 

@@ -24,12 +24,26 @@ class Want:
 
 
 @dataclass
+class Whether:
+    """A question whether a peer has a block."""
+
+    answered: trio.Event = field(default_factory=trio.Event)
+    has: bool = False
+
+    def answer(self, has: bool) -> None:
+        """Takes the peer's word."""
+        self.has = has
+        self.answered.set()
+
+
+@dataclass
 class Correspondence:
     """What is going on with one peer."""
 
     wants: dict[bytes, Want] = field(default_factory=dict)
     answering: bool = False
     asked: dict[bytes, trio.Event] = field(default_factory=dict)  # CIDs that we asked for, set when answered
+    whether: dict[bytes, "Whether"] = field(default_factory=dict)  # CIDs of which we only want to know whether
     asked_lately: set[bytes] = field(default_factory=set)  # answers to these may come late
     listening: int = 0  # streams of the peer's that we read
     outbound: INetStream | None = None
@@ -44,7 +58,7 @@ class Correspondence:
 
     def is_idle(self, now: float) -> bool:
         """Whether nothing is going on, and has not been for a while."""
-        busy = self.wants or self.answering or self.asked or self.listening or self.turn.locked()
+        busy = self.wants or self.answering or self.asked or self.whether or self.listening or self.turn.locked()
         return not busy and now - self.sent_at > IDLE_SECONDS
 
 
@@ -73,11 +87,10 @@ async def finish(stream: INetStream, peer_id: str) -> None:
         await stream.reset()
 
 
-def question(cids: Sequence[bytes], *, cancel: bool) -> Message:
-    """The message that asks for blocks, or takes the question back."""
+def question(cids: Sequence[bytes], *, cancel: bool = False, only_whether: bool = False) -> Message:
+    """The message that asks for blocks, or only whether they are there; or takes the question back."""
     wantlist = Message.Wantlist()
+    kind = Message.Wantlist.Have if only_whether else Message.Wantlist.Block
     for cid in cids:
-        wantlist.entries.add(
-            block=cid, priority=1, cancel=cancel, wantType=Message.Wantlist.Block, sendDontHave=not cancel
-        )
+        wantlist.entries.add(block=cid, priority=1, cancel=cancel, wantType=kind, sendDontHave=not cancel)
     return Message(wantlist=wantlist)

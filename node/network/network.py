@@ -91,6 +91,10 @@ class Network:
         """
         return await self._parts.bitswap.fetch(cids, peers, deadline)
 
+    async def has_blocks(self, peer_id: str, cids: Iterable[bytes], seconds: float) -> frozenset[bytes]:
+        """Which of these IPFS blocks a peer says that it has, as far as it answers in time. Raises PeerError."""
+        return await self._parts.bitswap.has(peer_id, cids, seconds)
+
     # Numbers
 
     def traffic(self) -> Mapping[str, Traffic]:

@@ -133,6 +133,32 @@ async def test_a_stranger_gets_blocks_only_if_the_gate_says_so():
 
 
 @pytest.mark.real
+async def test_a_peer_says_which_blocks_it_has_without_sending_the_large_ones():
+    small, large, missing = os.urandom(100), os.urandom(100_000), os.urandom(50)
+    many = [os.urandom(2000) for _ in range(150)]
+    async with member("alice") as alice, member("bob", alice.addresses()) as bob:
+        alice.serve_blocks(store(small, large, *many), everybody)
+        before = sum(each.bytes_in for each in bob.traffic().values())
+        asked = [*map(cid, (small, large, missing, *many))]
+        found = await bob.has_blocks(alice.peer_id, asked, 10)
+        assert found == {*map(cid, (small, large, *many))}
+        assert sum(each.bytes_in for each in bob.traffic().values()) - before < 50_000
+        assert not bob._parts.bitswap._received
+        assert not bob._parts.bitswap._peers[alice.peer_id].whether
+        assert await bob.fetch_blocks([cid(large)], [alice.peer_id], soon()) == {cid(large): large}
+
+
+@pytest.mark.real
+async def test_who_does_not_answer_whether_it_has_a_block_counts_as_having_none():
+    block = os.urandom(5000)
+    async with member("alice", gate={ALICE.peer_id}.__contains__) as alice, member("bob", alice.addresses()) as bob:
+        alice.serve_blocks(store(block), {ALICE.peer_id}.__contains__)
+        assert await bob.has_blocks(alice.peer_id, [cid(block)], 1) == frozenset()
+        with pytest.raises(PeerError):
+            await bob.has_blocks(identity("nobody").peer_id, [cid(block)], 1)
+
+
+@pytest.mark.real
 async def test_what_is_no_cid_is_not_asked_for():
     async with member("alice") as alice:
         with pytest.raises(PeerError, match="no CID with SHA-256"):
