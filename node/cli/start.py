@@ -102,6 +102,23 @@ from node.storage import parse_retention
     help="Bytes for snapshots, as 2GiB; a round whose snapshot does not fit has none, with a warning.",
 )
 @click.option(
+    "--replica-patience",
+    "replica_patience_s",
+    envvar="FL_NODE_REPLICA_PATIENCE",
+    default=300.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds that a member may be away before others keep the snapshots that it should keep.",
+)
+@click.option(
+    "--replicate-timeout",
+    "replicate_s",
+    default=20.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Seconds at the end for others to copy the last snapshots.",
+)
+@click.option(
     "--older-snapshot",
     is_flag=True,
     help="With a home that lost its state: go on from an older snapshot if the newest is not to be had.",

@@ -161,6 +161,23 @@ class DiskJournal:
         await trio.to_thread.run_sync(self.journal.mark_closed)
 
 
+class Room(Protocol):
+    """The disk that own snapshots share with replicas of others'."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a garbage collection would have to wait for a replica that is on its way."""
+
+    def collect_later(self) -> None:
+        """Leaves the garbage to who brings the replica."""
+
+    async def give_way(self, incoming: int) -> None:
+        """Makes room within the disk's limit for so many bytes. Raises StorageError."""
+
+    async def release(self, wanted: int) -> bool:
+        """Releases replicas of so many bytes; whether there were any. Raises StorageError."""
+
+
 @dataclass(frozen=True, slots=True)
 class IpfsSnapshots:
     """Implements `node.session.ports.Snapshots`."""
@@ -170,27 +187,43 @@ class IpfsSnapshots:
     member: int
     retention: Retention | None = None  # None: all stay
     collect: bool = True  # whether what is released is removed from the disk; a shared daemon's is not
+    room: Room | None = None  # None: there are no replicas
 
     async def add(self, round: int, files: Mapping[str, Payload]) -> str | None:
         """The CID of the pinned directory; None, and a warning, where IPFS did not take it in time."""
-        sizes = (each.stat().st_size if isinstance(each, Path) else len(each) for each in files.values())
-        seconds = SNAPSHOT_S + sum(sizes) / SNAPSHOT_RATE
+        size = sum(each.stat().st_size if isinstance(each, Path) else len(each) for each in files.values())
+        seconds = SNAPSHOT_S + size / SNAPSHOT_RATE
         try:
             with trio.fail_after(seconds):
-                cid = await self.snapshots.add(files, Label(self.session_id, self.member, round))
+                cid = await self._add(files, size, Label(self.session_id, self.member, round))
         except (StorageError, trio.TooSlowError) as error:
             log.warning("round %d has no snapshot: %s", round, error or f"IPFS took over {seconds:g} s")
             return None
         await self._release()
         return cid
 
+    async def _add(self, files: Mapping[str, Payload], size: int, label: Label) -> str:
+        """Own snapshots go before replicas where the disk is short."""
+        if self.room is None:
+            return await self.snapshots.add(files, label)
+        await self.room.give_way(size)
+        try:
+            return await self.snapshots.add(files, label)
+        except StorageError:
+            if not await self.room.release(size):
+                raise
+        return await self.snapshots.add(files, label)
+
     async def _release(self) -> None:
         """Releases what the operator's policy does not keep, recorded or not."""
         if self.retention is None:
             return
+        waits = self.room is not None and self.room.busy
         try:
             with trio.fail_after(SNAPSHOT_S):
-                await retain(self.snapshots, self.retention, (), self.collect)
+                released = await retain(self.snapshots, self.retention, (), self.collect and not waits)
+                if self.room is not None and waits and released.released:
+                    self.room.collect_later()
         except (StorageError, trio.TooSlowError) as error:
             log.warning("old snapshots stay for now: %s", error or f"IPFS took over {SNAPSHOT_S:g} s")
 

@@ -21,6 +21,9 @@ from node.daemon.parts import Ears, Outside, coordinates, describe_part, forget_
 from node.daemon.ports import Announced, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared, prepare_node
 from node.daemon.recording import Recorder
+from node.daemon.replica_room import ReplicaRoom
+from node.daemon.replication import Replication
+from node.daemon.replication_parts import open_replication
 from node.daemon.resume import Resumption, patience
 from node.daemon.settings import StartSettings
 from node.daemon.spool import open_spool
@@ -34,7 +37,7 @@ from node.network.service import Network, NetworkSettings, open_network
 from node.network.sink import SpoolRule
 from node.session.board import Board
 from node.session.gossip import RoundReport
-from node.storage import BlockStore, Bounds, FetchBlocks, Snapshots, open_snapshots
+from node.storage import BlockStore, Bounds, FetchBlocks, KuboBlocks, Snapshots, open_snapshots
 
 log = logging.getLogger(__name__)
 FETCH_S = 30.0  # for one batch of IPFS blocks
@@ -83,6 +86,9 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
             snapshots = await stack.enter_async_context(
                 open_snapshots(settings.home.path, settings.ipfs, fetch, bounds)
             )
+            replication = await stack.enter_async_context(
+                open_replication(settings, prepared, network, snapshots, fetch)
+            )
             wait_s = patience(settings, (*session.peers.bootstrap, *session.peers.trackers))
             resumed = await Resumption(prepared, journal, snapshots, settings.older_snapshot, wait_s, tell).run()
             outside = Outside(
@@ -91,12 +97,12 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
                 NetworkPeers(network, prepared.identity),
                 LedgerRecords(recorder, session_id, journal.recorded),
                 journal,
-                ipfs_port(settings, prepared, snapshots),
+                ipfs_port(settings, prepared, snapshots, replication.tools.room),
                 snapshots,
                 Board(session_id, prepared.directory, window=session.limits.staleness + 2),
                 resumed,
             )
-            life = Life(outside, network, recorder, tell)
+            life = Life(outside, network, recorder, replication, tell)
             life.signals = signals
             if settings.metrics is not None:
                 read = partial(node_metrics, network, recorder, prepared.learner, life.status)
@@ -115,10 +121,10 @@ async def publish(prepared: Prepared, network: Network) -> bool:
     return await publish_addresses(opened.ledger, opened.session_id, prepared.account, seat, network.addresses())
 
 
-def ipfs_port(settings: StartSettings, prepared: Prepared, snapshots: Snapshots) -> IpfsSnapshots:
+def ipfs_port(settings: StartSettings, prepared: Prepared, snapshots: Snapshots, room: ReplicaRoom) -> IpfsSnapshots:
     """IPFS as the session's rounds see it; a user's daemon collects its own garbage."""
     own, session_id = prepared.directory.own_index, prepared.opened.session_id
-    return IpfsSnapshots(snapshots, session_id, own, settings.keep_snapshots, collect=settings.ipfs is None)
+    return IpfsSnapshots(snapshots, session_id, own, settings.keep_snapshots, settings.ipfs is None, room)
 
 
 def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) -> AbstractAsyncContextManager[Network]:
@@ -146,7 +152,8 @@ def share_blocks(settings: StartSettings, prepared: Prepared, network: Network) 
     """How to get others' IPFS blocks; gives ours over bitswap, in an open session to everybody."""
     everybody = prepared.opened.session.access == "open"
     directory = prepared.directory
-    store = BlockStore(settings.home.ipfs / "blocks")
+    embedded = BlockStore(settings.home.ipfs / "blocks")
+    store = embedded if settings.ipfs is None else KuboBlocks(embedded, settings.ipfs)
     network.serve_blocks(store, lambda peer_id: everybody or directory.index_of(peer_id) is not None)
 
     async def fetch(cids: Sequence[bytes]) -> Mapping[bytes, bytes]:
@@ -160,13 +167,21 @@ class Life:
 
     signals: AsyncIterator[int]
 
-    def __init__(self, outside: Outside, network: Network, recorder: Recorder, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        outside: Outside,
+        network: Network,
+        recorder: Recorder,
+        replication: Replication,
+        tell: Callable[[str], None],
+    ) -> None:
         self.settings, self.prepared, self.board = outside.settings, outside.prepared, outside.board
         self.network, self.recorder, self.tell = network, recorder, tell
         self.rounds = outside.prepared.opened.session.rounds
-        self.status = Status(self.settings.home, self.prepared, network, recorder)
+        self.replication = replication
+        self.status = Status(self.settings.home, self.prepared, network, recorder, replication)
         self.part = take_part(outside, Ears(self._observe, tell))
-        self.rounds_scope = trio.CancelScope()
+        self.rounds_scope, self.settling = trio.CancelScope(), trio.CancelScope()
 
     async def live(self) -> Outcome:
         """Everything from the first announcement to the last flushed record."""
@@ -175,6 +190,7 @@ class Life:
             self.tell(f"listening on {address}")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.recorder.run)
+            nursery.start_soon(self.replication.run)
             nursery.start_soon(self._follow_members)
             witness = Witness(self.prepared.opened, self.settings.home.evidence)
             nursery.start_soon(witness.run)
@@ -184,6 +200,8 @@ class Life:
             finished = await self._rounds()
             self.status.observe("flushing records", finished)
             flushed = await self.recorder.flush(self.settings.flush_s)
+            if flushed:
+                await self._settle(finished)
             nursery.cancel_scope.cancel()
         over = finished == self.rounds or bool(self.part.ended)
         self.status.observe("finished" if over else "stopped", finished)
@@ -206,6 +224,13 @@ class Life:
                 await self.part.linger()
         return self.part.finished
 
+    async def _settle(self, finished: int) -> None:
+        """The copies of the last snapshots, for which a second signal does not wait."""
+        self.status.observe("replicating snapshots", finished)
+        equals = self.prepared.opened.session.coordinated is None and not self.part.stopping.is_set()
+        with self.settling:
+            await self.replication.settle(self.settings.replicate_s, self.rounds if equals else None)
+
     def _observe(self, event: str, value: RoundReport | int) -> None:
         self.status.observe(event, value)
         if isinstance(value, RoundReport):
@@ -225,8 +250,9 @@ class Life:
     async def _heed_signals(self) -> None:
         """The first signal ends the round in flight within a deadline, a second one ends it at once."""
         async for number in self.signals:
-            if self.part.stopping.is_set():
+            if self.part.stopping.is_set() or self.status.state == "replicating snapshots":
                 self.rounds_scope.cancel()
+                self.settling.cancel()
                 continue
             self.tell(f"{signal.Signals(number).name}: ending the round in flight, flushing records")
             self.part.stopping.set()

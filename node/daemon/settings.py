@@ -29,6 +29,8 @@ class StartSettings:
     ipfs: str | None = None
     keep_snapshots: Retention | None = None  # None: all
     snapshot_disk: int | None = None  # bytes of the embedded store; None: no limit
+    replica_patience_s: float = 300.0  # a member that is away for longer counts as lost: others keep what it kept
+    replicate_s: float = 20.0  # at the end, for the copies of the last snapshots
     older_snapshot: bool = False  # a home without state may go on from an older snapshot than its newest
     threads: int = 0  # torch threads; 0: all cores but one
     role: str | None = None  # coordinator or worker, if the operator wants to be sure

@@ -10,6 +10,7 @@ import trio
 
 from node.daemon.prepare import Prepared
 from node.daemon.recording import Recorder
+from node.daemon.replication import Replication
 from node.home import Home, read_status, write_atomically
 from node.messages import Traffic
 from node.network.service import Network
@@ -22,8 +23,11 @@ WRITE_S = 0.5
 class Status:
     """The node's state as one JSON object; `write` puts it on disk."""
 
-    def __init__(self, home: Home, prepared: Prepared, network: Network, recorder: Recorder) -> None:
+    def __init__(
+        self, home: Home, prepared: Prepared, network: Network, recorder: Recorder, replication: Replication
+    ) -> None:
         self.home, self._prepared, self._network, self._recorder = home, prepared, network, recorder
+        self.replication = replication
         self.state, self.round = "starting", 0
         self.rounds: list[dict[str, Any]] = []
         self.metrics_url: str | None = None
@@ -61,6 +65,7 @@ class Status:
             "peers": self._peers(traffic),
             "refused": {**self._network.standings.refused, "updates": self._prepared.learner.refused_updates},
             "records": asdict(records),
+            "snapshots": self.replication.as_json(),
             **self._privacy(),
             "finished_rounds": self.rounds,
             "updated": time.time(),

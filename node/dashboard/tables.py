@@ -101,6 +101,10 @@ def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("listening", ", ".join(status.get("addresses", [])) or "–"),
         ("records", f"{records.get('confirmed', 0)} on the chain, {records.get('pending', 0)} waiting"),
     ]
+    if snapshots := status.get("snapshots"):
+        rows.append(("snapshots", _kept(snapshots)))
+        if snapshots.get("last_error"):
+            rows.append(("", str(snapshots["last_error"])))
     if privacy := status.get("privacy"):
         over = f"; {privacy['refused_rounds']} rounds not trained" if privacy["refused_rounds"] else ""
         rows.append(
@@ -115,6 +119,18 @@ def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     if status.get("warning"):
         rows.append(("warning", str(status["warning"])))
     return rows
+
+
+def _kept(snapshots: Mapping[str, Any]) -> str:
+    """What a node keeps in IPFS, and what is wrong with it."""
+    total = sum(snapshots[f"{kind}_bytes"] for kind in ("own", "replica", "other"))
+    limit = "" if snapshots["limit"] is None else f" of {size(snapshots['limit'])}"
+    wrong = [f"{snapshots[name]} {name.replace('_', '-')}" for name in ("missing", "under_replicated", "damaged")]
+    by_hand = f", {snapshots['other']} others" if snapshots["other"] else ""
+    return (
+        f"{snapshots['own']} own, {snapshots['replicas']} replicas for others{by_hand}; {size(total)}{limit}; "
+        f"{', '.join(wrong)}; {snapshots['copies']} copies wanted"
+    )
 
 
 def _peer_table(status: Mapping[str, Any]) -> Table:

@@ -2,10 +2,12 @@
 
 from node.storage.blocks import BlockStore
 from node.storage.cid import digest_of, directory_cid
+from node.storage.copies import Copier, open_copier
 from node.storage.embedded import EmbeddedSnapshots
 from node.storage.grants import grant_key, open_grant
 from node.storage.inventory import Description, Held, Inventory, describe, export, take_inventory
 from node.storage.kubo import KuboSnapshots
+from node.storage.kubo_blocks import KuboBlocks
 from node.storage.opening import open_snapshots
 from node.storage.ports import Bounds, Collected, Entry, FetchBlocks, Label, Pin, Snapshots
 from node.storage.retention import Retained, Retention, expired, parse_retention, retain
@@ -16,12 +18,14 @@ __all__ = [
     "BlockStore",
     "Bounds",
     "Collected",
+    "Copier",
     "Description",
     "EmbeddedSnapshots",
     "Entry",
     "FetchBlocks",
     "Held",
     "Inventory",
+    "KuboBlocks",
     "KuboSnapshots",
     "Label",
     "Pin",
@@ -36,6 +40,7 @@ __all__ = [
     "export",
     "grant_key",
     "new_session_key",
+    "open_copier",
     "open_grant",
     "open_snapshots",
     "parse_retention",

@@ -89,6 +89,13 @@ class EmbeddedSnapshots:
         with deadline(self._bounds.seconds, "listing the pins"):
             return await in_thread(self._catalogue.pins)
 
+    async def block_cids(self, cid: str) -> list[bytes]:
+        """See `Snapshots.block_cids`. All of them; but for the root as raw blocks, since digests are what is kept."""
+        root = parse_cid(cid)
+        with deadline(self._bounds.seconds, f"listing the blocks of {cid}"):
+            digests = await in_thread(lambda: self._catalogue.digests_of(cid))
+        return [root, *(make_cid(RAW, digest) for digest in digests if digest != root[-DIGEST_BYTES:])]
+
     async def damaged(self) -> list[Pin]:
         """See `Snapshots.damaged`. Reads every block of every pin."""
         with deadline(self._bounds.seconds, "verifying the pins"):

@@ -84,6 +84,10 @@ class KuboSnapshots:
         lost = await self.damaged()
         return [pin for pin in await in_thread(self._catalogue.pins) if pin not in lost]
 
+    async def block_cids(self, cid: str) -> list[bytes]:
+        """See `Snapshots.block_cids`. The root alone."""
+        return [parse_cid(cid)]
+
     async def damaged(self) -> list[Pin]:
         """See `Snapshots.damaged`. What the user unpinned with Kubo's own command; blocks: `ipfs repo verify`."""
         with deadline(self._bounds.seconds, "listing the pins"):

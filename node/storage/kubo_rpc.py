@@ -76,6 +76,10 @@ class KuboRpc:
         """A block, not verified. Raises ContentMissing."""
         return b"".join(self._stream("block/get", cid, limit))
 
+    def own_block(self, cid: str, limit: int) -> bytes:
+        """A block that the daemon has, not verified; it asks nobody for it. Raises ContentMissing."""
+        return b"".join(self._stream("block/get", cid, limit, offline="true"))
+
     def cat(self, cid: str, limit: int) -> Iterator[bytes]:
         """A file's content in parts, not verified. Raises ContentMissing, StorageError above `limit` bytes."""
         return self._stream("cat", cid, limit)
@@ -108,9 +112,9 @@ class KuboRpc:
                 raise StorageError(f"what answers at {self.url} is no Kubo daemon ({str(answer)[:60]}): {_CURE}")
             return list(answer) or [{}]
 
-    def _stream(self, command: str, cid: str, limit: int) -> Iterator[bytes]:
+    def _stream(self, command: str, cid: str, limit: int, **more: str) -> Iterator[bytes]:
         received = 0
-        options = {"timeout": self._timeout}
+        options = {"timeout": self._timeout, **more}
         with self._errors(f"{command} {cid}", missing=True):
             request = self._client._client.request
             with closing(request(f"/{command}", (cid,), opts=options, decoder="none", stream=True)) as parts:

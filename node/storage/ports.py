@@ -78,6 +78,9 @@ class Snapshots(Protocol):
     async def pins(self) -> list[Pin]:
         """What this node keeps, oldest first."""
 
+    async def block_cids(self, cid: str) -> list[bytes]:
+        """CIDs of the blocks that a pinned snapshot needs, as far as this backend lists them: at least its root."""
+
     async def damaged(self) -> list[Pin]:
         """Pins whose content is not all here: blocks torn or lost, or unpinned behind our back. `pin` mends them."""
 

@@ -62,6 +62,10 @@ class SealedSnapshots:
         """See `Snapshots.pins`."""
         return await self._inner.pins()
 
+    async def block_cids(self, cid: str) -> list[bytes]:
+        """See `Snapshots.block_cids`."""
+        return await self._inner.block_cids(cid)
+
     async def damaged(self) -> list[Pin]:
         """See `Snapshots.damaged`."""
         return await self._inner.damaged()
