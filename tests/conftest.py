@@ -41,7 +41,7 @@ def finished_run(chain, tmp_path_factory):
     """A session that is over, for everybody who only looks at what it left behind."""
     place = tmp_path_factory.mktemp("finished")
     homes = [make_home(place / name) for name in ("alice", "bob", "carol")]
-    opened = make_session(homes[0], chain, place / "session.toml", snapshot_every=2)
+    opened = make_session(homes[0], chain, place / "session.toml", snapshot_every=2, replicas=1)
     nodes = start_all(homes, place / "session.toml")
     with running(nodes):
         answers = [node.end() for node in nodes]

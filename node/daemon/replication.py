@@ -200,14 +200,16 @@ class Replication:
 
         With `last_round`, also until the members that are connected have recorded theirs.
         """
-        self.hurry, at = True, self.looks
+        self.hurry, at, began, settled = True, self.looks, trio.current_time(), False
         self._wake.set()
         with trio.move_on_after(seconds):
-            while not self._silent:
-                if self.looks > at + 1 and self._is_settled(last_round):
-                    return True
+            while not self._silent and not settled:
                 await trio.sleep(HURRY_S / 3)
-        return False
+                settled = self.looks > at + 1 and self._is_settled(last_round)
+        standing, took = self.standing, trio.current_time() - began
+        wrong = f"{standing.missing} missing, {standing.under_replicated} with too few copies"
+        log.info("snapshots %s after %.1f s: %s", "settled" if settled else "left as they are", took, wrong)
+        return settled
 
     def _is_settled(self, last_round: int | None) -> bool:
         own, count = self.registry.place.own, self.tools.count
