@@ -11,6 +11,7 @@ from node.daemon.replica_plan import Place, Registry
 from node.daemon.replica_room import ReplicaRoom
 from node.daemon.replication import FETCH_S, Replication, Standing, Tools
 from node.daemon.settings import StartSettings
+from node.learning.codecs import codec
 from node.network.service import Network
 from node.storage import Bounds, FetchBlocks, Snapshots, open_copier
 
@@ -25,7 +26,8 @@ async def open_replication(
     """Replication of the node's session, which begins with `run`. Raises StorageError."""
     session, own = prepared.opened.session, prepared.directory.own_index
     place = Place(prepared.opened.session_id, own, session.replicas, settings.keep_snapshots)
-    largest = PARTS * session.limits.payload_bytes + MARGIN
+    parts = PARTS + codec(session.codec).depth  # and what differences build on
+    largest = parts * session.limits.payload_bytes + MARGIN
     room = ReplicaRoom(snapshots, place, settings.snapshot_disk, collect=settings.ipfs is None)
     presence = Presence(prepared.directory, network.connected, own, settings.replica_patience_s)
     follower = MixFollower(prepared.opened)
