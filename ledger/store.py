@@ -1,5 +1,6 @@
 """The outbox's SQLite file: rows in, rows out, every change on disk when the call returns. Knows no chain."""
 
+import hashlib
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ create table if not exists records(
     slot blob,  -- the ledger's slot after this record
     block integer,  -- where it was first seen on the chain, null while it is not there
     confirmed integer not null default 0,
+    digest blob,  -- of the entry; null in rows that an earlier version wrote
     unique (session, account, round, closing));
 create index if not exists by_slot on records(session, account, slot);
 create table if not exists attempts(
@@ -27,7 +29,11 @@ create table if not exists attempts(
     live integer not null default 1,  -- its fate is not settled yet
     block integer, gas integer);
 """
-_ROW = "seq, session, round, entry, slot, block, confirmed"
+_ROW = "seq, session, round, entry, slot, block, confirmed, digest"
+_CURE = (
+    "restore it from a backup, or leave only identity.key, keystore.json, passphrase and ipfs in the home and start: "
+    "the node goes on from the ledger"
+)
 _ATTEMPT = "tx_hash, session, nonce, first, last, most, tip, raw, height, block"
 
 
@@ -77,15 +83,29 @@ class Store:
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = full")
             self._db.executescript(_SCHEMA)
+            self._add_digests()
+            if (fault := self._db.execute("pragma quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(fault)
             found = self._db.execute("select version, contract from belongs").fetchone()
             if found is None:
                 found = (_VERSION, contract)
                 self._db.execute("insert into belongs values (?, ?)", found)
         except sqlite3.Error as error:
-            raise OutboxError(f"{path} can't be used as an outbox ({error}): move it away, or restore it") from error
+            raise OutboxError(f"{path} can't be used as an outbox ({error}): {_CURE}") from error
         if found != (_VERSION, contract):
             self._db.close()
             raise OutboxError(f"{path} holds records for {found[1]}, not for {contract}: use another home directory")
+        try:
+            for session_id in self.sessions():
+                self.latest(session_id)  # a record that is not what was written must never be sent
+        except OutboxError:
+            self._db.close()
+            raise
+
+    def _add_digests(self) -> None:
+        """Outboxes that were made before records had digests get the column."""
+        if "digest" not in [row[1] for row in self._db.execute("pragma table_info(records)")]:
+            self._db.execute("alter table records add column digest blob")
 
     def close(self) -> None:
         """Closes the file."""
@@ -113,8 +133,8 @@ class Store:
             last, closed = self._db.execute(query, key).fetchone() or (-1, 0)
             if number < last or (number == last and not closed):
                 raise OutboxError(f"round {number} comes after {last}: rounds only go up, go on with the next one")
-            query = "insert into records (session, account, round, closing, entry) values (?, ?, ?, ?, ?)"
-            self._db.execute(query, (*key, number, closing, entry))
+            query = "insert into records (session, account, round, closing, entry, digest) values (?, ?, ?, ?, ?, ?)"
+            self._db.execute(query, (*key, number, closing, entry, _digest(entry)))
         return True
 
     def _require_same(self, found: bytes, entry: bytes, number: int) -> None:
@@ -130,12 +150,23 @@ class Store:
         return [_number(one) for (one,) in self._all(query, (self._account,))]
 
     def latest(self, session_id: int) -> list[Row]:
-        """The last record that is confirmed, then those that are not, in order."""
+        """The last record that is confirmed, then those that are not, in order.
+
+        Raises:
+            OutboxError: one of them is not what was written.
+
+        """
         last = "select coalesce(max(seq), 0) from records where (session, account) = (?, ?) and confirmed"
         where = f"where (session, account) = (?, ?) and seq >= ({last}) order by seq"
         query = f"select {_ROW} from records {where}"  # noqa: S608
         key = (_blob(session_id), self._account)
-        return [_row(one) for one in self._all(query, (*key, *key))]
+        return [self._whole(one) for one in self._all(query, (*key, *key))]
+
+    def _whole(self, r: tuple) -> Row:  # type: ignore[type-arg]
+        row, digest = _row(r), r[7]
+        if digest is not None and digest != _digest(row.entry):
+            raise OutboxError(f"{self.path}: the record of round {row.round} is not what was written: {_CURE}")
+        return row
 
     def has_closing(self, session_id: int, round: int) -> bool:
         """Whether there is a closing record of the round."""
@@ -251,6 +282,10 @@ def _row(r: tuple) -> Row:  # type: ignore[type-arg]
 def _attempt(a: tuple) -> Attempt:  # type: ignore[type-arg]
     tip = None if a[6] is None else int(a[6])
     return Attempt(a[0], _number(a[1]), a[2], a[3], a[4], int(a[5]), tip, a[7], a[8], a[9])
+
+
+def _digest(entry: bytes) -> bytes:
+    return hashlib.sha256(entry).digest()
 
 
 def _blob(session_id: int) -> bytes:

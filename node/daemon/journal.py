@@ -22,10 +22,14 @@ from node.session.ports import Payload
 log = logging.getLogger(__name__)
 
 IN_MEMORY = 64 << 20  # bytes of a payload; larger ones stay files
+CURE = (
+    "restore it from a backup, or leave only identity.key, keystore.json, passphrase and ipfs in the home and start: "
+    "the node goes on from the ledger"
+)
 SCHEMA = """
 create table if not exists checkpoint (
   only integer primary key check (only = 1), round integer not null, file text not null, sha256 blob not null,
-  mix text not null, closed integer not null default 0);
+  mix text not null, closed integer not null default 0, mix_sha256 blob);
 create table if not exists updates (round integer primary key, sha256 blob not null, size integer not null);
 create table if not exists recorded (
   only integer primary key check (only = 1), round integer not null, sha256 blob not null);
@@ -63,15 +67,18 @@ class Journal:
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             self._db.executescript(SCHEMA)
-            self._add_notes()
+            self._add_columns()
         except sqlite3.DatabaseError as error:
-            raise HomeError(f"{path} is damaged ({error}): restore it from a backup, or use another --home") from error
+            raise HomeError(f"{path} is damaged ({error}): {CURE}") from error
 
-    def _add_notes(self) -> None:
-        """Homes that were made before announcements had notes get the column."""
-        columns = [row[1] for row in self._db.execute("pragma table_info(announcements)")]
-        if "note" not in columns:
-            self._db.execute("alter table announcements add column note blob not null default x''")
+    def _add_columns(self) -> None:
+        """Homes that were made before announcements had notes, or mixes a digest, get the column."""
+        for table, column, type in (
+            ("announcements", "note", "blob not null default x''"),
+            ("checkpoint", "mix_sha256", "blob"),
+        ):
+            if column not in [row[1] for row in self._db.execute(f"pragma table_info({table})")]:
+                self._db.execute(f"alter table {table} add column {column} {type}")
 
     def close(self) -> None:
         """Closes the database."""
@@ -92,15 +99,17 @@ class Journal:
     def checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint, None on an empty disk. HomeError if its file is not what was written."""
         with self._lock:
-            row = self._db.execute("select round, file, sha256, mix, closed from checkpoint").fetchone()
+            row = self._db.execute("select round, file, sha256, mix, closed, mix_sha256 from checkpoint").fetchone()
         if row is None:
             return None
-        round, name, digest, mix, closed = row
+        round, name, digest, mix, closed, mix_digest = row
         path = self._directory / name
         if not path.is_file():
-            raise HomeError(f"the checkpoint {path} is missing: restore it, or use another --home")
+            raise HomeError(f"the checkpoint {path} is missing: {CURE}")
         if _sha256_of(path) != digest:
-            raise HomeError(f"the checkpoint {path} is corrupt: restore it, or use another --home")
+            raise HomeError(f"the checkpoint {path} is corrupt: {CURE}")
+        if mix_digest is not None and hashlib.sha256(mix.encode()).digest() != mix_digest:
+            raise HomeError(f"the mix of round {round} in {self._directory}/journal.sqlite is corrupt: {CURE}")
         return Checkpoint(round, path, mix_of(json.loads(mix)), bool(closed))
 
     @property
@@ -116,9 +125,11 @@ class Journal:
         digest = hashlib.sha256()
         for piece in pieces:
             digest.update(piece)
-        row = (mix.round, name, digest.digest(), json.dumps(asdict(mix), default=bytes.hex), closed)
+        text = json.dumps(asdict(mix), default=bytes.hex)
+        row = (mix.round, name, digest.digest(), text, closed, hashlib.sha256(text.encode()).digest())
+        query = "insert or replace into checkpoint (only, round, file, sha256, mix, closed, mix_sha256)"
         with self._transaction() as db:
-            db.execute("insert or replace into checkpoint values (1, ?, ?, ?, ?, ?)", row)
+            db.execute(f"{query} values (1, ?, ?, ?, ?, ?, ?)", row)
         for old in self._directory.glob("checkpoint-*.safetensors"):
             if old.name != name:
                 old.unlink(missing_ok=True)

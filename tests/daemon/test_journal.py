@@ -1,4 +1,6 @@
 import hashlib
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -74,6 +76,24 @@ def test_a_corrupt_checkpoint_is_never_used(journal, tmp_path):
     next(tmp_path.glob("checkpoint-*")).write_bytes(b"other")
     with pytest.raises(HomeError, match="corrupt"):
         journal.checkpoint()
+
+
+def test_a_corrupt_mix_is_never_recorded(journal, tmp_path):
+    journal.save_checkpoint(MIX, b"state")
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as db, db:
+        (text,) = db.execute("select mix from checkpoint").fetchone()
+        db.execute("update checkpoint set mix = ?", (text.replace('"weight": ', '"weight": 1', 1),))
+    with pytest.raises(HomeError, match=r"the mix of round \d+ in .* is corrupt: restore it"):
+        journal.checkpoint()
+
+
+def test_a_journal_from_before_mixes_had_digests_goes_on(journal, tmp_path):
+    journal.save_checkpoint(MIX, b"state")
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as db, db:
+        db.execute("alter table checkpoint drop column mix_sha256")
+    again = reopened(journal, tmp_path)
+    assert again.checkpoint().mix == MIX
+    again.close()
 
 
 def test_a_damaged_update_reads_as_missing(journal):

@@ -1,3 +1,4 @@
+import contextlib
 import sqlite3
 import threading
 
@@ -121,6 +122,35 @@ def test_a_file_that_is_no_database_is_refused(party, alice, tmp_path):
     (tmp_path / "outbox.sqlite").write_bytes(b"hello" * 1000)
     with pytest.raises(OutboxError, match="can't be used as an outbox"):
         Outbox(tmp_path / "outbox.sqlite", party.ledger, alice)
+
+
+def test_a_record_that_is_not_what_was_written_is_never_sent(party, alice, tmp_path):
+    path = tmp_path / "outbox.sqlite"
+    outbox = Outbox(path, party.ledger, alice)
+    outbox.add(plain(party, 0))
+    outbox.add(plain(party, 1))
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        (entry,) = db.execute("select entry from records where round = 1").fetchone()
+        db.execute("update records set entry = ? where round = 1", (entry[:40] + bytes([entry[40] ^ 1]) + entry[41:],))
+    assert "the record of round 1 is not what was written: restore it" in outbox.pump().last_error
+    outbox.close()
+    with pytest.raises(OutboxError, match="the record of round 1 is not what was written"):
+        Outbox(path, party.ledger, alice)
+    assert len(recorded(party.ledger, party.session_id, alice)) == 0
+
+
+def test_an_outbox_from_before_records_had_digests_goes_on(party, alice, tmp_path):
+    path = tmp_path / "outbox.sqlite"
+    outbox = Outbox(path, party.ledger, alice)
+    outbox.add(plain(party, 0))
+    outbox.close()
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute("alter table records drop column digest")
+    outbox = Outbox(path, party.ledger, alice)
+    outbox.add(plain(party, 1))
+    pump_until_done(outbox)
+    outbox.close()
+    assert len(recorded(party.ledger, party.session_id, alice)) == 2
 
 
 def test_a_folder_that_is_missing_is_refused(party, alice, tmp_path):
