@@ -49,9 +49,13 @@ class Gatherer:
 
     def _acceptable(self, member: int, round: int) -> Contribution | None:
         held = self._held.get(member)
-        if held is None or held.round < round - self.staleness or member in self.board.convicted():
+        if held is None or not self._recordable(held.round, round) or member in self.board.convicted():
             return None
         return held
+
+    def _recordable(self, of: int, round: int) -> bool:
+        """Whether an update of round `of` may go into the mix of `round`: a row has room for 127 rounds ahead."""
+        return round - self.staleness <= of < round - ABSENT
 
     async def _obtain(self, member: int, round: int, found: dict[int, Contribution]) -> None:
         """Waits for the member's update of `round` or newer and pulls it; falls back to an older one."""
@@ -62,12 +66,14 @@ class Gatherer:
         if fresh is not None and (contribution := await self._pull(member, fresh)) is not None:
             found[member] = self._keep(contribution)
             self.deadline.observe(trio.current_time() - started)
-        elif (stale := self.board.newest(member)) and stale.round >= round - self.staleness:
+        elif (stale := self.board.newest(member)) and self._recordable(stale.round, round):
             await self._pull_stale(member, stale, found)
 
     def _fresh(self, member: int, round: int) -> Announcement | None:
         newest = self.board.newest(member)
-        return newest if newest is not None and round <= newest.round < round - ABSENT else None
+        return (
+            newest if newest is not None and newest.round >= round and self._recordable(newest.round, round) else None
+        )
 
     async def _more_to_come(self, member: int) -> bool:
         """Waits for news, and asks for them when none come; False for a member that has been gone for GONE_S."""

@@ -1,3 +1,4 @@
+import pytest
 import trio
 
 from node.messages import ABSENT, Announcement, Traffic
@@ -149,6 +150,20 @@ async def test_a_member_with_two_faces_is_convicted_and_left_out(autojump_clock)
     assert board.newest(2) is None
     await run_all(members[:2])
     assert all(entry.lag == ABSENT for mix in members[0].disk.mixes for entry in mix.inputs if entry.member == 2)
+
+
+@pytest.mark.parametrize(("ahead", "lag"), [(127, -127), (128, ABSENT), (1000, ABSENT)])
+async def test_a_member_too_far_ahead_for_a_row_is_absent_and_harms_nobody(autojump_clock, ahead, lag):
+    _, members = make_session(NAMES, with_rounds(1))
+    payload = b"of the future"
+    members[2].disk.payloads[sha256(payload)] = payload
+    future = Announcement(7, 1 + ahead, sha256(payload), len(payload), "float32", "carol", b"signed")
+    members[0].board.post(future)
+    members[0].gossip.ports.peers.connected = lambda: frozenset({"bob"})  # carol is gone, and yet can be fetched from
+    await run_all(members[:2])
+    (mix,) = members[0].disk.mixes
+    assert {entry.member: entry.lag for entry in mix.inputs} == {0: 0, 1: 0, 2: lag}
+    assert [entry.weight > 0 for entry in mix.inputs] == [True, True, lag != ABSENT]
 
 
 async def test_the_bytes_of_the_rounds_add_up_to_the_counter(autojump_clock, monkeypatch):
