@@ -3,7 +3,6 @@
 import http.client
 import socket
 import ssl
-import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ import orjson
 import requests
 import urllib3
 
+from ledger.deadline import DeadlineAdapter, within
 from ledger.errors import ChainUnreachable, RpcRefused
 
 LARGEST_ANSWER = 512 * 1024 * 1024
@@ -29,12 +29,17 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class Rpc:
-    """One node's JSON-RPC endpoint. Thread-safe; every call ends within about twice `timeout` seconds."""
+    """One node's JSON-RPC endpoint. Thread-safe.
+
+    Every call ends within about twice `timeout` seconds, whatever the server sends; redirects are not followed.
+    """
 
     def __init__(self, url: str, timeout: float = 10.0) -> None:
         self.url = url
         self.timeout = timeout
         self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, DeadlineAdapter())
         self._session.trust_env = _host_of(url) not in _LOOPBACK  # no proxy on the way to this machine
 
     def call(self, method: str, *params: Any) -> Any:
@@ -68,12 +73,9 @@ class Rpc:
 
     def _post(self, body: Any, method: str) -> Any:
         headers = {"Content-Type": "application/json"}
-        deadline = time.monotonic() + self.timeout
         try:
-            with self._session.post(
-                self.url, data=orjson.dumps(body), headers=headers, timeout=self.timeout, stream=True
-            ) as answer:
-                content = self._read(answer, deadline)
+            with within(self.timeout), self._send(orjson.dumps(body), headers) as answer:
+                content = self._read(answer)
         except (requests.Timeout, TimeoutError, urllib3.exceptions.TimeoutError) as error:
             raise ChainUnreachable(
                 f"{self.url} did not answer {method} within {self.timeout:g} s: is it up?"
@@ -82,20 +84,26 @@ class Rpc:
             raise ChainUnreachable(
                 f"{self.url} can't be reached ({_cause(error)}): is the URL right, is it up?"
             ) from error
+        if answer.is_redirect:
+            where = answer.headers["Location"][:200]
+            raise ChainUnreachable(f"{self.url} leads on to {where!r}: give the URL that answers itself")
         try:
             return orjson.loads(content)
         except orjson.JSONDecodeError as error:
             status = f"HTTP {answer.status_code}, {content[:60]!r}"
             raise ChainUnreachable(f"{self.url} answers with {status}: it is no Ethereum RPC, check the URL") from error
 
-    def _read(self, answer: requests.Response, deadline: float) -> bytes:
+    def _send(self, body: bytes, headers: dict[str, str]) -> requests.Response:
+        return self._session.post(
+            self.url, data=body, headers=headers, timeout=self.timeout, stream=True, allow_redirects=False
+        )
+
+    def _read(self, answer: requests.Response) -> bytes:
         parts: list[bytes] = []
         size = 0
         while chunk := answer.raw.read1(_CHUNK, decode_content=True):  # what is there: a full chunk may never come
             parts.append(chunk)
             size += len(chunk)
-            if time.monotonic() > deadline:
-                raise TimeoutError
             if size > LARGEST_ANSWER:
                 raise ChainUnreachable(
                     f"{self.url} sent over {LARGEST_ANSWER} bytes for one call: ask for fewer blocks"

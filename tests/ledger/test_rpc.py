@@ -1,11 +1,13 @@
 import socket
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
 from ledger import AccountUnfunded, Chain, ChainUnreachable, WrongChain, connect
 from ledger.errors import RpcRefused
+from ledger.rpc import Rpc
 from ledger.transact import transact
 from tests.ledger.faulty_rpc import FaultyRpc
 
@@ -79,6 +81,86 @@ def test_a_call_ends_at_its_deadline(fault, rpc):
     with pytest.raises(ChainUnreachable, match=r"did not answer eth_chainId within 0.3 s"):
         connect(rpc.url, timeout=0.3)
     assert time.monotonic() - began < 2
+
+
+SLOW = {  # what is sent at once, and then ten times a second for ever
+    "header": (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "status line": (b"HTTP/1.1 2", b"0"),
+    "100-continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b" "),
+    "chunk's size": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    "body to the end": (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b" "),
+}
+
+
+@contextmanager
+def trickling(begin, more):
+    """A server's URL, and the number of connections that it got."""
+    ended, took, threads = threading.Event(), [], []
+
+    def serve(accepted):
+        with accepted:
+            try:
+                accepted.recv(65536)
+                accepted.sendall(begin)
+                while not ended.wait(0.1):
+                    accepted.sendall(more)
+            except OSError:
+                pass
+
+    def accept(server):
+        while not ended.is_set():
+            try:
+                accepted, _ = server.accept()
+            except TimeoutError:
+                continue
+            took.append(accepted)
+            threads.append(threading.Thread(target=serve, args=(accepted,)))
+            threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        threads.append(threading.Thread(target=accept, args=(server,)))
+        threads[0].start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}", took
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+
+
+@pytest.mark.parametrize("where", SLOW)
+def test_a_call_ends_at_its_deadline_wherever_the_answer_trickles(where):
+    with trickling(*SLOW[where]) as (url, _):
+        rpc, before = Rpc(url, timeout=0.4), set(threading.enumerate())
+        for _ in range(2):  # the second one finds no connection left over
+            began = time.monotonic()
+            with pytest.raises(ChainUnreachable, match=r"did not answer eth_chainId within 0.4 s"):
+                rpc.call("eth_chainId")
+            assert time.monotonic() - began < 1.5
+        assert not {one for one in threading.enumerate() if isinstance(one, threading.Timer)} - before
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_named_and_not_followed(status):
+    answer = b"HTTP/1.1 %d Moved\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n" % status
+    with trickling(answer, b"") as (url, took):
+        with pytest.raises(ChainUnreachable, match="leads on to '/elsewhere': give the URL that answers itself"):
+            Rpc(url, timeout=5).call("eth_chainId")
+        assert len(took) == 1
+
+
+def test_a_call_uses_the_connection_of_the_one_before_and_has_its_own_deadline(rpc):
+    door = Rpc(rpc.url, timeout=1)
+    for _ in range(4):
+        door.call("eth_chainId")
+        time.sleep(0.35)
+    rpc.fault = "hang"
+    with pytest.raises(ChainUnreachable, match="did not answer"):
+        door.call("eth_chainId")
+    rpc.fault = None
+    assert door.call("eth_chainId") == "0x7a69"
 
 
 @pytest.mark.parametrize(
