@@ -71,6 +71,8 @@ class Wishes:
     name: str = ""
     members: int = 4
     split: str = "iid"
+    data: str = "own"  # or served, by the coordinator
+    split_bytes: int = 2**30
     cohort: int = 5
     quorum: int = 2
     codec: str = "float32"
@@ -153,7 +155,12 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
         access="admitted" if wishes.admitted else "open",
         experiment=wishes.experiment,
         initial=initial,
-        data=Shares(split=wishes.split, count=wishes.members),
+        data=Shares(
+            split=wishes.split,
+            count=wishes.members,
+            source=wishes.data,  # type: ignore[arg-type]  # pydantic checks it
+            bytes=wishes.split_bytes,
+        ),
         limits=Limits(
             payload_bytes=max(size, learner.spec.payload_size),
             staleness=wishes.staleness,
@@ -179,6 +186,11 @@ def coordination(wishes: Wishes, creator: str) -> Coordination | None:
         raise ConfigError(
             f"a privacy budget with update {wishes.update!r} and the rule {chosen.rule!r}: DP-SGD sends parameters and "
             "has no proximal term; choose --update parameters and another --rule, or leave --epsilon out"
+        )
+    if wishes.data == "served" and (not coordinated or wishes.privacy is not None):
+        raise ConfigError(
+            "--data served needs --topology coordinated and no --epsilon: the coordinator is who has the data set, and "
+            "a privacy budget protects data that a member has alone"
         )
     if not coordinated:
         return None

@@ -36,6 +36,8 @@ class Shares(_Part):
 
     split: Line = "iid"
     count: int = Field(default=4, ge=1, le=65_535)
+    source: Literal["own", "served"] = "own"  # served: the coordinator has the data set and gives each worker its part
+    bytes: int = Field(default=2**30, ge=1, le=2**40)  # of a served split
 
 
 class Limits(_Part):
@@ -159,6 +161,10 @@ class Session(_Part):
         if (self.update == "gradients") != (rule in ("sgd", "adam")):
             raise ValueError(
                 'update = "gradients" goes with the rules sgd and adam of a coordinated session, and no other'
+            )
+        if self.data.source == "served" and (self.coordinated is None or self.privacy is not None):
+            raise ValueError(
+                'data.source = "served" goes with topology = "coordinated", and not with a [privacy] table'
             )
         if self.privacy is not None and (self.update == "gradients" or rule == "fedprox"):
             raise ValueError(f'a [privacy] table goes with update = "parameters", and not with the rule {rule}')

@@ -61,6 +61,11 @@ class Home:
         return self.path / "spool"
 
     @property
+    def data(self) -> Path:
+        """Data that a coordinator serves, or that came from it."""
+        return self.path / "data"
+
+    @property
     def ipfs(self) -> Path:
         """The embedded IPFS store."""
         return self.path / "ipfs"

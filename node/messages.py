@@ -38,6 +38,14 @@ def announcement_bytes(  # the fields of an announcement, in their order
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """Bytes that are named by their hash."""
+
+    digest: bytes  # SHA-256, 32 bytes
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """Bytes on the wire (TCP payload, so including Noise and Yamux) exchanged with one peer since the node started."""
 

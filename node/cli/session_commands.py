@@ -15,6 +15,7 @@ from node.cli.result import Result, answers
 from node.config import Privacy, Rule, Session, config_hash
 from node.errors import ConfigError, SessionFileError
 from node.home import open_home
+from node.learning.splits import SPLITS
 from node.network.addresses import parse_peer_address
 from node.sources import session_cid
 
@@ -46,8 +47,17 @@ def session() -> None:
     type=click.IntRange(1, 65535),
     help="Shares to cut a common data set into.",
 )
+@click.option("--split", default="iid", show_default=True, help=f"{SPLITS}.")
 @click.option(
-    "--split", default="iid", show_default=True, help="iid, unbalanced, dirichlet:ALPHA, skewed:ALPHA or shards:K."
+    "--data",
+    default="own",
+    show_default=True,
+    type=click.Choice(["own", "served"]),
+    help="Served: the coordinator cuts its data set and gives each worker a part.",
+)
+@click.option("--stratified", is_flag=True, help="The same as --split stratified: each class in equal parts.")
+@click.option(
+    "--split-bytes", default=2**30, show_default=True, type=click.IntRange(1, 2**40), help="Largest served part."
 )
 @click.option("--cohort", default=5, show_default=True, type=click.IntRange(1, 1024), help="Peers asked in a round.")
 @click.option(
@@ -130,6 +140,8 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
              fl-node session create --task mnist-softmax --rounds 20 --epsilon 3 --delta 1e-5 --sample-rate 0.06 \\
                  --private-learning-rate 1 --rpc http://127.0.0.1:8545 --home a --out private.toml
     """
+    if choices.pop("stratified"):
+        choices["split"] = "stratified"
     coordination = CoordinationWishes(**{name: choices.pop(name) for name in CHOICES})
     budget = privacy({name: choices.pop(name) for name in PRIVATE})
     if out.exists():

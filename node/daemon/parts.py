@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import trio
@@ -12,7 +13,8 @@ from node.daemon.averaging import AveragingLearner, WorkingLearner
 from node.daemon.joining import Joining
 from node.daemon.journal import Journal
 from node.daemon.ports import DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
-from node.daemon.prepare import Prepared, initial_parameters
+from node.daemon.prepare import Prepared, initial_parameters, try_one_step
+from node.daemon.served_data import ServedData
 from node.daemon.settings import StartSettings
 from node.errors import NetworkError
 from node.session.balance import Balance
@@ -210,6 +212,8 @@ class CoordinatorPart:
         push = Push(outside.peers, prepared.directory.peers, random.Random(outside.peers.peer_id))  # noqa: S311
         self.life = Coordinator(plan, self.ports, learner, collector, push, goal, ears.observe, self._watch)
         self.life.linger_s = outside.settings.linger_s
+        manifest = None if prepared.shelf is None else prepared.shelf.manifest()
+        self.life.data = "" if manifest is None else f"{manifest.digest.hex()}:{manifest.size}"
         self.stopping = self.life.stopping
         self._below = False
 
@@ -282,6 +286,8 @@ class WorkerPart:
             chance,
             ears.observe,
         )
+        if prepared.opened.session.data.source == "served":
+            self.life.supply = served_data(outside, ears)
         self.stopping = self.life.stopping
 
     @property
@@ -303,6 +309,26 @@ class WorkerPart:
 
     async def linger(self) -> None:
         """The coordinator has what this worker sent: nobody needs it any more."""
+
+
+def served_data(outside: Outside, ears: Ears) -> ServedData:
+    """A learner's split, on its way from the coordinator."""
+    prepared = outside.prepared
+    learner = prepared.learner
+    coordinated, directory = prepared.opened.session.coordinated, prepared.directory
+    assert coordinated is not None
+    coordinator = directory.index_of_account(coordinated.coordinator)
+    own = directory.own_index
+    place = own - int(coordinator is not None and coordinator < own)
+    return ServedData(
+        outside.settings.home.data,
+        prepared.opened.session.data,
+        place if outside.settings.share is None else outside.settings.share,
+        learner,
+        partial(try_one_step, learner.learner),
+        outside.peers.fetch_to,
+        ears.tell,
+    )
 
 
 def coordinated_ports(outside: Outside, journal: DiskJournal) -> CoordinatedPorts:

@@ -9,11 +9,12 @@ from typing import Protocol
 import trio
 
 import ledger
+from node.daemon.handing_out import Shelf
 from node.daemon.journal import Journal
 from node.daemon.recording import Recorder
 from node.errors import PeerError, StorageError
 from node.home import Piece
-from node.messages import Announcement, Mix, Traffic
+from node.messages import Announcement, Content, Mix, Traffic
 from node.network.identity import Identity
 from node.network.service import Network
 from node.session.ports import Payload, Progress, Trained
@@ -56,6 +57,10 @@ class NetworkPeers:
     async def tell(self, peer_id: str, announcement: Announcement) -> None:
         """Tells one peer in person."""
         await self.network.tell(peer_id, announcement)
+
+    async def fetch_to(self, wanted: Content, holder: str, seconds: float, path: Path) -> None:
+        """Bytes of that hash in a file that may have the first of them. Raises PeerError."""
+        await self.network.fetch_to(wanted, [holder], trio.current_time() + seconds, path)
 
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> Payload:
         """The announced bytes, verified."""
@@ -230,11 +235,14 @@ class IpfsSnapshots:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """Payloads that peers may have: those that were announced, which is after they were committed."""
+    """What peers may have: payloads that were announced, so committed before, and data that are served."""
 
     journal: Journal
+    shelf: Shelf | None = None
 
     def open(self, digest: bytes) -> Path | None:
-        """The payload's file; None before its announcement, and for anything else."""
+        """The file of that hash; None for a payload before its announcement, and for anything else."""
         path = self.journal.payload_path(digest)
-        return path if self.journal.is_announced(digest) and path.is_file() else None
+        if self.journal.is_announced(digest) and path.is_file():
+            return path
+        return None if self.shelf is None else self.shelf.open(digest)

@@ -12,6 +12,7 @@ from eth_account.signers.local import LocalAccount
 from ledger import Membership, binding_message, load_keystore
 from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
 from node.daemon.directory import LedgerDirectory, save_seats, seats_of
+from node.daemon.handing_out import Shelf, hand_out
 from node.daemon.journal import IN_MEMORY
 from node.daemon.learner import Seat, TorchLearner
 from node.daemon.misbehavior import Misbehavior
@@ -19,11 +20,12 @@ from node.daemon.private import open_private, private_way
 from node.daemon.settings import StartSettings
 from node.daemon.spool import Spool, give_back_freed_memory
 from node.errors import ConfigError, HomeError, NetworkError, SessionFileError, StorageError, TaskError
-from node.home import bind_home, keep_session_file, open_home
+from node.home import Home, bind_home, keep_session_file, open_home
 from node.learning import parameters, trainer
 from node.learning.builtin_tasks import BUILTIN_TASKS
 from node.learning.codecs import codec
 from node.learning.local_work import train_from
+from node.learning.served import no_examples
 from node.learning.task import Learner, LocalSplit, Share, prepare
 from node.learning.task_files import load_task
 from node.learning.trust import TrustSettings
@@ -45,6 +47,7 @@ class Prepared:
     directory: LedgerDirectory
     learner: TorchLearner
     initial_matches: bool  # our own initialisation gave the session's initial parameters
+    shelf: Shelf | None = None  # of a coordinator that serves its data
 
 
 def prepare_node(settings: StartSettings) -> Prepared:
@@ -60,13 +63,16 @@ def prepare_node(settings: StartSettings) -> Prepared:
     if settings.misbehave is not None:
         require_updates(opened, str(account.address), settings.misbehave)
     require_room(opened, str(account.address))
-    data_of = share_reader(opened, learner, settings)
+    data_of = share_reader(opened, learner, settings, str(account.address))
     expected = opened.entry.member_count if settings.share is None else settings.share
     data = data_of(worker_number(opened, expected))  # before joining: a missing data set must not cost a membership
     if learner.spec.payload_size > IN_MEMORY:
         give_back_freed_memory()
         learner.without_numbers()
-    try_one_step(learner, data)
+    shelf = None
+    if len(data.train):
+        try_one_step(learner, data)
+        shelf = served_shelf(opened, str(account.address), home, data)
     privacy = None if coordinates(opened, str(account.address)) else opened.session.privacy
     way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
     for address in settings.listen:
@@ -90,7 +96,14 @@ def prepare_node(settings: StartSettings) -> Prepared:
         who = f"{opened.session_id}/{directory.own_index}"
         torch_learner.private = open_private(home, way, torch_learner.data.train, who, recorded)
     matches = digest == opened.session.initial.sha256
-    return Prepared(opened, identity, account, directory, torch_learner, matches)
+    return Prepared(opened, identity, account, directory, torch_learner, matches, shelf)
+
+
+def served_shelf(opened: OpenSession, account: str, home: Home, data: LocalSplit) -> Shelf | None:
+    """A coordinator's whole data set, cut for the learners, where the session serves it."""
+    if opened.session.data.source != "served" or not coordinates(opened, account):
+        return None
+    return hand_out(home.data, data.train, opened.session.data, opened.session.seed)
 
 
 def session_learner(opened: OpenSession, task: str | None) -> Learner:
@@ -210,13 +223,20 @@ def try_one_step(learner: Learner, data: LocalSplit) -> None:
     train_from(learner, learner.initial(), few, trainer.Plan(1, torch.Generator()))
 
 
-def share_reader(opened: OpenSession, learner: Learner, settings: StartSettings) -> Callable[[int], LocalSplit]:
-    """Reads the data of the member with an index."""
+def share_reader(
+    opened: OpenSession, learner: Learner, settings: StartSettings, account: str
+) -> Callable[[int], LocalSplit]:
+    """Reads the data of the member with an index; of served data all for the coordinator, and none yet for a worker."""
     session = opened.session
+    served, everything = session.data.source == "served", coordinates(opened, account)
 
     def read(index: int) -> LocalSplit:
+        if served and not everything:
+            return LocalSplit(no_examples(), no_examples(), no_examples())
         count = session.data.count
         share = Share(settings.data_dir, index % count, count, session.data.split, session.seed)
+        if served:
+            share = Share(settings.data_dir, seed=session.seed)
         data = learner.task.data(share)
         if not len(data.train) or not len(data.validation):
             raise TaskError(

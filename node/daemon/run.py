@@ -145,7 +145,9 @@ def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) ->
     def is_member(peer_id: str) -> bool:
         return directory.index_of(peer_id) is not None
 
-    return open_network(prepared.identity, options, is_member, Announced(journal), journal.announcements)
+    return open_network(
+        prepared.identity, options, is_member, Announced(journal, prepared.shelf), journal.announcements
+    )
 
 
 def share_blocks(settings: StartSettings, prepared: Prepared, network: Network) -> FetchBlocks:

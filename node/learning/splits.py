@@ -11,17 +11,18 @@ from node.errors import ConfigError
 Indices = npt.NDArray[np.int64]
 FEWEST = 10  # examples that every member gets, if the data set has as many
 TRIES = 100
-SPLITS = "iid, unbalanced, dirichlet:ALPHA, skewed:ALPHA or shards:K"
+SPLITS = "iid, stratified, unbalanced, dirichlet:ALPHA, skewed:ALPHA or shards:K"
 VALIDATION_PART = 5  # one in five: 80:20
 
 
 def partition(labels: npt.NDArray[np.int64], split: str, shares: int, seed: int) -> list[Indices]:
     """Disjoint indices of each member's examples, shuffled; together they are the whole data set.
 
-    `iid`; `unbalanced` (sizes in proportion to 1, 2, …, n, dealt at random); `dirichlet:ALPHA` (each class is cut by
-    Dirichlet proportions, so that sizes differ too; Yurochkin et al., arXiv:1905.12022); `skewed:ALPHA` (equal sizes,
-    each member draws its examples by Dirichlet proportions of the classes; Hsu et al., arXiv:1909.06335); `shards:K`
-    (sorted by label, K equal shards each; McMahan et al., arXiv:1602.05629). Raises ConfigError when the split is
+    `iid`; `stratified` (every class in equal parts); `unbalanced` (sizes in proportion to 1, 2, …, n, dealt at random);
+    `dirichlet:ALPHA` (each class is cut by Dirichlet proportions, so that sizes differ too; Yurochkin et al.,
+    arXiv:1905.12022); `skewed:ALPHA` (equal sizes, each member draws its examples by Dirichlet proportions of the
+    classes; Hsu et al., arXiv:1909.06335); `shards:K` (sorted by label, K equal shards each; McMahan et al.,
+    arXiv:1602.05629). Raises ConfigError when the split is
     unknown or needs more examples than there are.
     """
     if not 1 <= shares <= len(labels):
@@ -29,6 +30,8 @@ def partition(labels: npt.NDArray[np.int64], split: str, shares: int, seed: int)
     generator = np.random.default_rng([seed, shares])
     kind, number = require_split(split)
     match kind:
+        case "stratified":
+            parts = _stratified(labels, shares, generator)
         case "dirichlet":
             parts = _dirichlet(labels, number, shares, generator)
         case "skewed":
@@ -50,7 +53,7 @@ def train_validation(indices: Indices) -> tuple[Indices, Indices]:
 def require_split(split: str) -> tuple[str, float]:
     """The split's kind and its number (0 where there is none). Raises ConfigError for a split that can't be."""
     kind, colon, argument = split.partition(":")
-    if kind in ("iid", "unbalanced") and not colon:
+    if kind in ("iid", "stratified", "unbalanced") and not colon:
         return kind, 0.0
     if kind not in ("dirichlet", "skewed", "shards"):
         raise ConfigError(f"unknown split {split!r}: choose {SPLITS}")
@@ -70,6 +73,12 @@ def _sizes(kind: str, examples: int, shares: int, generator: np.random.Generator
     ratio = np.ones(shares) if kind == "iid" else generator.permutation(np.arange(1, shares + 1))
     bounds = np.round(np.cumsum(ratio) / ratio.sum() * examples).astype(int)
     return [int(b - a) for a, b in pairwise([0, *bounds])]
+
+
+def _stratified(labels: Indices, shares: int, generator: np.random.Generator) -> list[Indices]:
+    """Sorted by class, dealt like cards: neither of a class nor in all does anybody have two more than another."""
+    order = np.concatenate([generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
+    return [order[share::shares] for share in generator.permutation(shares)]
 
 
 def _sized(examples: int, sizes: list[int], generator: np.random.Generator) -> list[Indices]:

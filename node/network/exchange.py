@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from node.errors import NetworkError, PeerError
-from node.messages import Announcement
+from node.messages import Announcement, Content
 from node.network.fetching import ExchangeClient, Refused
 from node.network.sink import Sink, SpoolRule
 from node.network.standing import Standings
@@ -25,15 +25,16 @@ CORRUPT_PENALTY = 60.0
 async def fetch(
     client: ExchangeClient,
     standings: Standings,
-    announcement: Announcement,
+    wanted: Announcement | Content,
     holders: Sequence[str],
     rule: SpoolRule,
+    partial: Path | None = None,
 ) -> bytes | Path:
-    """The announced payload, verified. Tries until cancelled.
+    """The payload that was announced, verified; with `partial` in that file, which may hold a part. Until cancelled.
 
     Raises PeerError when every holder proved bad, NetworkError when the payload cannot be stored here.
     """
-    sink = Sink(announcement.digest, announcement.size, rule)
+    sink = await trio.to_thread.run_sync(Sink, wanted.digest, wanted.size, rule, partial)
     failure: NetworkError | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -43,6 +44,9 @@ async def fetch(
             except NetworkError as error:
                 failure = error  # raised below, since a nursery would wrap it
             finally:
+                if partial is not None:
+                    with trio.CancelScope(shield=True):
+                        await sink.store()
                 nursery.cancel_scope.cancel()
     finally:
         sink.discard()
@@ -56,7 +60,7 @@ class _Fetch:
         self._standings = standings
         self._sink = sink
         self._holders = list(dict.fromkeys(holders))
-        self._suppliers: set[str] = set()
+        self._suppliers: set[str] = {"a call before this one"} if sink.received else set()
         self._alone = False  # after a mixture turned out corrupt, each holder has to supply all of it
 
     async def run(self) -> bytes | Path:

@@ -7,7 +7,7 @@ import trio
 from libp2p.peer.id import ID
 
 from node.errors import NetworkError, PeerError
-from node.messages import Announcement, Traffic
+from node.messages import Announcement, Content, Traffic
 from node.network import exchange
 from node.network.addresses import known_addresses
 from node.network.announcements import Equivocation
@@ -73,6 +73,17 @@ class Network:
         with trio.CancelScope(deadline=deadline):
             return await exchange.fetch(parts.client, parts.standings, announcement, holders, parts.settings.spool)
         raise PeerError(f"no holder gave the payload of {announcement.peer_id}, round {announcement.round}, in time")
+
+    async def fetch_to(self, wanted: Content, holders: Sequence[str], deadline: float, path: Path) -> None:
+        """Bytes of that size and SHA-256 in a file, which may hold the first of them from an interrupted call.
+
+        What `holders` gave until `deadline` (trio's clock, seconds) stays there. Raises PeerError.
+        """
+        parts = self._parts
+        with trio.CancelScope(deadline=deadline):
+            await exchange.fetch(parts.client, parts.standings, wanted, holders, parts.settings.spool, path)
+            return
+        raise PeerError(f"no holder gave {wanted.digest.hex()[:16]}… ({wanted.size} bytes) in time")
 
     def equivocations(self) -> Sequence[Equivocation]:
         """Evidence against members that announced two different updates for one round."""

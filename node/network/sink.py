@@ -31,10 +31,11 @@ class SpoolRule:
 class Sink:
     """Takes `size` bytes whose SHA-256 must be `digest`. `received` says where to go on after an interruption.
 
-    `run` must be running meanwhile. Raises NetworkError when the bytes cannot be stored.
+    With `partial`, a file, it goes on after what lies there, and leaves there what came. `run` must be running
+    meanwhile. Raises NetworkError when the bytes cannot be stored.
     """
 
-    def __init__(self, digest: bytes, size: int, rule: SpoolRule) -> None:
+    def __init__(self, digest: bytes, size: int, rule: SpoolRule, partial: Path | None = None) -> None:
         self.digest = digest
         self.size = size
         self.received = 0
@@ -47,7 +48,10 @@ class Sink:
         self._in_work = 0
         self._idle = trio.Event()
         self._failure: OSError | None = None
-        if size > rule.memory_limit:
+        self._stays = partial is not None
+        if partial is not None:
+            self._go_on(partial)
+        elif size > rule.memory_limit:
             self._open(rule.directory)
 
     def _open(self, directory: Path | None) -> None:
@@ -57,6 +61,21 @@ class Sink:
             raise NetworkError(f"cannot spool payloads in {directory}: {error.strerror}; choose another") from error
         self._path = Path(name)
         self._file = io.FileIO(descriptor, "wb")
+
+    def _go_on(self, partial: Path) -> None:
+        """Hashes what is there, which takes long for a large file: make such a sink in a thread."""
+        try:
+            file = partial.open("a+b", buffering=0)
+            file.seek(0)
+            while piece := file.read(BATCH):
+                self._hash.update(piece)
+                self.received += len(piece)
+        except OSError as error:
+            raise NetworkError(f"cannot go on with {partial}: {error.strerror}; free space there") from error
+        self._path, self._file = partial, file
+        if self.received > self.size:  # of something else
+            file.truncate(0)
+            self.received, self._hash = 0, hashlib.sha256()
 
     async def run(self) -> None:
         """Stores batches until cancelled."""
@@ -102,10 +121,15 @@ class Sink:
         self._batch = []
         self._batch_size = self.received = 0
 
+    async def store(self) -> None:
+        """Everything that came is in the file."""
+        await self._flush()
+        await self._settle()
+
     def discard(self) -> None:
-        """Frees memory and file, unless `finish` has handed them out."""
+        """Frees memory and file, unless `finish` has handed them out; a partial file stays."""
         self._file.close()
-        if self._path is not None:
+        if self._path is not None and not self._stays:
             self._path.unlink(missing_ok=True)
             self._path = None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from node.messages import WEIGHT_SUM, Announcement, Input, Mix, announcement_bytes
+from node.messages import WEIGHT_SUM, Announcement, Content, Input, Mix, announcement_bytes
 from node.session.notes import Work
 from node.session.ports import Contribution, Directory, Payload, Peers, Progress, Records, Snapshots, Trained
 
@@ -91,6 +91,13 @@ class Trainee(Protocol):
 
     def epsilon(self) -> float | None:
         """Spent so far of a privacy budget; None without one."""
+
+
+class Supply(Protocol):
+    """Where a learner's data come from in a session that serves them."""
+
+    async def obtain(self, said: Content | None, holder: str) -> bool:
+        """Whether the data are here now; may take long. False if those that were said are bad, or none were said."""
 
 
 class CoordinatedJournal(Protocol):

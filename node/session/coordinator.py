@@ -49,6 +49,7 @@ class Coordinator:
     goal: Goal = field(default_factory=Goal)
     observe: Observe = lambda _event, _value: None
     watch: Callable[[Standing], None] = lambda _standing: None
+    data: str = ""  # the manifest of served data, for the notes
     linger_s: float = 120.0  # to give everybody the last model
     stopping: trio.Event = field(default_factory=trio.Event)
     finished: int = 0  # the last round that is over
@@ -132,7 +133,8 @@ class Coordinator:
         """Pushes the model's announcement to everybody; after a restart with the orders that were given before."""
         said = await self.ports.journal.announcement(round)
         if said is None or said.digest != model.digest or read_orders(said.note).end:
-            orders = Orders(steps=self.collector.balance.steps(range(self.ports.directory.count())))
+            steps = self.collector.balance.steps(range(self.ports.directory.count()))
+            orders = Orders(steps=steps, data=self.data)
             said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(orders))
             await self.ports.journal.announced(said)
         self.push.say(said)

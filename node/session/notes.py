@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from node.errors import PeerError
-from node.messages import NOTE_LIMIT
+from node.messages import NOTE_LIMIT, Content
 
 
 class _Note(BaseModel):
@@ -24,6 +24,14 @@ class Orders(_Note):
 
     steps: tuple[int, ...] = Field(default=(), max_length=65_536)
     end: str = Field(default="", max_length=200)  # why there is no further round
+    data: str = Field(
+        default="", pattern=r"^([0-9a-f]{64}:[0-9]{1,12})?$"
+    )  # SHA-256 and bytes of the served data's manifest
+
+    def manifest(self) -> Content | None:
+        """What names every learner's split; None where no data are served."""
+        digest, _, size = self.data.partition(":")
+        return Content(bytes.fromhex(digest), int(size)) if digest else None
 
     def steps_of(self, member: int) -> int:
         """What is asked of a member; 0 for one that is not named."""
@@ -44,7 +52,7 @@ def encode(note: Orders | Work) -> bytes:
     """The bytes of a note. Orders for more members than fit name none: everybody then trains a full round."""
     content = orjson.dumps(note.model_dump(exclude_defaults=True))
     if len(content) > NOTE_LIMIT and isinstance(note, Orders):
-        return encode(Orders(end=note.end))
+        return encode(Orders(end=note.end, data=note.data))
     return content
 
 

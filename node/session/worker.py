@@ -19,6 +19,7 @@ from node.session.coordinated import (
     MODEL_CODEC,
     CoordinatedPlan,
     CoordinatedPorts,
+    Supply,
     Trainee,
     adoption_row,
     discard,
@@ -59,6 +60,7 @@ class Worker:
     push: Push
     chance: random.Random
     observe: Observe = lambda _event, _value: None
+    supply: Supply | None = None  # of a session that serves its data
     stopping: trio.Event = field(default_factory=trio.Event)
     finished: int = 0  # the last round that is over
     ended: str = ""  # why there is no further round
@@ -156,6 +158,7 @@ class Worker:
         except PeerError as error:
             log.warning("the coordinator's note of round %d: %s", announcement.round, error)
             orders = Orders()
+        supplied = await self._supplied(announcement, orders)
         self.observe("downloading the model", announcement.round)
         begun = trio.current_time()
         payload = await self._download(announcement)
@@ -170,7 +173,27 @@ class Worker:
         if orders.end:
             self.ended = orders.end
             return
-        await self._train(announcement.round, orders, download_s)
+        if supplied:
+            await self._train(announcement.round, orders, download_s)
+        else:
+            self.observe("following without data", announcement.round)
+            await self._until_superseded(announcement.round, lambda: None)
+
+    async def _supplied(self, announcement: Announcement, orders: Orders) -> bool:
+        """Whether there are data to train on; served ones are waited for, however long it takes."""
+        if self.supply is None or orders.end:
+            return True
+        self.observe("receiving data", announcement.round)
+        supplied = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_stopped, nursery.cancel_scope.cancel)
+            supplied = await self.supply.obtain(orders.manifest(), announcement.peer_id)
+            nursery.cancel_scope.cancel()
+        return supplied
+
+    async def _until_stopped(self, then: Callable[[], object]) -> None:
+        await self.stopping.wait()
+        then()
 
     async def _download(self, announcement: Announcement) -> Payload | None:
         """The model's bytes, verified; None when a newer model is there, or we are to stop."""

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from node.errors import NetworkError, PeerError
+from node.messages import Content
 from node.network.announcements import Verdict
 from node.network.connecting import ConnectionRules
 from node.network.fetching import FetchTimes
@@ -441,3 +442,21 @@ async def test_what_is_told_in_somebody_elses_name_is_refused():
         with pytest.raises(PeerError, match="no announcement"):
             await alice.tell(BOB.peer_id, forged)
         assert bob.standings.refused["bad-announcement"] == 1
+
+
+async def test_a_file_is_gone_on_with_where_an_earlier_call_stopped_and_a_damaged_beginning_is_nobodys_fault(tmp_path):
+    payload, shelf = os.urandom(3_000_000), Shelf(ALICE)
+    announcement = shelf.put(payload, 1)
+    wanted, path = Content(announcement.digest, len(payload)), tmp_path / "part"
+    async with member("alice", shelf=shelf) as alice, member("bob", alice.addresses()) as bob:
+        await meet(alice, bob)
+        for beginning in (payload[:2_000_000], bytes(2_000_000), payload, b""):
+            path.write_bytes(beginning)
+            before = bob.traffic()[alice.peer_id].bytes_in
+            await bob.fetch_to(wanted, [alice.peer_id], soon(), path)
+            assert path.read_bytes() == payload
+            if beginning and payload.startswith(beginning):
+                assert bob.traffic()[alice.peer_id].bytes_in - before < 1_100_000
+        assert bob.standings.score(alice.peer_id) >= 0
+        with pytest.raises(PeerError, match="in time"):
+            await bob.fetch_to(Content(bytes(32), 10), [alice.peer_id], soon(0.3), tmp_path / "other")

@@ -62,3 +62,29 @@ async def test_a_disk_that_fails_is_our_side_s_error(nursery, tmp_path):
         await sink.finish()
     sink.discard()
     nursery.cancel_scope.cancel()
+
+
+async def test_a_partial_file_is_gone_on_with_at_the_next_byte_and_stays(nursery, tmp_path):
+    payload, path = os.urandom(9_000_000), tmp_path / "part"
+    digest = hashlib.sha256(payload).digest()
+    first = Sink(digest, len(payload), SpoolRule(), path)
+    nursery.start_soon(first.run)
+    await first.write([payload[:5_000_001]])
+    await first.store()
+    first.discard()
+    assert path.read_bytes() == payload[:5_000_001]
+    second = Sink(digest, len(payload), SpoolRule(), path)
+    nursery.start_soon(second.run)
+    assert second.received == 5_000_001
+    await second.write([payload[5_000_001:]])
+    assert await second.finish() == path
+    assert path.read_bytes() == payload
+    nursery.cancel_scope.cancel()
+
+
+def test_a_partial_file_of_something_longer_is_begun_anew(tmp_path):
+    path = tmp_path / "part"
+    path.write_bytes(bytes(11))
+    sink = Sink(bytes(32), 10, SpoolRule(), path)
+    assert (sink.received, path.stat().st_size) == (0, 0)
+    sink.discard()

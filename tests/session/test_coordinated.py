@@ -2,7 +2,7 @@ import pytest
 import trio
 
 from node.errors import NetworkError
-from node.messages import ABSENT, Announcement
+from node.messages import ABSENT, Announcement, Content
 from node.session.convergence import Goal
 from node.session.notes import Work, encode
 from tests.session.coordinated_fakes import FULL, FakeAggregator, make
@@ -303,3 +303,46 @@ async def test_snapshots_hold_the_model_the_result_and_what_everybody_did(autoju
     assert sorted(boss.snapshots.added) == sorted(workers[0].snapshots.added) == [2, 4]
     assert set(boss.snapshots.added[2]) == {"update", "mixed.safetensors", "work.json", "moments"}
     assert b'"training_s"' in boss.snapshots.added[2]["work.json"]
+
+
+class Supply:
+    """Gives the data after a while, or never."""
+
+    def __init__(self, wait_s):
+        self.wait_s, self.asked = wait_s, []
+
+    async def obtain(self, said, holder):
+        self.asked.append((said, holder))
+        await trio.sleep(self.wait_s)
+        self.wait_s = 0.0  # now they are here
+        return True
+
+
+async def test_a_learner_trains_once_its_data_have_come_and_others_need_not_wait_for_it(autojump_clock):
+    session = make(3, rounds=20)
+    boss, *workers = nodes = [session.coordinator(), *(session.worker(i) for i in (1, 2, 3))]
+    boss.life.data = "ab" * 32 + ":1000"
+    supplies = [Supply(0.0), Supply(0.0), Supply(5.0)]
+    for worker, supply in zip(workers, supplies, strict=True):
+        worker.life.supply = supply
+    with trio.fail_after(1000):
+        await run_all(nodes)
+    assert [mix.round for mix in boss.disk.mixes] == list(range(1, 21))
+    assert supplies[0].asked[0] == (Content(b"\xab" * 32, 1000), "boss")
+    assert lags(boss.disk.mixes[0])[3] == ABSENT
+    assert workers[2].life.trainee.trained
+    assert lags(boss.disk.mixes[-1])[3] == 0
+
+
+async def test_a_learner_that_waits_for_its_data_stops_when_told(autojump_clock):
+    session = make(3)
+    boss, *workers = nodes = [session.coordinator(), *(session.worker(i) for i in (1, 2, 3))]
+    workers[2].life.supply = Supply(10_000.0)
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(node.run)
+            await trio.sleep(100)
+            workers[2].life.stopping.set()
+    assert [mix.round for mix in boss.disk.mixes] == [1, 2, 3, 4]
+    assert not workers[2].life.trainee.trained
