@@ -56,11 +56,6 @@ def commitments(chain: Chain, address: str, session_id: int, first: int, last: i
                 yield Commitment(account, round, update_hash, event.tx_hash)
 
 
-def signed_transaction(chain: Chain, tx_hash: str) -> bytes:
-    """A transaction as its sender signed it. RpcRefused if the node does not hand it out."""
-    return chain.raw("eth_getRawTransactionByHash", tx_hash)
-
-
 def words_of(transaction: bytes) -> Words:
     """What a transaction of any type that carries records says, from its bytes alone.
 

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import trio
 
-from ledger import LedgerError, MemberEntry
-from ledger.testimony import Commitment, commitments, signed_transaction
+from ledger import LedgerError, MemberEntry, PayloadError
+from ledger.signed import signed_transaction
+from ledger.testimony import Commitment, commitments, words_of
 from node.agreement import OpenSession
 from node.daemon.watching import announcement_json
 from node.home import write_atomically
@@ -19,6 +20,7 @@ from node.network.identity import peer_id_of
 
 log = logging.getLogger(__name__)
 LOOK_S = 3.0
+TRIES = 20  # to get the signed transaction of one contradiction
 REMEMBERED = 4096  # announcements, and as many commitments; records may come minutes after what they commit to
 
 T = TypeVar("T")
@@ -34,6 +36,7 @@ class Witness:
     next_block: int | None = None  # None: from the chain's head on
     _announced: "OrderedDict[Key, Announcement]" = field(default_factory=OrderedDict)
     _recorded: "OrderedDict[Key, tuple[MemberEntry, Commitment]]" = field(default_factory=OrderedDict)
+    _failed: dict[Key, int] = field(default_factory=dict)  # how often the evidence of a contradiction could not be had
 
     def hear(self, announcement: Announcement) -> None:
         """Takes in an announcement whose signature was verified."""
@@ -61,9 +64,22 @@ class Witness:
         for key in self._recorded.keys() & self._announced.keys():
             announced, (member, recorded) = self._announced[key], self._recorded[key]
             if announced.digest != recorded.update_hash:
-                saved.append(await trio.to_thread.run_sync(self._save, announced, recorded, member))
+                try:
+                    saved.append(await trio.to_thread.run_sync(self._save, announced, recorded, member))
+                except LedgerError as error:
+                    if self._asks_again(key, member, error):
+                        continue
+            self._failed.pop(key, None)
             del self._announced[key], self._recorded[key]  # not before: a chain that fails is asked again
         return saved
+
+    def _asks_again(self, key: Key, member: MemberEntry, error: LedgerError) -> bool:
+        """Whether the evidence that could not be had is asked for again; says so at the first time."""
+        self._failed[key] = self._failed.get(key, 0) + 1
+        if self._failed[key] == 1:
+            what = "member %d announced another update for round %d than it recorded, but there is no evidence yet: %s"
+            log.warning(what, member.index, key[1], error)
+        return self._failed[key] < TRIES
 
     def _ask(self) -> tuple[int, dict[str, MemberEntry], list[Commitment]]:
         ledger, session_id = self.opened.ledger, self.opened.session_id
@@ -75,8 +91,11 @@ class Witness:
         return head, {member.account: member for member in ledger.members(session_id)}, found
 
     def _save(self, announced: Announcement, recorded: Commitment, member: MemberEntry) -> Path:
+        transaction = signed_transaction(self.opened.ledger.chain, recorded.tx_hash)
+        if (signer := words_of(transaction).account) != recorded.account:
+            raise PayloadError(f"{recorded.tx_hash} is signed by {signer}, not by {recorded.account}")
         record = {
-            "transaction": signed_transaction(self.opened.ledger.chain, recorded.tx_hash).hex(),
+            "transaction": transaction.hex(),
             "binding": member.binding.hex(),
             "chain_id": self.opened.ledger.chain.chain_id(),  # an old-style transaction does not say
         }

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from ledger import Ledger, Membership, Record, binding_message, deploy
+from ledger import Ledger, Membership, Record, binding_message, connect, deploy
 from node.cli.app import cli
 from node.daemon.witness import Witness
 from node.messages import Announcement, announcement_bytes
 from node.network.identity import identity_from_seed
+from tests.ledger.faulty_rpc import NO_SUCH, FaultyRpc
 
 pytestmark = pytest.mark.real
 MALLORY, ALICE = identity_from_seed(b"m" * 32), identity_from_seed(b"a" * 32)
@@ -20,8 +21,8 @@ MALLORY, ALICE = identity_from_seed(b"m" * 32), identity_from_seed(b"a" * 32)
 class Stage:
     """A session on a real chain in which Mallory is a member, and a witness of it."""
 
-    def __init__(self, chain, place):
-        self.account, connected = chain.accounts[0], chain.connect()
+    def __init__(self, chain, place, url=None):
+        self.account, connected = chain.accounts[0], connect(url or chain.url)
         self.ledger = Ledger(connected, deploy(connected, self.account))
         self.session_id = self.ledger.create_session(self.account, hashlib.sha256(b"file").digest())
         message = binding_message(chain.chain_id, self.ledger.address, self.session_id, self.account.address)
@@ -102,3 +103,56 @@ async def test_nobody_is_convicted_by_evidence_that_was_made_up(stage):
         code, verdict = judge(path)
         assert code == 2
         assert "is it the right file?" in verdict["error"]
+
+
+RAW = "eth_getRawTransactionByHash"
+
+
+@pytest.fixture
+def rpc(chain):
+    with FaultyRpc(chain.url) as rpc:
+        yield rpc
+
+
+@pytest.mark.parametrize("answer", [NO_SUCH, b'{"jsonrpc":"2.0","id":1,"result":null}', b'{"id":1,"result":"0x02ff"}'])
+async def test_a_node_that_does_not_keep_signed_bytes_gives_the_same_evidence(answer, chain, rpc, tmp_path):
+    stage = Stage(chain, tmp_path, rpc.url)
+    rpc.forged[RAW] = answer
+    stage.announce(b"\x01" * 32)
+    stage.record(b"\x02" * 32)
+    (path,) = await stage.witness.look()
+    assert judge(path)[1]["convicts"]
+
+
+async def test_one_transaction_that_cannot_be_had_stops_no_other_evidence_and_is_said_once(
+    chain, rpc, tmp_path, caplog
+):
+    stage = Stage(chain, tmp_path, rpc.url)
+    rpc.forged[RAW] = NO_SUCH
+    hidden = []
+
+    def hide(found):
+        hidden.append(found["hash"])
+        return None if found["hash"] == hidden[0] else found
+
+    rpc.twists["eth_getTransactionByHash"] = hide
+    for round in (3, 4, 5):
+        stage.announce(b"\x01" * 32, round)
+        stage.record(b"\x02" * 32, round)
+    assert len(await stage.witness.look()) == 2
+    assert await stage.witness.look() == []
+    said = [one for one in caplog.messages if "there is no evidence yet" in one]
+    assert len(said) == 1
+    assert "does not hand out the transaction" in said[0]
+    del rpc.twists["eth_getTransactionByHash"]
+    assert len(await stage.witness.look()) == 1
+
+
+async def test_fields_that_do_not_hash_to_the_transaction_are_no_evidence(chain, rpc, tmp_path, caplog):
+    stage = Stage(chain, tmp_path, rpc.url)
+    rpc.forged[RAW] = NO_SUCH
+    rpc.twists["eth_getTransactionByHash"] = lambda found: found | {"nonce": "0x7777"}
+    stage.announce(b"\x01" * 32)
+    stage.record(b"\x02" * 32)
+    assert await stage.witness.look() == []
+    assert "another transaction than" in caplog.text
