@@ -272,7 +272,8 @@ class _Transaction:
         self._db.execute("begin immediate")
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._db.execute("rollback" if kind else "commit")
+        if self._db.in_transaction:  # with a full disk SQLite has rolled back already
+            self._db.execute("rollback" if kind else "commit")
 
 
 def _row(r: tuple) -> Row:  # type: ignore[type-arg]

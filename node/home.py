@@ -169,18 +169,25 @@ def keep_session_file(home: Home, content: bytes) -> None:
 
 
 def write_atomically(path: Path, content: bytes | Iterable[Piece], mode: int = 0o600, durable: bool = True) -> None:
-    """The whole content or the old one, whatever happens; if `durable`, on disk when it returns."""
+    """The whole content or the old one, whatever happens; if `durable`, on disk when it returns.
+
+    Raises HomeError if the disk does not take it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        for piece in (content,) if isinstance(content, bytes) else content:
-            file.write(piece)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            for piece in (content,) if isinstance(content, bytes) else content:
+                file.write(piece)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
         if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
-    if durable:
-        _sync_directory(path.parent)
+            _sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise HomeError(f"{path} cannot be written ({error.strerror}): mend that, then start again") from error
 
 
 def move_durably(source: Path, path: Path) -> None:

@@ -44,9 +44,20 @@ def answers(command: Callable[P, Result]) -> Callable[P, None]:
             result = command(*args, **kwargs)
         except (NodeError, LedgerError) as error:
             fail(str(error), as_json)
+        except ExceptionGroup as group:  # several tasks stumbled over the same thing, a full disk for one
+            known, unknown = group.split((NodeError, LedgerError))
+            if known is None or unknown is not None:
+                raise
+            fail(str(first_leaf(known)), as_json)
         show(result, as_json)
 
     return run
+
+
+def first_leaf(group: ExceptionGroup[Exception]) -> Exception:
+    """The first exception in nested groups."""
+    first = group.exceptions[0]
+    return first_leaf(first) if isinstance(first, ExceptionGroup) else first
 
 
 def show(result: Result, as_json: bool) -> NoReturn:

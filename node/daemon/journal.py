@@ -88,13 +88,16 @@ class Journal:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._db.execute("begin immediate")
             try:
+                self._db.execute("begin immediate")
                 yield self._db
-            except BaseException:
-                self._db.execute("rollback")
-                raise
-            self._db.execute("commit")
+                self._db.execute("commit")
+            except sqlite3.Error as error:
+                path = self._directory / "journal.sqlite"
+                raise HomeError(f"{path} cannot be written ({error}): mend that, then start again") from error
+            finally:
+                if self._db.in_transaction:  # with a full disk SQLite has rolled back already
+                    self._db.execute("rollback")
 
     def checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint, None on an empty disk. HomeError if its file is not what was written."""

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 
@@ -46,3 +47,17 @@ def test_a_damaged_status_is_a_clear_error(home):
     home.status.write_text("{")
     with pytest.raises(HomeError, match="damaged"):
         read_status(home)
+
+
+def test_a_full_disk_is_one_clear_error_and_the_old_content_stays(tmp_path, monkeypatch):
+    path = tmp_path / "status.json"
+    write_atomically(path, b"old")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(HomeError, match=r"status.json cannot be written \(No space left on device\)"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["status.json"]

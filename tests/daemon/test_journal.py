@@ -1,6 +1,7 @@
 import hashlib
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -128,3 +129,13 @@ def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
     (tmp_path / "journal.sqlite").write_bytes(b"rubbish" * 1000)
     with pytest.raises(HomeError, match="damaged"):
         Journal(tmp_path, keep=3)
+
+
+def test_a_journal_that_cannot_be_written_is_a_clear_error_and_can_be_used_again(journal, tmp_path):
+    (pages,) = journal._db.execute("pragma page_count").fetchone()
+    journal._db.execute(f"pragma max_page_count = {pages}")
+    with pytest.raises(HomeError, match=r"journal.sqlite cannot be written \(database or disk is full\)"):
+        journal.save_announcement(replace(announcement(1), note=b"n" * 100_000))
+    journal._db.execute("pragma max_page_count = 1000000")
+    journal.save_announcement(announcement(1))
+    assert journal.announcements(1) == [announcement(1)]
