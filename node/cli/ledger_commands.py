@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pandas as pd
 import trio
 from rich.console import Console
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from ledger import History, LedgerError
 from ledger.log_store import Progress
@@ -105,7 +107,7 @@ def frame_table(frame: pd.DataFrame, limit: int = 200) -> Table:
     for name in columns:
         table.add_column(str(name), justify="right" if pd.api.types.is_numeric_dtype(frame[name]) else "left")
     for row in plain(frame[columns].tail(limit)):
-        table.add_row(*(_short(row[str(name)]) for name in columns))
+        table.add_row(*(Text(printable(_short(row[str(name)]))) for name in columns))  # members wrote some of it
     return table
 
 
@@ -114,14 +116,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:10]}…{text[-8:]}"
 
 
-def last_matrix(frame: pd.DataFrame) -> Table:
-    """The trust matrix of the last round."""
+def last_matrix(frame: pd.DataFrame, most: int = 32) -> Table:
+    """The trust matrix of the last round, of the first members only: a row may name thousands that never were."""
     last = frame[frame["round"] == frame["round"].max()]
-    rows: dict[int, dict[int, int]] = {}
-    for entry in last.itertuples():
-        rows.setdefault(int(entry.member), {})[int(entry.peer)] = int(entry.weight)
-    members = sorted({*rows, *(peer for row in rows.values() for peer in row)})
-    return matrix_table(rows, members)
+    members = np.union1d(last["member"], last["peer"]).tolist()
+    shown = members[:most]
+    last = last[last["member"].isin(shown) & last["peer"].isin(shown)]
+    rows = {member: dict(zip(part["peer"], part["weight"], strict=True)) for member, part in last.groupby("member")}
+    table = matrix_table(rows, shown)
+    if len(shown) < len(members):
+        table.caption = f"the first {most} of {len(members)} members"
+    return table
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:

@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from ledger import Membership
 from node.cli.app import cli
-from tests.nodes import PASSPHRASE, REPOSITORY, make_home
+from node.cli.ledger_commands import last_matrix
+from tests.nodes import PASSPHRASE, REPOSITORY, make_home, make_session
 
 pytestmark = pytest.mark.real
 
@@ -87,6 +89,27 @@ def test_history_is_a_table_for_people(session):
     text = run("history", *session).stdout
     assert "12 rows" in text
     assert "update_hash" in text
+
+
+def test_what_a_member_wrote_is_shown_as_it_is_and_moves_no_cursor(chain, tmp_path):
+    home, path = make_home(tmp_path / "home"), tmp_path / "session.toml"
+    opened = make_session(home, chain, path)
+    membership = Membership(b"\x01" * 32, b"\x02" * 64, ("[/b]", "\x1b[2J", "[red]"))
+    opened.ledger.join(chain.accounts[0], opened.session_id, membership)
+    result = run("history", "--session", path, "--rpc", chain.url, "--view", "members", COLUMNS="300")
+    assert result.exit_code == 0, result.output
+    assert "[/b] \N{REPLACEMENT CHARACTER}[2J [red]" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_the_matrix_of_a_row_with_thousands_of_inputs_is_cut_and_says_so():
+    frame = pd.DataFrame({"round": 7, "member": 1, "peer": range(3000), "weight": 0})
+    frame.loc[1, "weight"] = 65535
+    table = last_matrix(pd.concat([frame, frame.iloc[:2].assign(member=0), frame.iloc[:9].assign(round=6, member=2)]))
+    assert (len(table.columns), table.row_count) == (33, 32)
+    assert table.caption == "the first 32 of 3000 members"
+    assert list(table.columns[2].cells)[:3] == ["100.00", "100.00", "·"]
+    assert last_matrix(frame[frame["peer"] < 4]).caption is None
 
 
 @pytest.mark.parametrize("view", ["records", "members", "trust", "gas"])
