@@ -186,10 +186,25 @@ class History:
             BrokenChain: as `verify`.
 
         """
-        self.verify()
+        if self._verified is None or self._verified[0] != self._store.mark:
+            self.verify()
         index_accounts(self._store)
         for commit in commits(self._store, self._indices(), rounds):
             yield _step(commit)
+
+    def verified_members(self) -> list[MemberEntry]:
+        """All who had joined when the chains were last verified: the members of `steps`, whoever joins meanwhile."""
+        if self._verified is None or self._verified[0] != self._store.mark:
+            self.verify()
+        return list(self._members())
+
+    def mixed_hash(self, member: int, round: int) -> bytes | None:
+        """The hash of the parameters that a member recorded as its mix of a round, None if it recorded none."""
+        try:
+            mix = decode_mix(recorded_mix(self._store, self._account(member), round))
+        except PayloadError:
+            return None
+        return mix.mixed_hash if mix else None
 
     def update_hash(self, member: int, round: int) -> bytes | None:
         """What a member committed to for a round, None if to nothing; of the events as they were last read."""

@@ -84,7 +84,7 @@ def _fields(transaction: bytes) -> dict[str, Any]:
 def _hashes(data: bytes) -> dict[tuple[int, int], bytes]:
     if data[:4] == selector_of("record"):
         step, update_hash, _ = decode(["uint96", "bytes32", "bytes"], data[4:])
-        return {(session_of_step(step), round_of_step(step)): update_hash}
+        return {(session_of_step(step), round_of_step(step)): update_hash} if any(update_hash) else {}
     if data[:4] == selector_of("recordAfter"):
         session_id, _, entries = decode(["uint64", "uint256", "(uint32,bytes32,bytes)[]"], data[4:])
         return {(session_id, round): update_hash for round, update_hash, _ in entries if any(update_hash)}

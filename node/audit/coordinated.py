@@ -5,6 +5,7 @@ enters once, and that one round's optimizer state follows from the round before,
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -49,26 +50,25 @@ class CoordinatedCheck:
 
     rules: CoordinatedRules
     recorded: UpdateHash
-    final: tuple[int, bytes] | None = None  # the last model, to which no record commits: the round after the last, hash
+    mixed: Callable[[int], bytes | None]  # round -> what the coordinator recorded as its mix of that round
+    passed: Callable[[int], bool] = lambda _round: False  # whether the coordinator can't record a round any more
     _entered: dict[tuple[int, int], int] = field(default_factory=dict)  # update -> the round in which it entered
-    _mixed: tuple[int, bytes] | None = None  # round, mixed hash of the coordinator's step before
     _after: tuple[int, Moments] | None = None  # round, the moments that a replayed step left
 
     def check_row(self, step: Step) -> Fault | None:
         """The first thing that is wrong with a row by itself."""
         if step.member == self.rules.coordinator:
-            fault = self._check_model(step) or self._check_coordinator(step)
-            self._mixed = step.round, step.mix.mixed_hash
-            return fault
+            return self._check_model(step) or self._check_coordinator(step)
         return self._check_adoption(step)
 
     def _check_model(self, step: Step) -> Fault | None:
         """The model that workers were given is the one that the coordinator had mixed."""
-        before = self._mixed[1] if self._mixed is not None and self._mixed[0] == step.round - 1 else None
-        before = self.rules.initial if step.round == 1 else before
-        if before is None or before == step.update_hash:
+        before = self.rules.initial if step.round == 1 else self.mixed(step.round - 1)
+        if before == step.update_hash:
             return None
-        return _fault(step, "model", f"SHA-256 {before.hex()}", f"SHA-256 {step.update_hash.hex()}")
+        expected = f"the model that it recorded as its mix of round {step.round - 1}, "
+        expected += "which it never did" if before is None else f"SHA-256 {before.hex()}"
+        return _fault(step, "model", expected, f"SHA-256 {step.update_hash.hex()}")
 
     def _check_coordinator(self, step: Step) -> Fault | None:
         inputs = step.mix.inputs
@@ -116,21 +116,28 @@ class CoordinatedCheck:
         own, given = by_member[step.member], by_member[rules.coordinator]
         if (own.weight, own.lag, given.weight) != (0, 0, WEIGHT_SUM) or not ABSENT < given.lag < 0:
             return _fault(step, "row", "the coordinator's later model alone", f"{own}, {given}")
-        model = self._model(step.round - given.lag)
-        if model is not None and model != step.mix.mixed_hash:
-            return _fault(step, "mixed parameters", f"SHA-256 {model.hex()}", f"SHA-256 {step.mix.mixed_hash.hex()}")
+        round = step.round - given.lag
+        models = self._models(round)
+        if not models and (round > rules.rounds + 1 or self.passed(round - 1)):
+            expected = f"a model that the coordinator recorded, of rounds 2 to {rules.rounds + 1}"
+            return _fault(step, "input", expected, f"that of round {round}")
+        if models and step.mix.mixed_hash not in models:
+            expected = " or ".join(f"SHA-256 {model.hex()}" for model in models)
+            return _fault(step, "mixed parameters", expected, f"SHA-256 {step.mix.mixed_hash.hex()}")
         return None
 
-    def _model(self, round: int) -> bytes | None:
-        """The hash of the model that the coordinator gave out for a round; None if it recorded none."""
-        if self.final is not None and self.final[0] == round:
-            return self.final[1]
-        return self.recorded(self.rules.coordinator, round)
+    def _models(self, round: int) -> list[bytes]:
+        """The hashes of the model that the coordinator gave out for a round: what it committed to, and had mixed.
+
+        They are one unless it lied, for which no worker is to blame; none while it recorded none.
+        """
+        found = (self.recorded(self.rules.coordinator, round), self.mixed(round - 1))
+        return list(dict.fromkeys(model for model in found if model is not None))
 
     def adopts_known_model(self, step: Step) -> bool:
         """Whether a worker's step is proved by hashes alone: the model it took over is on the coordinator's record."""
         given = next((entry for entry in step.mix.inputs if entry.member == self.rules.coordinator), None)
-        return given is not None and self._model(step.round - given.lag) is not None
+        return given is not None and bool(self._models(step.round - given.lag))
 
     def is_adaptive(self) -> bool:
         """Whether a step needs the optimizer's state besides the updates."""

@@ -5,8 +5,9 @@ Memory is bounded by one mixing step: what is known of the run lies in the histo
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -96,7 +97,7 @@ class _Audit:
         """Identities, then every step by round and member."""
         self.report.records = self.history.verify()
         self._require_rounds(settings)
-        members = self.history.member_entries()
+        members = self.history.verified_members()
         self.report.members = len(members)
         joined = [member.joined_block for member in members]
         rounds = self.opened.session.rounds
@@ -122,6 +123,7 @@ class _Audit:
             fault = await self._check(recorded, last.block if last else None)
             if fault is not None:
                 self.report.blame(fault)
+        self._note_silence({member: step.round for member, step in before.items()}, settings)
 
     def _require_rounds(self, settings: AuditSettings) -> None:
         """An audit of rounds that nobody recorded would find nothing wrong, so it is refused."""
@@ -136,6 +138,15 @@ class _Audit:
             self.report.miss(Gap(member, before + 1, round - 1))
         if recorded.mix is None and recorded.fault is None:
             self.report.miss(Gap(member, round, round))
+
+    def _note_silence(self, last: Mapping[int, int], settings: AuditSettings) -> None:
+        """Members whose records end before others' do, or who have none: a gap, of which nobody is accused."""
+        end = max((round for round in last.values() if round <= self.opened.session.rounds), default=0)
+        for member in range(self.report.members):
+            self.report.of(member)
+            first = last.get(member, settings.first - 1) + 1
+            if first <= end:
+                self.report.miss(Gap(member, first, end))
 
     async def _check(self, recorded: LedgerStep, before: int | None) -> Fault | None:
         """What is wrong with a step, if anything; counts it."""
@@ -194,13 +205,8 @@ class _Audit:
             session.coordinated,
             session.rounds,
         )
-        known = self.history.rounds()
-        final = None
-        if known is not None:  # the closing record commits to no update: the last model's hash is the last mix's
-            steps = self.history.steps((known[1], known[1]))
-            mixes = (step.mix for step in steps if step.member == coordinator and step.mix is not None)
-            final = next(((known[1] + 1, mix.mixed_hash) for mix in mixes), None)
-        return CoordinatedCheck(rules, self.history.update_hash, final)
+        mixed, passed = partial(self.history.mixed_hash, coordinator), partial(self.history.has_passed, coordinator)
+        return CoordinatedCheck(rules, self.history.update_hash, mixed, passed)
 
     def _check_row(self, step: Step) -> Fault | None:
         fault = self.privacy.check(step) if self.privacy is not None else None

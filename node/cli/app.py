@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
@@ -98,24 +97,23 @@ def set_up_logging(verbose: int) -> None:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose > 1 else logging.CRITICAL)
 
 
-def run_for_a_program() -> NoReturn:
-    """As `cli`, but what is wrong with the command line is told in JSON too."""
-    try:
-        sys.exit(cli(prog_name="fl-node", standalone_mode=False))
-    except click.ClickException as error:
-        fail(error.format_message(), as_json=True)
-    except click.Abort:
-        fail("interrupted", as_json=True)
+INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended
 
 
 def main() -> None:
-    """Runs the command line; the program ends here."""
+    """Runs the command line; the program ends here. Nothing but a verdict ends it with 1 (`audit`)."""
     os.environ.setdefault("PY_YAMUX_RELEASE_ON_READ", "0")
+    as_json = "--json" in sys.argv[1:]
     try:
-        if "--json" in sys.argv[1:]:
-            run_for_a_program()
-        cli(prog_name="fl-node")
+        sys.exit(cli(prog_name="fl-node", standalone_mode=False))
     except NodeError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except click.ClickException as error:
+        if as_json:
+            fail(error.format_message(), as_json)
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        if as_json:
+            fail("interrupted", as_json)
+        sys.exit(INTERRUPTED)

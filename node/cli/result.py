@@ -62,11 +62,15 @@ def first_leaf(group: ExceptionGroup[Exception]) -> Exception:
 
 def show(result: Result, as_json: bool) -> NoReturn:
     """Prints a result and ends the program with its status, also where nobody reads it to the end (`| head`)."""
+    if sys.stdout is None:  # closed by the caller
+        sys.exit(result.status)
     try:
         click.echo(json.dumps(result.json) if as_json else readable(result), nl=as_json)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
+        if not isinstance(error, BrokenPipeError):
+            fail(f"the answer cannot be written: {error.strerror}")
     sys.exit(result.status)
 
 

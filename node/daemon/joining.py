@@ -49,12 +49,13 @@ class Joining:
 
     async def after_loss(self, next_round: int) -> int:
         """The last round that is left out so that none is announced twice: a lost disk may have known later ones."""
-        position = await self.position()
+        others = await self.position()
+        position = max(others, self.peers.own_round())
         if position < next_round:
             return 0
         await keep_checkpoint(self.journal, position, self.prepared.learner.checkpoint())
         self.tell(
-            f"the others are in round {position}: going on with round {position + 1}, since what this node announced "
+            f"the others are in round {others}: going on with round {position + 1}, since what this node announced "
             f"before it lost its state is not known; rounds {next_round} to {position} are left out"
         )
         return position

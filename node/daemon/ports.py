@@ -62,6 +62,10 @@ class NetworkPeers:
         """Bytes of that hash in a file that may have the first of them. Raises PeerError."""
         await self.network.fetch_to(wanted, [holder], trio.current_time() + seconds, path)
 
+    def own_round(self) -> int:
+        """The newest round that others say this node announced, 0 if none: also what a lost disk knew."""
+        return self.network.announced_round(self.identity.peer_id)
+
     async def fetch(self, announcement: Announcement, holders: Sequence[str], deadline: float) -> Payload:
         """The announced bytes, verified."""
         return await self.network.fetch(announcement, holders, trio.current_time() + deadline)

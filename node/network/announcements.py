@@ -65,6 +65,10 @@ class AnnouncementBook:
             return Verdict.KNOWN
         return self._convict(known, announcement)
 
+    def newest_round(self, peer_id: str) -> int:
+        """The newest round that a peer is known to have announced, 0 if none."""
+        return max(self._rounds.get(peer_id, ()), default=0)
+
     def since(self, round: int) -> list[Announcement]:
         """Everything believed from `round` on, oldest first."""
         found = [each for rounds in self._rounds.values() for each in rounds.values() if each.round >= round]

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import base58
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 
 from node.errors import IdentityError
 
@@ -87,9 +88,8 @@ def load_identity(path: Path) -> Identity:
 def verify(peer_id: str, message: bytes, signature: bytes) -> bool:
     """Whether `signature` is `peer_id`'s over `message`; False for anything malformed."""
     try:
-        key = Ed25519PublicKey.from_public_bytes(public_key_of(peer_id))
-        key.verify(signature, message)
-    except (IdentityError, InvalidSignature, ValueError):
+        VerifyKey(public_key_of(peer_id)).verify(message, signature)  # libsodium: no keys of small order
+    except (IdentityError, BadSignatureError, ValueError, TypeError):
         return False
     return True
 

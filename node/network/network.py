@@ -85,6 +85,10 @@ class Network:
             return
         raise PeerError(f"no holder gave {wanted.digest.hex()[:16]}… ({wanted.size} bytes) in time")
 
+    def announced_round(self, peer_id: str) -> int:
+        """The newest round that a peer is known to have announced, by itself or by others; 0 if none."""
+        return self._parts.book.newest_round(peer_id)
+
     def equivocations(self) -> Sequence[Equivocation]:
         """Evidence against members that announced two different updates for one round."""
         return tuple(self._parts.book.evidence)

@@ -37,11 +37,13 @@ class Session:
     def recorded(self, member, round):
         return self.hashes.get((member, round))
 
+    def mixed(self, round):
+        return next((step.mix.mixed_hash for step in self.steps if (step.member, step.round) == (0, round)), None)
+
     def faults(self, quorum=2, staleness=2, maximum=65_535):
         coordination = Coordination(coordinator="0x" + "ab" * 20, aggregation=self.rule, maximum=maximum)
         rules = CoordinatedRules(0, quorum, staleness, self.initial, coordination, ROUNDS)
-        last = next(step for step in reversed(self.steps) if step.member == 0)
-        check = CoordinatedCheck(rules, self.recorded, (ROUNDS + 1, last.mix.mixed_hash))
+        check = CoordinatedCheck(rules, self.recorded, self.mixed, lambda before: before < ROUNDS)
         found, replayed = [], 0
         for step in self.steps:
             fault = check.check_row(step)
@@ -204,5 +206,25 @@ def test_a_step_of_torchs_optimizer_is_compared_to_float_tolerance():
         mixed = exact * factor
         said = replace(step, mix=replace(step.mix, mixed_hash=sha(mixed)))
         files = StepFiles(session.moments[ROUNDS], parameters.encode(SPEC, mixed))
-        check = CoordinatedCheck(rules, session.recorded)
+        check = CoordinatedCheck(rules, session.recorded, session.mixed)
         assert (check.replay(said, SPEC, updates, files) is True) is right
+
+
+def test_a_model_after_rounds_that_the_coordinator_left_out_is_found():
+    session = honest()
+    session.steps = [step for step in session.steps if step.round != 2]
+    del session.hashes[0, 2]
+    assert (0, 3, "model") in session.faults()[0]
+
+
+def test_a_worker_is_not_to_blame_for_a_coordinator_that_commits_to_another_model():
+    session = honest()
+    session.change(0, 2, update_hash=bytes(32))
+    session.hashes[0, 2] = bytes(32)
+    assert session.faults()[0] == [(0, 2, "model")]
+
+
+def test_a_worker_that_claims_a_model_of_no_round_is_found():
+    session = honest()
+    session.change(1, 3, inputs=(Input(0, 65535, -90), Input(1, 0, 0)), mixed_hash=bytes(32))
+    assert session.faults()[0] == [(1, 3, "input")]

@@ -165,6 +165,16 @@ def test_an_answer_that_nobody_reads_changes_no_exit_status(finished_run, form):
     assert (process.returncode, process.stderr.decode()) == (0, "")
 
 
+@pytest.mark.parametrize(("redirect", "status"), [(">&-", 0), ("> /dev/full", 2)])
+def test_an_answer_that_cannot_be_written_is_no_verdict(finished_run, redirect, status):
+    command = [sys.executable, "-m", "node", "status", "--home", str(finished_run.homes[0].path)]
+    process = subprocess.run(
+        ["sh", "-c", f'"$@" {redirect}', "sh", *command], stderr=subprocess.PIPE, cwd=REPOSITORY, text=True
+    )
+    assert process.returncode == status
+    assert "Traceback" not in process.stderr
+
+
 def test_stopping_a_node_that_does_not_run_is_no_error(finished_run):
     assert answer("stop", "--home", finished_run.homes[0].path) == {"stopped": False, "was_running": False}
 

@@ -176,3 +176,10 @@ def test_a_binding_is_of_one_chain_contract_session_and_account():
     for other in [*others, (1, ACCOUNT, 2, "0x" + "22" * 20)]:
         assert not verify_binding(public, key.sign(message), binding_message(*other))
     assert not verify_binding(b"short", b"", message)
+
+
+def test_a_key_that_nobody_owns_binds_nothing():
+    """The neutral element as key and signature fits every message in the bare equation of RFC 8032."""
+    neutral = b"\x01" + bytes(31)
+    message = binding_message(31337, "0x" + "11" * 20, 7, "0x" + "22" * 20)
+    assert not verify_binding(neutral, neutral + bytes(32), message)

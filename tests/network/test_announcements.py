@@ -47,3 +47,11 @@ def test_since_answers_from_a_round_on():
     for round in (3, 1, 2):
         judged.judge(announce(ALICE, round, b"payload"))
     assert [each.round for each in judged.since(2)] == [2, 3]
+
+
+def test_the_newest_round_of_a_peer_is_told_whoever_told_it():
+    judged = book()
+    assert judged.newest_round(ALICE.peer_id) == 0
+    for round in (3, 9, 2):
+        judged.judge(announce(ALICE, round, b"payload"))
+    assert judged.newest_round(ALICE.peer_id) == 9
