@@ -53,6 +53,7 @@ class LogStore:
 
     def __init__(self, source: Source, path: Path | None = None) -> None:
         self.source = source
+        self.lasting = path is not None
         self.last = source.session.created_block - 1
         self.mark: str | None = None  # the hash of block `last`: the same one vouches for the same events
         try:
@@ -92,10 +93,7 @@ class LogStore:
 
     def _read_to(self, head: int, mark: str | None, progress: Progress | None) -> bool:
         """Whether the block `head` was the same before and after reading; else nothing is kept."""
-        try:
-            self.db.execute("begin immediate")
-        except sqlite3.Error as error:
-            raise HistoryError(f"the history cache can't be written ({error}): is another program using it?") from error
+        self._begin()
         stands = False
         try:
             self._catch_up(head, progress)
@@ -105,6 +103,12 @@ class LogStore:
         finally:
             self.db.execute("commit" if stands else "rollback")
         return stands
+
+    def _begin(self) -> None:
+        try:
+            self.db.execute("begin immediate")
+        except sqlite3.OperationalError as error:
+            raise HistoryError(f"the history cache can't be written ({error}): is another program using it?") from error
 
     def _catch_up(self, head: int, progress: Progress | None) -> None:
         created = self.source.session.created_block
@@ -140,10 +144,20 @@ class LogStore:
         while position < len(marks) and self._hash(marks[position][0]) != marks[position][1]:
             position, step = position + step, step * 2
         stands: int = marks[position][0] if position < len(marks) else -1
-        self.db.execute("delete from receipts where tx_hash in (select tx_hash from events where block > ?)", (stands,))
-        self.db.execute("delete from events where block > ?", (stands,))
-        self.db.execute("delete from blocks where number > ?", (stands,))
+        self._forget(stands + 1)
         return stands
+
+    def forget(self, first: int) -> None:
+        """Lets the events of block `first` and later be read again by the next `follow`."""
+        self._begin()
+        self._forget(first)
+        self.db.execute("commit")
+        self.mark = None
+
+    def _forget(self, first: int) -> None:
+        self.db.execute("delete from receipts where tx_hash in (select tx_hash from events where block >= ?)", (first,))
+        self.db.execute("delete from events where block >= ?", (first,))
+        self.db.execute("delete from blocks where number >= ?", (first,))
 
     def _hash(self, number: int) -> str | None:
         header = self.source.chain.block(number) if number >= 0 else None
@@ -166,7 +180,7 @@ class LogStore:
         for start in range(0, len(missing), _BATCH):
             part = missing[start : start + _BATCH]
             rows = [_receipt(one) for one in self._ask("eth_getTransactionReceipt", part)]
-            self.db.execute("begin immediate")
+            self._begin()
             self.db.executemany("insert or replace into receipts values (?, ?, ?)", [row for row in rows if row])
             self.db.execute("commit")
 

@@ -4,7 +4,10 @@ What a node serves as events is complete, unaltered and in order if and only if 
 in the node that is asked ends: it can still lie about the slots, but then it must lie about the contract's storage.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+
+from eth_abi.exceptions import DecodingError
 
 from ledger.abi import decode_answer, encode_call
 from ledger.errors import BrokenChain, HistoryError, RpcRefused
@@ -15,6 +18,8 @@ from ledger.payload import HOLD, first_slot, next_slot
 from ledger.values import MemberEntry, Membership
 
 _TRIES = 5
+_PAUSES = (0.5, 1.0, 2.0)  # seconds before events are read again: behind one URL there may be nodes that lag
+_NEWEST = 64  # blocks that are read again then
 
 
 def verify(store: LogStore, members: Callable[[], Sequence[MemberEntry]], follow: Callable[[], int]) -> int:
@@ -28,26 +33,38 @@ def verify(store: LogStore, members: Callable[[], Sequence[MemberEntry]], follow
 
     Raises:
         BrokenChain: a record is missing, altered or out of order, or is of nobody who joined.
-        HistoryError: the node does not tell the slots.
+        HistoryError: the node withholds members, or does not tell the slots.
 
     """
-    for _ in range(_TRIES):
-        joined = members()
-        computed, count = replay(store, joined)
+    pauses = list(_PAUSES)
+    for _ in range(_TRIES + len(_PAUSES)):
         try:
-            found = slots(store, joined)
+            return _check(store, members())
         except RpcRefused as error:
             refusal = str(error)
-            follow()
-            continue
-        if computed != found and not store.stands():  # slots are asked for by number: a reorganisation came between
+        except HistoryError:
+            if store.stands():  # else slots were asked for by number, and a reorganisation came between
+                if not pauses:
+                    raise
+                time.sleep(pauses.pop(0))
+                cached = store.lasting and not pauses  # at last all of it, for a file may be damaged
+                store.forget(0 if cached else store.last - _NEWEST + 1)
             refusal = "the chain reorganises"
-            follow()
-            continue
-        for member in joined:
-            _compare(store, member, computed[member.account], found[member.account])
-        return count
+        follow()
     raise HistoryError(f"the slots as of block {store.last} can't be had ({refusal}): ask a node that keeps them")
+
+
+def _check(store: LogStore, joined: Sequence[MemberEntry]) -> int:
+    """The number of records. RpcRefused where the node no longer keeps the state of the store's last block."""
+    computed, count = replay(store, joined)
+    expected = member_count(store)
+    if len(joined) != expected:
+        what = f"the events tell of {len(joined)} members, the contract of {expected}"
+        raise HistoryError(f"{what}, as of block {store.last}: the node withholds events; ask another node")
+    found = slots(store, joined)
+    for member in joined:
+        _compare(store, member, computed[member.account], found[member.account])
+    return count
 
 
 def replay(store: LogStore, members: Sequence[MemberEntry]) -> tuple[dict[str, int], int]:
@@ -94,6 +111,18 @@ def slots(store: LogStore, members: Sequence[MemberEntry], block: int | None = N
             raise HistoryError(f"{store.source.chain.url} tells no slot of {member.account}: {answer!r}") from error
         found[member.account] = slot & ~HOLD
     return found
+
+
+def member_count(store: LogStore) -> int:
+    """How many ever joined, as the contract has it as of the store's last block. RpcRefused as `slots`."""
+    call = encode_call("session", store.source.session.session_id)
+    query = {"to": store.source.address, "data": "0x" + call.hex()}
+    answer = store.source.chain.rpc.call("eth_call", query, hex(store.last))
+    try:
+        ((_, _, _, count, *_),) = decode_answer("session", bytes.fromhex(answer[2:]))
+    except (TypeError, ValueError, LookupError, DecodingError) as error:
+        raise HistoryError(f"{store.source.chain.url} tells no number of members: {answer!r:.80}") from error
+    return int(count)
 
 
 def _first(store: LogStore, member: MemberEntry) -> int:

@@ -48,7 +48,7 @@ VIEWS = ("records", "members", "trust", "gas")
 )
 @answers
 def history(session_path: str, rpc: str | None, view: str, cache: Path | None, **files: Path | None) -> Result:
-    """Show a session's records, members, trust rows or gas from the ledger.
+    """Show a session's records, members, trust rows or gas from the ledger, checked against the contract's slots.
 
     \b
     Example: fl-node history --session session.toml --rpc http://127.0.0.1:8545
@@ -57,7 +57,9 @@ def history(session_path: str, rpc: str | None, view: str, cache: Path | None, *
     """
     opened = open_session(session_path, rpc)
     with reading_bar() as progress, History(opened.ledger, opened.session_id, cache, progress=progress) as past:
+        past.verify()
         frame = {"records": past.records, "members": past.members, "trust": past.trust_rows, "gas": past.gas}[view]()
+        past.verify()  # of blocks that came meanwhile, which the table may have
     for kind, write in (("csv", _write_csv), ("parquet", _write_parquet)):
         path = files[kind]
         if path is not None:

@@ -11,6 +11,12 @@ from tests.ledger.faulty_rpc import FaultyRpc
 pytestmark = pytest.mark.real
 
 
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch):
+    monkeypatch.setattr("ledger.replay._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("ledger.replay._NEWEST", 1 << 32)  # what the node lies about is found by its place among all
+
+
 @pytest.fixture
 def audit_through(finished_run):
     """Exit status and report of an audit whose node makes `twist(logs)` of the session's logs."""

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from ledger import Membership
 from node.cli.app import cli
 from node.cli.ledger_commands import last_matrix
+from tests.ledger.faulty_rpc import FaultyRpc
 from tests.nodes import PASSPHRASE, REPOSITORY, make_home, make_session
 
 pytestmark = pytest.mark.real
@@ -127,6 +128,18 @@ def test_history_reads_on_from_a_cache(session, tmp_path):
     assert cache.stat().st_size == size > 0
     cache.write_bytes(b"no database at all" * 100)
     assert "name another file" in run("history", *session, "--cache", cache).stderr
+
+
+@pytest.mark.parametrize("twist", [lambda _: [], lambda logs: logs[:-2]], ids=["no logs", "not the last two"])
+@pytest.mark.parametrize("view", ["records", "members"])
+def test_history_through_a_node_that_leaves_records_out_is_an_error(finished_run, view, twist, monkeypatch):
+    monkeypatch.setattr("ledger.replay._PAUSES", (0.0,))
+    monkeypatch.setattr("ledger.replay._NEWEST", 1 << 32)
+    with FaultyRpc(finished_run.chain.url) as rpc:
+        rpc.twists["eth_getLogs"] = twist
+        result = run("history", "--session", finished_run.session_file, "--rpc", rpc.url, "--view", view)
+    assert result.exit_code == 2, result.output
+    assert "ask another node" in result.stderr
 
 
 def test_history_shows_a_bar_on_a_terminal(session, monkeypatch):

@@ -26,6 +26,12 @@ from tests.ledger.conftest import digest, make_party
 pytestmark = pytest.mark.real
 
 
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch):
+    monkeypatch.setattr("ledger.replay._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("ledger.replay._NEWEST", 1 << 32)  # what the node lies about is found by its place among all
+
+
 @pytest.fixture
 def history(party):
     with History(party.ledger, party.session_id) as history:
@@ -362,6 +368,41 @@ def test_an_altered_or_missing_record_is_found_and_located(devnet, party, twist,
     assert (e.value.member, e.value.round, e.value.account) == (member, round, party.accounts[member].address)
     with lying(devnet, party, twist) as history, pytest.raises(BrokenChain):
         next(history.steps())
+
+
+def test_a_node_that_tells_of_nothing_is_found(devnet, party):
+    party.play(1, 2)
+    with lying(devnet, party, lambda _: []) as history, pytest.raises(HistoryError, match="tell of 0 members, the con"):
+        history.verify()
+
+
+def test_a_node_that_has_the_newest_logs_a_little_later_convicts_nobody(devnet, party):
+    party.play(1, 3)
+    head, asked = devnet.connect().block_number(), []
+
+    def lag(logs):
+        asked.append(1)
+        return logs if len(asked) > 2 else [log for log in logs if int(log["blockNumber"], 16) < head]
+
+    with lying(devnet, party, lag) as history:
+        assert history.verify() == 9
+        assert len(history.records()) == 9
+
+
+@pytest.mark.parametrize("kind", ["Recorded", "MemberJoined"])
+def test_a_cache_that_lacks_an_event_is_read_anew(kind, party, tmp_path, monkeypatch):
+    monkeypatch.setattr("ledger.replay._NEWEST", 64)
+    party.play(1, 3)
+    with History(party.ledger, party.session_id, tmp_path / "cache") as history:
+        history.follow()
+    party.ledger.chain.rpc.call("anvil_mine", "0x64")
+    with contextlib.closing(sqlite3.connect(tmp_path / "cache")) as db, db:
+        db.execute(
+            "delete from events where (block, position) in (select block, position from events where kind = ? limit 1)",
+            (kind,),
+        )
+    with History(party.ledger, party.session_id, tmp_path / "cache") as history:
+        assert history.verify() == len(history.records()) == 9
 
 
 def test_a_fault_is_located_where_the_node_keeps_no_old_state(devnet, party):
