@@ -30,9 +30,15 @@ def read_passphrase(home: Home, file: Path | None) -> str:
 
 
 def new_passphrase(home: Home, file: Path | None) -> str:
-    """The passphrase for a new keystore; without a terminal, a random one that is kept in the home (mode 0600)."""
+    """The passphrase for a new keystore: a given one, the one that lies in the home, one that is asked for.
+
+    Without a terminal, a random one that is kept in the home (mode 0600).
+    """
     if found := given_passphrase(file):
         return found
+    if home.passphrase.exists():
+        note(f"the keystore's passphrase is the one in {home.passphrase}")
+        return _read(home.passphrase)
     if sys.stdin.isatty():
         return str(click.prompt("New passphrase", hide_input=True, confirmation_prompt=True, err=True))
     invented = secrets.token_urlsafe(24)

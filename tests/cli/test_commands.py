@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from ledger import Membership
+from ledger import Membership, load_keystore
 from node.cli.app import cli
 from node.cli.ledger_commands import last_matrix
 from tests.ledger.faulty_rpc import FaultyRpc
@@ -53,6 +53,20 @@ def test_init_without_a_terminal_invents_a_passphrase(tmp_path):
     answer("init", "--home", home, FL_NODE_PASSPHRASE="")
     assert stat.S_IMODE((home / "passphrase").stat().st_mode) == 0o600
     assert len((home / "passphrase").read_text().strip()) >= 24
+
+
+def test_init_uses_the_passphrase_that_lies_in_the_home(tmp_path):
+    home = tmp_path / "new"
+    home.mkdir()
+    (home / "passphrase").write_text("chosen by me\n")
+    account = answer("init", "--home", home, FL_NODE_PASSPHRASE="")["account"]
+    assert (home / "passphrase").read_text() == "chosen by me\n"
+    assert load_keystore(home / "keystore.json", "chosen by me").address == account
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "passphrase").touch()
+    refused = run("init", "--home", tmp_path / "other", FL_NODE_PASSPHRASE="")
+    assert (refused.exit_code, "is empty" in refused.stderr) == (2, True)
+    assert not (tmp_path / "other" / "keystore.json").exists()
 
 
 def test_a_session_is_created_shown_and_verified(chain, tmp_path):
