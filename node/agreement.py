@@ -17,6 +17,7 @@ from node.config import (
     Limits,
     Meeting,
     Privacy,
+    Sealing,
     Session,
     Shares,
     config_hash,
@@ -24,14 +25,14 @@ from node.config import (
     parse_session,
 )
 from node.errors import ConfigError, SessionFileError
-from node.home import Home
+from node.home import Home, write_atomically
 from node.learning import parameters
 from node.learning.aggregation import OPTIMIZERS
 from node.learning.codecs import codec
 from node.learning.task import Learner, prepare
 from node.learning.task_files import load_task
 from node.sources import Ways, read_source
-from node.storage import open_snapshots
+from node.storage import SealedSnapshots, format_key, key_hash, new_session_key, open_snapshots
 
 INITIAL_FILE = "initial.safetensors"
 SESSION_FILE = "session.toml"
@@ -90,6 +91,7 @@ class Wishes:
     update: str = "parameters"
     coordination: CoordinationWishes | None = None  # None: the defaults, if the topology needs it
     privacy: Privacy | None = None
+    sealed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +117,28 @@ async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[b
             f"codec {wishes.codec!r} sends differences, which workers that start from a new model each round cannot: "
             "choose float32, bfloat16 or int8, each also with +zstd"
         )
+    if wishes.sealed and not wishes.admitted:
+        raise ConfigError("--sealed without --admitted: anybody could join the session and get its key; pass both")
     chain = connect(wishes.rpc, timeout=RPC_TIMEOUT_S)
     seed = wishes.seed if wishes.seed is not None else secrets.randbelow(2**32)
     learner = prepare(load_task(wishes.task), seed)
     payload = parameters.encode(learner.spec, learner.initial())
+    key = new_session_key() if wishes.sealed else None
     async with open_snapshots(home.path) as snapshots:
-        cid = await snapshots.add({INITIAL_FILE: payload})
+        sealing = snapshots if key is None else SealedSnapshots(snapshots, key)
+        cid = await sealing.add({INITIAL_FILE: payload})
     initial = Initial(cid=cid, sha256=hashlib.sha256(payload).hexdigest())
     address = wishes.contract or deploy(chain, account)
     ledger = Ledger(chain, address)
     session = describe(wishes, learner, seed, initial, ledger, str(account.address))
+    if key is not None:
+        session = session.model_copy(update={"sealed": Sealing(key_hash=key_hash(key))})
     content = format_session(session)
     async with open_snapshots(home.path) as snapshots:  # from where nodes of the creator give it by its CID
         await snapshots.add({SESSION_FILE: content})
+    if key is not None:  # before there is a session that needs it
+        path = home.session_key(session_id_of(session.creator, config_hash(content)))
+        write_atomically(path, format_key(key))
     session_id = ledger.create_session(account, config_hash(content), wishes.admitted, cid)
     if wishes.admitted:
         ledger.admit(account, session_id, [account.address])

@@ -123,6 +123,12 @@ class Privacy(_Part):
     accountant: Literal["prv", "rdp"] = "prv"
 
 
+class Sealing(_Part):
+    """That the snapshots are encrypted, by a key that members get from each other (docs/privacy.md)."""
+
+    key_hash: Digest  # docs/protocol.md, section 8
+
+
 class Session(_Part):
     """A session's agreement (design: one node, several topologies)."""
 
@@ -152,6 +158,13 @@ class Session(_Part):
     peers: Meeting = Meeting()
     coordinated: Coordination | None = None
     privacy: Privacy | None = None
+    sealed: Sealing | None = None
+
+    @model_validator(mode="after")
+    def _sealed_is_for_whom_the_creator_admits(self) -> Self:
+        if self.sealed is not None and self.access != "admitted":
+            raise ValueError('a [sealed] table belongs to access = "admitted": anybody could join an open session')
+        return self
 
     @model_validator(mode="after")
     def _topology_is_described(self) -> Self:

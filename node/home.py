@@ -90,6 +90,10 @@ class Home:
         """The session file, as this node started with it."""
         return self.path / "session.toml"
 
+    def session_key(self, session_id: int) -> Path:
+        """The key of a sealed session, mode 0600."""
+        return self.path / f"session-{session_id:016x}.key"
+
     @property
     def evidence(self) -> Path:
         """Signed contradictions of other members."""

@@ -40,6 +40,7 @@ class AuditReport:
     """What was checked and what was found."""
 
     session: str
+    sealed: bool = False
     members: int = 0
     records: int = 0
     steps_total: int = 0

@@ -6,6 +6,7 @@ Memory is bounded by one mixing step: what is known of the run lies in the histo
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from node.learning.parameters import ParameterSpec
 from node.messages import Input, Mix
 from node.session.coordinated import MODEL_CODEC
 from node.session.gossip import earlier_name
-from node.storage import directory_cid
+from node.storage import directory_cid, read_key
 
 MIXED, UPDATE = "mixed.safetensors", "update"
 LARGEST_ROUND = 2**31
@@ -43,6 +44,7 @@ class AuditSettings:
     ipfs: tuple[str, ...] = ()
     first: int = 1
     last: int | None = None
+    session_key: Path | None = None  # of a sealed session; without it no snapshot is read
 
 
 async def audit_session(settings: AuditSettings, tell: Callable[[str], None]) -> AuditReport:
@@ -56,20 +58,32 @@ async def audit_opened(opened: OpenSession, settings: AuditSettings, tell: Calla
     if settings.last is not None and settings.first > settings.last:
         raise ConfigError(f"rounds {settings.first} to {settings.last} are no range: exchange --from and --to")
     started = time.perf_counter()
-    report = AuditReport(f"{opened.session_id:016x}")
-    limit = opened.session.limits.payload_bytes
+    report = AuditReport(f"{opened.session_id:016x}", opened.session.sealed is not None)
 
     def reading(done: int, total: int) -> None:
         tell(f"reading the ledger: block {done} of {total}")
 
     with History(opened.ledger, opened.session_id, progress=reading) as history:
-        async with open_shelf(settings.ipfs, settings.session_path.resolve().parent, limit) as shelf:
+        async with shelf_of(opened, settings) as shelf:
             try:
                 await _Audit(opened, history, shelf, report, tell).run(settings)
             except BrokenChain as error:
                 report.blame(broken_chain(error))
     report.seconds = time.perf_counter() - started
     return report
+
+
+def shelf_of(opened: OpenSession, settings: AuditSettings) -> AbstractAsyncContextManager[SnapshotShelf]:
+    """Where the audit finds snapshots; those of a sealed session are of no use without its key."""
+    sealed, limit = opened.session.sealed, opened.session.limits.payload_bytes
+    if sealed is None and settings.session_key is not None:
+        name = opened.session.name
+        raise ConfigError(f"--session-key {settings.session_key}: session {name} is not sealed: leave it out")
+    key = None
+    if sealed is not None and settings.session_key is not None:
+        key = read_key(settings.session_key, sealed.key_hash)
+    readable = sealed is None or key is not None
+    return open_shelf(settings.ipfs, settings.session_path.resolve().parent if readable else None, limit, key)
 
 
 class _Audit:

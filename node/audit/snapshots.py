@@ -7,10 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import orjson
+import trio
 
 from node.errors import ConfigError, ContentMalformed, StorageError
 from node.learning.parameters import BYTES_PER_NUMBER, ParameterSpec
-from node.storage import Snapshots, open_snapshots
+from node.storage import Snapshots, open_snapshots, sealed_size, unseal_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,25 +20,40 @@ class SnapshotShelf:
 
     sources: Sequence[Snapshots]
     limit: int  # bytes of a file
+    key: bytes | None = None  # of a sealed session
 
     async def read(self, cid: str, name: str, limit: int | None = None) -> bytes | None:
         """A file of a snapshot, of at most `limit` bytes; None if no source has it, or none answers.
 
         Raises ContentMalformed where the snapshot's own blocks, checked against their CIDs, hold no such file.
         """
+        most = limit or self.limit
         for source in self.sources:
             try:
-                return await source.read(cid, name, limit or self.limit)
+                content = await source.read(cid, name, most if self.key is None else sealed_size(most))
+                return content if self.key is None else await self._unsealed(cid, content, self.key)
             except ContentMalformed:
                 raise
             except StorageError:  # not there, too slow, or a daemon that gives wrong bytes: nobody's proven fault
                 continue
         return None
 
+    async def _unsealed(self, cid: str, content: bytes, key: bytes) -> bytes:
+        """The session file vouches for the key, so what it does not open is its author's fault."""
+        try:
+            return await trio.to_thread.run_sync(unseal_bytes, content, key)
+        except StorageError as error:
+            raise ContentMalformed(f"{cid} is not sealed with the session's key: {error}") from error
+
 
 @asynccontextmanager
-async def open_shelf(places: Sequence[str], beside: Path, limit: int) -> AsyncIterator[SnapshotShelf]:
-    """The named homes and daemons; without any, the homes in the directory of the session file."""
+async def open_shelf(
+    places: Sequence[str], beside: Path | None, limit: int, key: bytes | None = None
+) -> AsyncIterator[SnapshotShelf]:
+    """The named homes and daemons; without any, the homes in the directory `beside`. None of them without `beside`."""
+    if beside is None:
+        yield SnapshotShelf((), limit)
+        return
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory()))
         chosen = list(places) or sorted(str(found.parent) for found in beside.glob("*/ipfs") if found.is_dir())
@@ -50,7 +66,7 @@ async def open_shelf(places: Sequence[str], beside: Path, limit: int) -> AsyncIt
             else:
                 raise ConfigError(f"--ipfs {place} is neither a node's home nor the URL of a Kubo daemon")
             sources.append(await stack.enter_async_context(opened))
-        yield SnapshotShelf(sources, limit)
+        yield SnapshotShelf(sources, limit, key)
 
 
 def spec_of_payload(payload: bytes) -> ParameterSpec | None:

@@ -54,7 +54,7 @@ SUMMARIES = {
     "demo": "Run real nodes on this machine: a chain, a session, a process per member, real MNIST.",
     "devnet": "Run a local Ethereum chain until Ctrl-C; gas is free on it.",
     "init": "Make a node's home: a libp2p identity and an Ethereum account.",
-    "session": "Make, read and check session files.",
+    "session": "Make, read and check session files; say who belongs to a session.",
     "start": "Join a session and take part in it: train, exchange, mix, record.",
     "tracker": "Run a small directory where members find each other, until Ctrl-C.",
     "status": "Show what a node is doing: round, accuracy, peers, bytes, records.",

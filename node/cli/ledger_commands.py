@@ -24,7 +24,7 @@ from node.agreement import open_session
 from node.audit.evidence import judge_evidence
 from node.audit.report import printable
 from node.audit.run import AuditSettings, audit_session
-from node.cli.options import rpc_option, session_option
+from node.cli.options import rpc_option, session_key_option, session_option
 from node.cli.result import Result, answers, note
 from node.dashboard.tables import matrix_table
 from node.errors import ConfigError, NodeError, ProgramError
@@ -157,6 +157,7 @@ def _open_for(path: Path) -> Any:
     envvar="FL_NODE_IPFS",
     help="Where snapshots are: a node's home or Kubo's URL (default: the homes beside the session file).",
 )
+@session_key_option
 @click.option("--from", "first", type=ROUNDS, default=1, show_default=True, help="First round.")
 @click.option("--to", "last", type=ROUNDS, help="Last round; default: all.")
 @click.option("--evidence", type=click.Path(path_type=Path), help="Judge a file of signed announcements, offline.")
@@ -201,4 +202,6 @@ def _audit(session_path: Path | None, rpc: str | None, evidence: Path | None, **
     console = Console(stderr=True)
     with console.status("auditing") as spinner:
         report = trio.run(audit_session, settings, spinner.update)
+    if report.sealed and settings.session_key is None:
+        note("the session is sealed: no mixing step is replayed without --session-key FILE, from its creator")
     return Result(report.json(), report.text(), report.status)

@@ -102,6 +102,16 @@ def session_option(command: F) -> F:
     )(command)
 
 
+def session_key_option(command: F) -> F:
+    """`--session-key`: the key of a sealed session."""
+    return click.option(
+        "--session-key",
+        envvar="FL_NODE_SESSION_KEY",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="A file with the key of a sealed session, from its creator; members get it from each other.",
+    )(command)
+
+
 def passphrase_option(command: F) -> F:
     """`--passphrase-file`: the keystore's passphrase, never on the command line itself."""
     return click.option(

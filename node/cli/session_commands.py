@@ -1,4 +1,4 @@
-"""`fl-node session create|show|verify`: session files."""
+"""`fl-node session create|show|verify`: session files. The rest of the group is in `membership_commands`."""
 
 import os
 from dataclasses import fields
@@ -9,6 +9,7 @@ import click
 import trio
 
 from node.agreement import CoordinationWishes, Wishes, create_session, open_session, read_session_file
+from node.cli.membership_commands import admit, leave, rejoin, remove
 from node.cli.options import home_option, ipfs_option, passphrase_option, rpc_option, sources_option, split, ways
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers
@@ -26,7 +27,11 @@ CHOICES = [each.name for each in fields(CoordinationWishes)]  # options of coord
 
 @click.group()
 def session() -> None:
-    """Make, read and check session files."""
+    """Make, read and check session files; say who belongs to a session."""
+
+
+for membership in (admit, remove, leave, rejoin):
+    session.add_command(membership)
 
 
 @session.command("create")
@@ -125,6 +130,9 @@ def session() -> None:
 )  # fmt: skip
 @click.option("--accountant", type=click.Choice(["prv", "rdp"]), help="Opacus' accountant; default: prv.")
 @click.option("--admitted", is_flag=True, help="Only accounts that you admit may join.")
+@click.option(
+    "--sealed", is_flag=True, help="Encrypt snapshots, by a key that members get from each other; with --admitted."
+)
 @click.option("--experiment", is_flag=True, help="Members may misbehave on purpose (fl-node start --misbehave).")
 @click.option("--peers", "bootstrap", multiple=True, help="Addresses where members meet, for the file.")
 @click.option("--tracker", "trackers", multiple=True, help="Trackers where members find each other, for the file.")
@@ -166,6 +174,9 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
         f"file      {out}: hand it out; members start with `fl-node start --session {out}`\n"
         f"cid       {session_cid(content)}: the same file, in IPFS"
     )
+    if opened.session.sealed is not None:
+        answer["session_key"] = str(place.session_key(opened.session_id))
+        text += f"\nkey       {answer['session_key']}: for auditors; members get it from each other"
     return Result(answer, text)
 
 

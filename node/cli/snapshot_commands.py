@@ -15,14 +15,26 @@ from rich.table import Table
 
 from ledger import LedgerError
 from node.agreement import open_session
-from node.cli.options import ByteSize, F, home_option, ipfs_option, rpc_option, split
+from node.cli.options import ByteSize, F, home_option, ipfs_option, rpc_option, session_key_option, split
 from node.cli.result import Result, answers, note
 from node.daemon.recorded import Recorded, recorded_snapshots
 from node.errors import ConfigError, NodeError, StorageError
 from node.home import Home, open_home
 from node.network.addresses import parse_peer_address
 from node.network.guest import visiting
-from node.storage import Bounds, Collected, Pin, Retention, Snapshots, describe, expired, export, open_snapshots
+from node.storage import (
+    Bounds,
+    Collected,
+    Pin,
+    Retention,
+    SealedSnapshots,
+    Snapshots,
+    describe,
+    expired,
+    export,
+    open_snapshots,
+    read_key,
+)
 from node.storage import take_inventory as take_inventory_of
 
 T = TypeVar("T")
@@ -43,6 +55,7 @@ class Place:
     ipfs: str | None
     peers: tuple[str, ...] = ()
     limit: int = 4 << 30
+    key: bytes | None = None  # of a sealed session
 
 
 def session_option(command: F) -> F:
@@ -63,7 +76,7 @@ def reach_options(command: F) -> F:
     limit = click.option(
         "--limit", type=ByteSize(), default=DEFAULT_LIMIT, show_default=True, help="Refuse more bytes than that."
     )
-    return home_option(ipfs_option(peers(limit(command))))
+    return home_option(ipfs_option(session_key_option(peers(limit(command)))))
 
 
 @snapshot.command("list")
@@ -265,9 +278,10 @@ def gc(home: Path, ipfs: str | None, dry_run: bool, **choices: Any) -> Result:
     return Result(fields, "\n".join([*(one.cid for one in released), text]))
 
 
-def place_of(home: Path, ipfs: str | None, peers: tuple[str, ...], limit: int) -> Place:
+def place_of(home: Path, ipfs: str | None, peers: tuple[str, ...], limit: int, session_key: Path | None) -> Place:
     """The options of `reach_options` as one value."""
-    return Place(home, ipfs, tuple(str(parse_peer_address(text)) for text in split(peers)), limit)
+    key = None if session_key is None else read_key(session_key)
+    return Place(home, ipfs, tuple(str(parse_peer_address(text)) for text in split(peers)), limit, key)
 
 
 def run(place: Place, work: Callable[[Snapshots], Awaitable[T]]) -> T:
@@ -291,7 +305,8 @@ async def open_place(place: Place) -> AsyncIterator[Snapshots]:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fl-node-")))
         fetch = await stack.enter_async_context(visiting(place.peers, PEERS_S)) if place.peers else None
         bounds = Bounds(snapshot=place.limit)
-        yield await stack.enter_async_context(open_snapshots(root, place.ipfs, fetch, bounds))
+        snapshots = await stack.enter_async_context(open_snapshots(root, place.ipfs, fetch, bounds))
+        yield snapshots if place.key is None else SealedSnapshots(snapshots, place.key)
 
 
 def read_ledger(home: Home, session_path: str | None, rpc: str | None) -> Recorded:

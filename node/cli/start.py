@@ -15,6 +15,7 @@ from node.cli.options import (
     metrics_options,
     passphrase_option,
     rpc_option,
+    session_key_option,
     session_option,
     split,
     ways,
@@ -101,6 +102,7 @@ from node.storage import parse_retention
     type=ByteSize(),
     help="Bytes for snapshots, as 2GiB; a round whose snapshot does not fit has none, with a warning.",
 )
+@session_key_option
 @click.option(
     "--replica-patience",
     "replica_patience_s",

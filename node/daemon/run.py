@@ -25,6 +25,7 @@ from node.daemon.replica_room import ReplicaRoom
 from node.daemon.replication import Replication
 from node.daemon.replication_parts import open_replication
 from node.daemon.resume import Resumption, patience
+from node.daemon.session_key import obtain_key
 from node.daemon.settings import StartSettings
 from node.daemon.spool import open_spool
 from node.daemon.status import Status, keep_writing
@@ -37,7 +38,7 @@ from node.network.service import Network, NetworkSettings, open_network
 from node.network.sink import SpoolRule
 from node.session.board import Board
 from node.session.gossip import RoundReport
-from node.storage import BlockStore, Bounds, FetchBlocks, KuboBlocks, Snapshots, open_snapshots
+from node.storage import BlockStore, Bounds, FetchBlocks, KuboBlocks, SealedSnapshots, Snapshots, open_snapshots
 
 log = logging.getLogger(__name__)
 FETCH_S = 30.0  # for one batch of IPFS blocks
@@ -89,16 +90,18 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
             replication = await stack.enter_async_context(
                 open_replication(settings, prepared, network, snapshots, fetch)
             )
+            key = await obtain_key(settings, prepared, network, tell)
+            opened = snapshots if key is None else SealedSnapshots(snapshots, key)
             wait_s = patience(settings, (*session.peers.bootstrap, *session.peers.trackers))
-            resumed = await Resumption(prepared, journal, snapshots, settings.older_snapshot, wait_s, tell).run()
+            resumed = await Resumption(prepared, journal, opened, settings.older_snapshot, wait_s, tell).run()
             outside = Outside(
                 settings,
                 prepared,
                 NetworkPeers(network, prepared.identity),
                 LedgerRecords(recorder, session_id, journal.recorded),
                 journal,
-                ipfs_port(settings, prepared, snapshots, replication.tools.room),
-                snapshots,
+                ipfs_port(settings, prepared, opened, replication.tools.room),
+                opened,
                 Board(session_id, prepared.directory, window=session.limits.staleness + 2),
                 resumed,
             )

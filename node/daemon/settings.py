@@ -27,6 +27,7 @@ class StartSettings:
     data_dir: Path | None = None
     share: int | None = None  # None: the member's index
     ipfs: str | None = None
+    session_key: Path | None = None  # a file with the key of a sealed session; None: from the home or a member
     keep_snapshots: Retention | None = None  # None: all
     snapshot_disk: int | None = None  # bytes of the embedded store; None: no limit
     replica_patience_s: float = 300.0  # a member that is away for longer counts as lost: others keep what it kept

@@ -19,7 +19,7 @@ from node.network.peer_book import MAX_ADDRESSES
 from node.network.sink import Sink
 from node.network.standing import Standings
 from node.network.wire import MAX_REPLY, Frames, Malformed, announcement_message, patience, read_announcement
-from node.network.wire_pb2 import AnnouncementsRequest, PayloadRequest, PeersRequest, Reply, Request
+from node.network.wire_pb2 import AnnouncementsRequest, GrantRequest, PayloadRequest, PeersRequest, Reply, Request
 
 MAX_IDLE_STREAMS = 2  # kept open per peer
 
@@ -71,6 +71,12 @@ class ExchangeClient:
         """Pushes an announcement to the peer; when it returns, the peer has judged it. Raises PeerError."""
         async with self._conversation(peer_id) as frames:
             await self._ask(frames, Request(tell=announcement_message(announcement)), "announcements")
+
+    async def grant(self, peer_id: str) -> bytes:
+        """The peer's grant of the session's key to us. Raises PeerError."""
+        async with self._conversation(peer_id) as frames:
+            reply = await self._ask(frames, Request(grant=GrantRequest(session_id=self._session_id)), "grant")
+        return bytes(reply.grant.grant)
 
     async def peers(self, peer_id: str, own_addresses: Sequence[str]) -> list[tuple[str, list[str]]]:
         """Other members and their addresses as far as the peer knows; tells it ours. Raises PeerError."""

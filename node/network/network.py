@@ -93,6 +93,16 @@ class Network:
         """Evidence against members that announced two different updates for one round."""
         return tuple(self._parts.book.evidence)
 
+    # The key of a sealed session
+
+    def give_grants(self, make: Callable[[str], bytes | None]) -> None:
+        """From now on answers members who ask for the session's key with what `make` gives for their peer id."""
+        self._parts.grants.make = make
+
+    async def ask_grant(self, peer_id: str) -> bytes:
+        """A member's grant of the session's key to us, which may be anything. Raises PeerError."""
+        return await self._parts.client.grant(peer_id)
+
     # Blocks
 
     def serve_blocks(self, store: BlockStore, gate: Callable[[str], bool]) -> None:

@@ -63,6 +63,17 @@ class Inbox:
             return  # the session has stopped listening
 
 
+@dataclass
+class Grants:
+    """Who makes grants of a sealed session's key; nobody, until somebody is named."""
+
+    make: Callable[[str], bytes | None] | None = None
+
+    def of(self, peer_id: str) -> bytes | None:
+        """The grant for a member, None if there is nobody to make it."""
+        return None if self.make is None else self.make(peer_id)
+
+
 @dataclass(frozen=True)
 class Parts:
     """Everything that runs on one host for one session."""
@@ -82,6 +93,7 @@ class Parts:
     bitswap: Bitswap
     directory: Kademlia
     lateness: LatenessMeter
+    grants: Grants
 
     def hear(self, announcement: Announcement, teller: str) -> None:
         """Judges an announcement that a member told us in person."""
@@ -134,6 +146,7 @@ def assemble(identity: Identity, settings: NetworkSettings, running: RunningHost
         bitswap=Bitswap(open_stream, standings, faults),
         directory=Kademlia((identity.peer_id, running.addresses), open_stream, peers.hint),
         lateness=LatenessMeter(),
+        grants=Grants(),
     )
     _answer(parts, caller)
     return parts
@@ -151,6 +164,7 @@ def _answer(parts: Parts, caller: Caller) -> None:
         parts.faults,
         parts.settings.serving_times,
         parts.hear,
+        parts.grants.of,
     )
     parts.running.host.set_stream_handler(TProtocol(exchange.PROTOCOL), server.handle)
     for protocol in bitswap.PROTOCOLS:

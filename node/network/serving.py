@@ -32,7 +32,7 @@ from node.network.wire import (
     patience,
     read_announcement,
 )
-from node.network.wire_pb2 import Announcements, Header, Peer, Peers, Refusal, Reply, Request
+from node.network.wire_pb2 import Announcements, Grant, Header, Peer, Peers, Refusal, Reply, Request
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,7 @@ class ExchangeServer:
     faults: OwnFaults
     times: ServingTimes
     hear: Callable[[Announcement, str], None]  # takes in what a member pushes to us
+    grant: Callable[[str], bytes | None]  # the key of a sealed session, for one member; None if it is not here
 
     def __post_init__(self) -> None:
         self._open: Counter[str] = Counter()
@@ -142,6 +143,8 @@ class ExchangeServer:
             return await self._send_peers(frames, request.peers.session_id, list(request.peers.own_addresses))
         if kind == "tell":
             return await self._listen(frames, request)
+        if kind == "grant":
+            return await self._send_grant(frames, request.grant.session_id)
         self.standings.penalize(frames.peer_id, 5.0, "empty-request")
         return await self._refuse(frames, "this request is not known here", final=True)
 
@@ -176,6 +179,13 @@ class ExchangeServer:
             if peer_id != frames.peer_id
         ]
         return await self._reply(frames, Reply(peers=Peers(peers=peers)))
+
+    async def _send_grant(self, frames: Frames, session_id: int) -> bool:
+        with self.faults.ours():
+            grant = self.grant(frames.peer_id) if session_id == self.session_id else None
+        if grant is None:
+            return await self._refuse(frames, "the session's key is not here")
+        return await self._reply(frames, Reply(grant=Grant(grant=grant)))
 
     async def _send_payload(self, frames: Frames, digest: bytes, offset: int) -> bool:
         payload = None

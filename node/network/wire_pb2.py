@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17node/network/wire.proto\x12\x13\x66l_node.exchange.v1\"\x93\x01\n\x0c\x41nnouncement\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\x12\n\npublic_key\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\x0c\x12\x0c\n\x04note\x18\x08 \x01(\x0c\"-\n\x04Peer\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x11\n\taddresses\x18\x02 \x03(\t\"?\n\x14\x41nnouncementsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x13\n\x0bsince_round\x18\x02 \x01(\r\"0\n\x0ePayloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"9\n\x0cPeersRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x15\n\rown_addresses\x18\x02 \x03(\t\"\xf4\x01\n\x07Request\x12\x42\n\rannouncements\x18\x01 \x01(\x0b\x32).fl_node.exchange.v1.AnnouncementsRequestH\x00\x12\x36\n\x07payload\x18\x02 \x01(\x0b\x32#.fl_node.exchange.v1.PayloadRequestH\x00\x12\x32\n\x05peers\x18\x03 \x01(\x0b\x32!.fl_node.exchange.v1.PeersRequestH\x00\x12\x31\n\x04tell\x18\x04 \x01(\x0b\x32!.fl_node.exchange.v1.AnnouncementH\x00\x42\x06\n\x04kind\"(\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66inal\x18\x02 \x01(\x08\"I\n\rAnnouncements\x12\x38\n\rannouncements\x18\x01 \x03(\x0b\x32!.fl_node.exchange.v1.Announcement\"\x16\n\x06Header\x12\x0c\n\x04size\x18\x01 \x01(\x04\"1\n\x05Peers\x12(\n\x05peers\x18\x01 \x03(\x0b\x32\x19.fl_node.exchange.v1.Peer\"\xd9\x01\n\x05Reply\x12/\n\x07refusal\x18\x01 \x01(\x0b\x32\x1c.fl_node.exchange.v1.RefusalH\x00\x12;\n\rannouncements\x18\x02 \x01(\x0b\x32\".fl_node.exchange.v1.AnnouncementsH\x00\x12-\n\x06header\x18\x03 \x01(\x0b\x32\x1b.fl_node.exchange.v1.HeaderH\x00\x12+\n\x05peers\x18\x04 \x01(\x0b\x32\x1a.fl_node.exchange.v1.PeersH\x00\x42\x06\n\x04kind\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17node/network/wire.proto\x12\x13\x66l_node.exchange.v1\"\x93\x01\n\x0c\x41nnouncement\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\x12\n\npublic_key\x18\x06 \x01(\x0c\x12\x11\n\tsignature\x18\x07 \x01(\x0c\x12\x0c\n\x04note\x18\x08 \x01(\x0c\"-\n\x04Peer\x12\x12\n\npublic_key\x18\x01 \x01(\x0c\x12\x11\n\taddresses\x18\x02 \x03(\t\"?\n\x14\x41nnouncementsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x13\n\x0bsince_round\x18\x02 \x01(\r\"0\n\x0ePayloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"9\n\x0cPeersRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\x12\x15\n\rown_addresses\x18\x02 \x03(\t\"\"\n\x0cGrantRequest\x12\x12\n\nsession_id\x18\x01 \x01(\x04\"\xa8\x02\n\x07Request\x12\x42\n\rannouncements\x18\x01 \x01(\x0b\x32).fl_node.exchange.v1.AnnouncementsRequestH\x00\x12\x36\n\x07payload\x18\x02 \x01(\x0b\x32#.fl_node.exchange.v1.PayloadRequestH\x00\x12\x32\n\x05peers\x18\x03 \x01(\x0b\x32!.fl_node.exchange.v1.PeersRequestH\x00\x12\x31\n\x04tell\x18\x04 \x01(\x0b\x32!.fl_node.exchange.v1.AnnouncementH\x00\x12\x32\n\x05grant\x18\x05 \x01(\x0b\x32!.fl_node.exchange.v1.GrantRequestH\x00\x42\x06\n\x04kind\"(\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66inal\x18\x02 \x01(\x08\"I\n\rAnnouncements\x12\x38\n\rannouncements\x18\x01 \x03(\x0b\x32!.fl_node.exchange.v1.Announcement\"\x16\n\x06Header\x12\x0c\n\x04size\x18\x01 \x01(\x04\"1\n\x05Peers\x12(\n\x05peers\x18\x01 \x03(\x0b\x32\x19.fl_node.exchange.v1.Peer\"\x16\n\x05Grant\x12\r\n\x05grant\x18\x01 \x01(\x0c\"\x86\x02\n\x05Reply\x12/\n\x07refusal\x18\x01 \x01(\x0b\x32\x1c.fl_node.exchange.v1.RefusalH\x00\x12;\n\rannouncements\x18\x02 \x01(\x0b\x32\".fl_node.exchange.v1.AnnouncementsH\x00\x12-\n\x06header\x18\x03 \x01(\x0b\x32\x1b.fl_node.exchange.v1.HeaderH\x00\x12+\n\x05peers\x18\x04 \x01(\x0b\x32\x1a.fl_node.exchange.v1.PeersH\x00\x12+\n\x05grant\x18\x05 \x01(\x0b\x32\x1a.fl_node.exchange.v1.GrantH\x00\x42\x06\n\x04kind\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,18 +41,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYLOADREQUEST']._serialized_end=358
   _globals['_PEERSREQUEST']._serialized_start=360
   _globals['_PEERSREQUEST']._serialized_end=417
-  _globals['_REQUEST']._serialized_start=420
-  _globals['_REQUEST']._serialized_end=664
-  _globals['_REFUSAL']._serialized_start=666
-  _globals['_REFUSAL']._serialized_end=706
-  _globals['_ANNOUNCEMENTS']._serialized_start=708
-  _globals['_ANNOUNCEMENTS']._serialized_end=781
-  _globals['_HEADER']._serialized_start=783
-  _globals['_HEADER']._serialized_end=805
-  _globals['_PEERS']._serialized_start=807
-  _globals['_PEERS']._serialized_end=856
-  _globals['_REPLY']._serialized_start=859
-  _globals['_REPLY']._serialized_end=1076
-  _globals['_CHUNK']._serialized_start=1078
-  _globals['_CHUNK']._serialized_end=1099
+  _globals['_GRANTREQUEST']._serialized_start=419
+  _globals['_GRANTREQUEST']._serialized_end=453
+  _globals['_REQUEST']._serialized_start=456
+  _globals['_REQUEST']._serialized_end=752
+  _globals['_REFUSAL']._serialized_start=754
+  _globals['_REFUSAL']._serialized_end=794
+  _globals['_ANNOUNCEMENTS']._serialized_start=796
+  _globals['_ANNOUNCEMENTS']._serialized_end=869
+  _globals['_HEADER']._serialized_start=871
+  _globals['_HEADER']._serialized_end=893
+  _globals['_PEERS']._serialized_start=895
+  _globals['_PEERS']._serialized_end=944
+  _globals['_GRANT']._serialized_start=946
+  _globals['_GRANT']._serialized_end=968
+  _globals['_REPLY']._serialized_start=971
+  _globals['_REPLY']._serialized_end=1233
+  _globals['_CHUNK']._serialized_start=1235
+  _globals['_CHUNK']._serialized_end=1256
 # @@protoc_insertion_point(module_scope)

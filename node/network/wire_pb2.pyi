@@ -58,17 +58,25 @@ class PeersRequest(_message.Message):
     own_addresses: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, session_id: _Optional[int] = ..., own_addresses: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class GrantRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    def __init__(self, session_id: _Optional[int] = ...) -> None: ...
+
 class Request(_message.Message):
-    __slots__ = ("announcements", "payload", "peers", "tell")
+    __slots__ = ("announcements", "payload", "peers", "tell", "grant")
     ANNOUNCEMENTS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     TELL_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
     announcements: AnnouncementsRequest
     payload: PayloadRequest
     peers: PeersRequest
     tell: Announcement
-    def __init__(self, announcements: _Optional[_Union[AnnouncementsRequest, _Mapping]] = ..., payload: _Optional[_Union[PayloadRequest, _Mapping]] = ..., peers: _Optional[_Union[PeersRequest, _Mapping]] = ..., tell: _Optional[_Union[Announcement, _Mapping]] = ...) -> None: ...
+    grant: GrantRequest
+    def __init__(self, announcements: _Optional[_Union[AnnouncementsRequest, _Mapping]] = ..., payload: _Optional[_Union[PayloadRequest, _Mapping]] = ..., peers: _Optional[_Union[PeersRequest, _Mapping]] = ..., tell: _Optional[_Union[Announcement, _Mapping]] = ..., grant: _Optional[_Union[GrantRequest, _Mapping]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("reason", "final")
@@ -96,17 +104,25 @@ class Peers(_message.Message):
     peers: _containers.RepeatedCompositeFieldContainer[Peer]
     def __init__(self, peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ...) -> None: ...
 
+class Grant(_message.Message):
+    __slots__ = ("grant",)
+    GRANT_FIELD_NUMBER: _ClassVar[int]
+    grant: bytes
+    def __init__(self, grant: _Optional[bytes] = ...) -> None: ...
+
 class Reply(_message.Message):
-    __slots__ = ("refusal", "announcements", "header", "peers")
+    __slots__ = ("refusal", "announcements", "header", "peers", "grant")
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     ANNOUNCEMENTS_FIELD_NUMBER: _ClassVar[int]
     HEADER_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
+    GRANT_FIELD_NUMBER: _ClassVar[int]
     refusal: Refusal
     announcements: Announcements
     header: Header
     peers: Peers
-    def __init__(self, refusal: _Optional[_Union[Refusal, _Mapping]] = ..., announcements: _Optional[_Union[Announcements, _Mapping]] = ..., header: _Optional[_Union[Header, _Mapping]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ...) -> None: ...
+    grant: Grant
+    def __init__(self, refusal: _Optional[_Union[Refusal, _Mapping]] = ..., announcements: _Optional[_Union[Announcements, _Mapping]] = ..., header: _Optional[_Union[Header, _Mapping]] = ..., peers: _Optional[_Union[Peers, _Mapping]] = ..., grant: _Optional[_Union[Grant, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("data",)

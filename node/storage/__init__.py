@@ -12,7 +12,8 @@ from node.storage.opening import open_snapshots
 from node.storage.ports import Bounds, Collected, Entry, FetchBlocks, Label, Pin, Snapshots
 from node.storage.retention import Retained, Retention, expired, parse_retention, retain
 from node.storage.sealed import SealedSnapshots
-from node.storage.sealing import new_session_key
+from node.storage.sealing import new_session_key, sealed_size, unseal_bytes
+from node.storage.session_key import format_key, key_hash, parse_key, read_key
 
 __all__ = [
     "BlockStore",
@@ -38,12 +39,18 @@ __all__ = [
     "directory_cid",
     "expired",
     "export",
+    "format_key",
     "grant_key",
+    "key_hash",
     "new_session_key",
     "open_copier",
     "open_grant",
     "open_snapshots",
+    "parse_key",
     "parse_retention",
+    "read_key",
     "retain",
+    "sealed_size",
     "take_inventory",
+    "unseal_bytes",
 ]

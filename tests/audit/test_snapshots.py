@@ -5,6 +5,7 @@ import trio
 
 from node.audit.snapshots import SnapshotShelf
 from node.errors import ContentMalformed, ContentMissing, StorageError
+from node.storage.sealing import seal_bytes
 
 
 class Source:
@@ -32,3 +33,15 @@ def test_a_source_that_lacks_content_or_does_not_answer_is_passed_over(failure):
 def test_a_malformed_snapshot_is_told_apart():
     with pytest.raises(ContentMalformed):
         read(ContentMissing("not here"), ContentMalformed("no dag-pb"), b"bytes")
+
+
+def test_what_the_sessions_key_does_not_open_is_its_authors_fault():
+    key, other = bytes(32), bytes([1]) * 32
+
+    def read_sealed(content):
+        return trio.run(SnapshotShelf([Source(content)], 100, key).read, "bafy", "update")
+
+    assert read_sealed(seal_bytes(b"bytes", key)) == b"bytes"
+    for content in (seal_bytes(b"bytes", other), b"bytes", seal_bytes(b"bytes", key)[:-1]):
+        with pytest.raises(ContentMalformed, match="not sealed with the session's key"):
+            read_sealed(content)
