@@ -4,6 +4,7 @@ Every question first reads on to the chain's head, and forgets what a reorganisa
 """
 
 import difflib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -63,7 +64,7 @@ class History:
         ledger.check()
         self.ledger = ledger
         self.session: SessionEntry = ledger.session(session_id)
-        self._behind, self._progress = behind, progress
+        self._behind, self._progress, self._cache = behind, progress, cache
         self._store = LogStore(Source(ledger.chain, ledger.address, self.session), cache)
         self._folded: list[MemberEntry] | None = None  # the members as of the last reading
         self._verified: tuple[str | None, int] | None = None  # the block up to which all chains are right, and records
@@ -75,6 +76,10 @@ class History:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            where = "its temporary file" if self._cache is None else f"its cache {self._cache}"
+            what = f"the history can't read {where} ({error})"
+            raise HistoryError(f"{what}: delete that file, or name another one; is the disk full?") from error
 
     def close(self) -> None:
         """Closes the cache."""

@@ -20,6 +20,7 @@ Progress = Callable[[int, int], None]
 
 _BATCH = 500  # receipts or headers asked for in one request
 _TRIES = 5
+_LARGEST = 1 << 63  # what SQLite and pandas hold
 _SCHEMA = """
 create table if not exists about(one integer primary key check (one = 1), what text);
 create table if not exists blocks(number integer primary key, hash text);
@@ -200,6 +201,9 @@ class LogStore:
 def _receipt(found: Any) -> tuple[str, int, int] | None:
     """A receipt's row; None for what is no receipt (the transaction was undone meanwhile)."""
     try:
-        return found["transactionHash"], int(found["gasUsed"], 16), int(found.get("effectiveGasPrice", "0x0"), 16)
+        row = found["transactionHash"], int(found["gasUsed"], 16), int(found.get("effectiveGasPrice", "0x0"), 16)
     except (TypeError, KeyError, ValueError):
         return None
+    if not all(0 <= number < _LARGEST for number in row[1:]):
+        raise HistoryError(f"the node serves a receipt of {row[1]} gas at {row[2]} wei for {row[0]!r:.80}: ask another")
+    return row

@@ -59,7 +59,7 @@ async def open_shelf(
         chosen = list(places) or sorted(str(found.parent) for found in beside.glob("*/ipfs") if found.is_dir())
         sources: list[Snapshots] = []
         for place in chosen:
-            if place.startswith(("http://", "https://", "/ip4/", "/ip6/", "/dns")):
+            if is_daemon(place):
                 opened = open_snapshots(scratch, place)
             elif (Path(place) / "ipfs").is_dir():
                 opened = open_snapshots(Path(place))
@@ -67,6 +67,11 @@ async def open_shelf(
                 raise ConfigError(f"--ipfs {place} is neither a node's home nor the URL of a Kubo daemon")
             sources.append(await stack.enter_async_context(opened))
         yield SnapshotShelf(sources, limit, key)
+
+
+def is_daemon(place: str) -> bool:
+    """Whether this is the address of a Kubo daemon, and no directory."""
+    return place.startswith(("http://", "https://", "/ip4/", "/ip6/", "/dns"))
 
 
 def spec_of_payload(payload: bytes) -> ParameterSpec | None:

@@ -1,16 +1,19 @@
 """`fl-node history` and `fl-node audit`: what an outsider sees, without a node and without a key."""
 
+import io
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO
 
 import click
 import numpy as np
 import pandas as pd
 import trio
+from click.core import ParameterSource
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -24,14 +27,19 @@ from node.agreement import open_session
 from node.audit.evidence import judge_evidence
 from node.audit.report import printable
 from node.audit.run import AuditSettings, audit_session
+from node.audit.snapshots import is_daemon
 from node.cli.options import rpc_option, session_key_option, session_option
 from node.cli.result import Result, answers, note
 from node.dashboard.tables import matrix_table
 from node.errors import ConfigError, NodeError, ProgramError
+from node.sources import Ways, is_remote, read_source
 
 SHOWN = ("round", "member", "update_hash", "mixed_hash", "snapshot", "block", "gas", "complete")
 session_option_unless_evidence = click.option(
-    "--session", "session_path", envvar="FL_NODE_SESSION", type=click.Path(path_type=Path), help="The session file."
+    "--session",
+    "session_path",
+    envvar="FL_NODE_SESSION",
+    help="The session file: a path, an http(s) URL, or an IPFS CID.",
 )
 ROUNDS = click.IntRange(1, 2**32 - 1)
 VIEWS = ("records", "members", "trust", "gas")
@@ -132,18 +140,25 @@ def last_matrix(frame: pd.DataFrame, most: int = 32) -> Table:
 
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    with _open_for(path) as file:
+    with _written(path) as file:
         frame.to_csv(file, index=False)
 
 
 def _write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    with _open_for(path) as file:
+    with _written(path) as file:
         frame.to_parquet(file, index=False)
 
 
-def _open_for(path: Path) -> Any:
+@contextmanager
+def _written(path: Path) -> Iterator[BinaryIO]:
+    """A file whose content is written at the end: what pandas leaves in its buffers would fail once more."""
+    content = io.BytesIO()
+    yield content
     try:
-        return path.open("wb")
+        with path.open("wb", buffering=0) as file:
+            left = content.getbuffer()
+            while left:
+                left = left[file.write(left) :]
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -162,7 +177,7 @@ def _open_for(path: Path) -> Any:
 @click.option("--to", "last", type=ROUNDS, help="Last round; default: all.")
 @click.option("--evidence", type=click.Path(path_type=Path), help="Judge a file of signed announcements, offline.")
 @answers
-def audit(session_path: Path | None, rpc: str | None, evidence: Path | None, **choices: Any) -> Result:
+def audit(session_path: str | None, rpc: str | None, evidence: Path | None, **choices: Any) -> Result:
     """Check a session's log: hash chains, identities, cohorts, rows; and bit for bit each mixing step with snapshots.
 
     Exit status: 0 no fault found, 1 evidence of wrongdoing, 2 it could not be checked (no step has its snapshots).
@@ -190,18 +205,41 @@ def no_accident_convicts() -> Iterator[None]:
         raise ProgramError(f"{what}: please report it with the lines above") from error
 
 
-def _audit(session_path: Path | None, rpc: str | None, evidence: Path | None, **choices: Any) -> Result:
+def _audit(session_path: str | None, rpc: str | None, evidence: Path | None, **choices: Any) -> Result:
     if evidence is not None:
+        if ignored := _named(("session_path", "rpc", "ipfs", "session_key", "first", "last")):
+            raise ConfigError(f"--evidence is judged offline, by itself: leave {', '.join(ignored)} out")
         verdict = judge_evidence(evidence)
         found = "is convicted" if verdict.convicts else "is not convicted"
         text = f"{verdict.peer_id} {found} of two updates for round {verdict.round}: {verdict.reason}"
         return Result(verdict.json(), escape(printable(text)), 1 if verdict.convicts else 0)
     if session_path is None:
         raise ConfigError("nothing to audit: pass --session FILE, or --evidence FILE")
-    settings = AuditSettings(session_path, rpc, **choices)
     console = Console(stderr=True)
-    with console.status("auditing") as spinner:
-        report = trio.run(audit_session, settings, spinner.update)
-    if report.sealed and settings.session_key is None:
+    with on_disk(session_path, choices["ipfs"]) as file, console.status("auditing") as spinner:
+        report = trio.run(audit_session, AuditSettings(file, rpc, **choices), spinner.update)
+    if report.sealed and choices["session_key"] is None:
         note("the session is sealed: no mixing step is replayed without --session-key FILE, from its creator")
     return Result(report.json(), report.text(), report.status)
+
+
+def _named(options: Sequence[str]) -> list[str]:
+    """Those of the options that stand on the command line, as they are written there."""
+    context = click.get_current_context()
+    given = [name for name in options if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    return [each.opts[0] for each in context.command.params if each.name in given]
+
+
+@contextmanager
+def on_disk(source: str, ipfs: Sequence[str]) -> Iterator[Path]:
+    """The path of a session file, which is fetched first if it is a URL or a CID (from one of the Kubo daemons)."""
+    if not is_remote(source):
+        yield Path(source)
+        return
+    if not ipfs:
+        raise ConfigError(f"{source} has no homes beside it: say with --ipfs where the snapshots are")
+    kubo = next((place for place in ipfs if is_daemon(place)), None)
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "session.toml"
+        path.write_bytes(read_source(source, Ways(kubo)))
+        yield path

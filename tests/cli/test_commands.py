@@ -7,6 +7,9 @@ import pty
 import stat
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
 import pytest
@@ -132,6 +135,50 @@ def test_history_writes_csv_and_parquet(session, tmp_path, view):
     result = run("history", *session, "--view", view, "--csv", tmp_path / "t.csv", "--parquet", tmp_path / "t.parquet")
     assert result.exit_code == 0, result.output
     assert len(pd.read_csv(tmp_path / "t.csv")) == len(pd.read_parquet(tmp_path / "t.parquet")) > 0
+
+
+@pytest.fixture
+def fresh(chain, tmp_path):
+    """The file of a session that nobody has joined."""
+    make_session(make_home(tmp_path / "home"), chain, tmp_path / "session.toml")
+    return tmp_path / "session.toml"
+
+
+@pytest.mark.parametrize("form", ["--csv", "--parquet"])
+def test_a_disk_that_is_full_is_one_clear_error(form, fresh, chain):
+    result = run("history", "--session", fresh, "--rpc", chain.url, form, "/dev/full")
+    assert result.exit_code == 2, result.output
+    assert result.stderr.splitlines()[-1] == "fl-node: /dev/full cannot be written: No space left on device"
+
+
+@contextlib.contextmanager
+def served(directory):
+    """The URL of a directory's files."""
+    serve = partial(SimpleHTTPRequestHandler, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_audit_takes_a_session_file_from_a_url(fresh, chain, tmp_path):
+    (tmp_path / "home" / "ipfs").mkdir(exist_ok=True)
+    rest = ("--rpc", chain.url, "--ipfs", tmp_path / "home")
+    with served(tmp_path) as url:
+        result = run("audit", "--session", f"{url}/session.toml", *rest)
+        assert (result.exit_code, result.stdout) == (2, run("audit", "--session", fresh, *rest).stdout)
+        assert "0 records" in result.stdout
+        assert "--ipfs where" in run("audit", "--session", f"{url}/session.toml", "--rpc", chain.url).stderr
+        assert "status 404" in run("audit", "--session", f"{url}/none.toml", *rest).stderr
+
+
+def test_evidence_is_judged_by_itself(fresh, tmp_path):
+    result = run("audit", "--evidence", tmp_path / "file", "--session", fresh, "--from", 2)
+    assert (result.exit_code, "leave --session, --from out" in result.stderr) == (2, True)
+    elsewhere = run("audit", "--evidence", tmp_path / "file", FL_NODE_SESSION=str(fresh))
+    assert f"the evidence {tmp_path / 'file'} cannot be read" in elsewhere.stderr
 
 
 def test_history_reads_on_from_a_cache(session, tmp_path):

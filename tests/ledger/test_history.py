@@ -405,6 +405,41 @@ def test_a_cache_that_lacks_an_event_is_read_anew(kind, party, tmp_path, monkeyp
         assert history.verify() == len(history.records()) == 9
 
 
+def test_a_price_that_no_column_holds_is_an_error(devnet, party):
+    party.play(1, 2)
+
+    class Pricey(LyingRpc):
+        def batch(self, method, params):
+            found = self._rpc.batch(method, params)
+            return [one | {"effectiveGasPrice": "0x" + "ff" * 10} for one in found] if "Receipt" in method else found
+
+    ledger = Ledger(devnet.connect(), party.ledger.address)
+    ledger.chain.rpc = Pricey(ledger.chain.rpc, lambda logs: logs)
+    with (
+        History(ledger, party.session_id) as history,
+        pytest.raises(HistoryError, match=r"a receipt of .* ask another"),
+    ):
+        history.gas()
+
+
+def test_a_cache_with_a_damaged_page_is_an_error_that_names_it_or_is_read_anew(party, tmp_path):
+    party.play(1, 6)
+    with History(party.ledger, party.session_id, tmp_path / "cache") as history:
+        history.gas()
+    whole, seen = (tmp_path / "cache").read_bytes(), []
+    for at in range(4096, len(whole), 4096):
+        damaged = tmp_path / f"damaged-{at}"
+        damaged.write_bytes(whole[:at] + b"\xff" * 4096 + whole[at + 4096 :])
+        try:
+            with History(party.ledger, party.session_id, damaged) as history:
+                assert history.verify() == len(history.records()) == 18
+                history.gas()
+        except HistoryError as error:
+            seen.append(damaged.name in str(error))
+    assert len(seen) > 2
+    assert all(seen)
+
+
 def test_a_fault_is_located_where_the_node_keeps_no_old_state(devnet, party):
     party.play(1, 3)
     devnet.mine(200)

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
@@ -21,3 +22,11 @@ def test_the_ledger_notebook_runs_against_a_real_session(finished_run, monkeypat
     text = "".join(str(output.get("data", {}).get("text/plain")) for output in outputs)
     for told in ("pipe-flow", "influence", "rounds last", "MemberJoined", "Recorded", "ether"):
         assert told in text, told
+
+
+def test_a_session_without_a_complete_round_is_named_as_the_reason():
+    notebook = nbformat.read(NOTEBOOKS / "ledger_history.ipynb", as_version=4)
+    (source,) = [cell.source for cell in notebook.cells if "last_round = " in cell.source]
+    records = pd.DataFrame({"round": [1], "complete": [False]})
+    with pytest.raises(ValueError, match="no member has recorded the mix of a round yet"):
+        exec(source, {"records": records})
