@@ -1,24 +1,36 @@
 """Where an audit finds snapshots: homes on this machine, or a Kubo daemon; what they give is checked by its hash."""
 
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import orjson
 import trio
 
 from node.errors import ConfigError, ContentMalformed, StorageError
 from node.learning.parameters import BYTES_PER_NUMBER, ParameterSpec
-from node.storage import Snapshots, open_snapshots, sealed_size, unseal_bytes
+from node.storage import StoredSnapshots, open_snapshots, sealed_size, unseal_bytes
+
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """What gives files of snapshots, as `Snapshots` does."""
+
+    async def read(self, cid: str, name: str, limit: int) -> bytes:
+        """A file of a snapshot."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotShelf:
     """Reads files of snapshots from the first source that has them."""
 
-    sources: Sequence[Snapshots]
+    sources: Sequence[Source]
     limit: int  # bytes of a file
     key: bytes | None = None  # of a sealed session
 
@@ -57,16 +69,27 @@ async def open_shelf(
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory()))
         chosen = list(places) or sorted(str(found.parent) for found in beside.glob("*/ipfs") if found.is_dir())
-        sources: list[Snapshots] = []
+        sources: list[Source] = []
         for place in chosen:
             if is_daemon(place):
-                opened = open_snapshots(scratch, place)
-            elif (Path(place) / "ipfs").is_dir():
-                opened = open_snapshots(Path(place))
+                try:
+                    sources.append(await stack.enter_async_context(open_snapshots(scratch, place)))
+                except StorageError as error:
+                    if place == chosen[-1] and not sources:  # none is left
+                        raise
+                    log.warning("snapshots are looked for elsewhere: %s", error)
+            elif _is_home(Path(place)):
+                sources.append(StoredSnapshots(Path(place)))
             else:
                 raise ConfigError(f"--ipfs {place} is neither a node's home nor the URL of a Kubo daemon")
-            sources.append(await stack.enter_async_context(opened))
         yield SnapshotShelf(sources, limit, key)
+
+
+def _is_home(place: Path) -> bool:
+    try:
+        return (place / "ipfs").is_dir()
+    except OSError as error:
+        raise ConfigError(f"--ipfs {place} cannot be read: {error.strerror}") from error
 
 
 def is_daemon(place: str) -> bool:

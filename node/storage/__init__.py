@@ -10,6 +10,7 @@ from node.storage.kubo import KuboSnapshots
 from node.storage.kubo_blocks import KuboBlocks
 from node.storage.opening import open_snapshots
 from node.storage.ports import Bounds, Collected, Entry, FetchBlocks, Label, Pin, Snapshots
+from node.storage.reading import StoredSnapshots
 from node.storage.retention import Retained, Retention, expired, parse_retention, retain
 from node.storage.sealed import SealedSnapshots
 from node.storage.sealing import new_session_key, sealed_size, unseal_bytes
@@ -34,6 +35,7 @@ __all__ = [
     "Retention",
     "SealedSnapshots",
     "Snapshots",
+    "StoredSnapshots",
     "describe",
     "digest_of",
     "directory_cid",

@@ -34,9 +34,11 @@ Put = Callable[[bytes, bytes], None]
 class BlockStore:
     """Blocks by CID below one directory. Safe to use from several threads and processes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, make: bool = True) -> None:
         self._root = root
         self._reported: set[bytes] = set()
+        if not make:  # for who only reads, perhaps without the right to write
+            return
         with writing_to(root):
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
             (root / "SHARDING").write_text(_SHARDING)
