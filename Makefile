@@ -7,12 +7,13 @@ STAMP := .venv/.installed
 NODE_STAMP := node_modules/.installed
 SLITHER := cache/slither
 
-.PHONY: help setup demo test test-all fuzz check format lint types fences python-tests contract-tests solhint contract-lint fashion-mnist experiments experiments-quick clean
+.PHONY: help setup demo test test-all test-faults fuzz check format lint types fences python-tests contract-tests solhint contract-lint fashion-mnist experiments experiments-quick clean
 
 help:
 	@echo "make demo       set up, then run 4 nodes on real MNIST against a real chain"
 	@echo "make test       set up, then format, lint, types, fences, Python and contract tests"
 	@echo "make test-all   the same with the slow tests, and Slither on the contract (make contract-lint)"
+	@echo "make test-faults        set up, then inject faults into 8 nodes on hosts of their own (FAULT=partition: that one)"
 	@echo "make fuzz       set up, then fuzz the decoders of what strangers send for a minute"
 	@echo "make setup      only set up"
 	@echo "make experiments        every missing run (hours; stop and go on), then docs/experiments.md"
@@ -40,8 +41,13 @@ test: setup check
 	$(MAKE) --no-print-directory python-tests contract-tests solhint
 
 test-all: setup check
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "not faults"
 	$(MAKE) --no-print-directory contract-tests contract-lint
+
+# docs/faults.md lists them; needs root, for network namespaces
+test-faults: setup
+	-scripts/fetch_test_tools.sh
+	$(BIN)/python -m pytest -m faults tests/faults -k "$(FAULT)"
 
 fuzz: setup
 	$(BIN)/python -m pytest -m slow tests/network/test_fuzz.py
@@ -62,7 +68,7 @@ fences:
 	$(BIN)/lint-imports
 
 python-tests:
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not faults"
 
 contract-tests:
 	npx --no-install hardhat test

@@ -80,6 +80,10 @@ class Hosts:
                 order = {"from": self.names.index(source), "to": self.names.index(target), **conditions}
                 self._say(order)
 
+    def link(self, name: str, **conditions: float) -> None:
+        """What happens to all that a host sends, and to all that it gets: as `wire`, with one rate for all of it."""
+        self._say({"host": self.names.index(name), **conditions})
+
     def heal(self) -> None:
         """Every wire as it was at first."""
         self._say({"heal": True})

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import trio
 from eth_account import Account
@@ -63,21 +64,30 @@ def replayable(opened: OpenSession) -> int:
 class NodeProcess:
     """`fl-node start` in a process of its own."""
 
-    def __init__(self, home: Home, session: Path | str, *arguments: str) -> None:
+    def __init__(
+        self,
+        home: Home,
+        session: Path | str,
+        *arguments: str,
+        task: Path = TASK,
+        inside: Sequence[str] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`inside`: a command that runs a command, on another host for one."""
         self.home = home
         self.log = home.path / "node.log"
-        command = [sys.executable, "-m", "node", "-v", "start", "--json", "--session", str(session)]
-        command += ["--home", str(home.path), "--threads", "1", "--task", f"{TASK}:task", *arguments]
+        command = [*inside, sys.executable, "-m", "node", "-v", "start", "--json", "--session", str(session)]
+        command += ["--home", str(home.path), "--threads", "1", "--task", f"{task}:task", *arguments]
         if "--listen" not in arguments:
             command += ["--listen", "/ip4/127.0.0.1/tcp/0"]
-        environment = {**os.environ, "FL_NODE_PASSPHRASE": PASSPHRASE, "OMP_NUM_THREADS": "1"}
+        passphrase = {"FL_NODE_PASSPHRASE": PASSPHRASE, "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as errors:
             self.process = subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
-                env=environment,
+                env={**os.environ, **passphrase, **environment},
                 cwd=REPOSITORY,
             )
 

@@ -60,6 +60,7 @@ class Switch:
     def __init__(self, count: int) -> None:
         self.ports = [open_port(f"p{index}") for index in range(count)]
         self.wires = {pair: Wire() for pair in itertools.permutations(range(count), 2)}
+        self.links = {(index, way): Wire() for index in range(count) for way in ("up", "down")}
         self.where: dict[bytes, int] = {}
         self.late: list[tuple[float, int, int, bytes]] = []
         self.order = itertools.count()
@@ -89,6 +90,10 @@ class Switch:
             return self.counts
         if "heal" in order:
             self.wires = {pair: Wire() for pair in self.wires}
+            self.links = {link: Wire() for link in self.links}
+        elif "host" in order:
+            host = order.pop("host")
+            self.links |= {(host, "up"): Wire(**order), (host, "down"): Wire(**order)}
         else:
             pair = order.pop("from"), order.pop("to")
             self.wires[pair] = Wire(**order)
@@ -113,11 +118,13 @@ class Switch:
     def forward(self, source: int, target: int, frame: bytes) -> None:
         if source == target:
             return
-        now = time.monotonic()
-        at = self.wires[source, target].arrival(now, len(frame), self.chance)
-        if at is None:
-            self.counts["lost"] += 1
-        elif at <= now:
+        at = now = time.monotonic()
+        for stage in (self.links[source, "up"], self.wires[source, target], self.links[target, "down"]):
+            at = stage.arrival(at, len(frame), self.chance)
+            if at is None:
+                self.counts["lost"] += 1
+                return
+        if at <= now:
             self.put(target, frame)
         else:
             heapq.heappush(self.late, (at, next(self.order), target, frame))

@@ -88,7 +88,7 @@ def test_a_wire_delays_loses_and_divides_as_it_is_told():
 def test_a_wire_has_a_rate_and_arrives_whole():
     with hosts("alice", "bob") as made:
         for rate, size in ((0, 5_000_000), (125_000, 250_000)):
-            made.wire(["alice"], ["bob"], rate=rate)
+            made.link("alice", rate=rate)
             sink = server(made, "bob", SINK)
             start = time.monotonic()
             subprocess.run(made.inside("alice", sys.executable, "-c", SEND, made.address("bob"), str(size)), check=True)

@@ -222,7 +222,8 @@ def main():
     repository = Path(sys.argv[1]).resolve()
     repository.mkdir(parents=True, exist_ok=True)
     os.chdir(repository)  # the library writes kubo.log where it stands
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(Core(repository)))
+    host, port = sys.argv[2:] or ("127.0.0.1", "0")
+    server = ThreadingHTTPServer((host, int(port)), handler_of(Core(repository)))
     server.daemon_threads = True
     print(json.dumps({"rpc": server.server_port}), flush=True)
     server.serve_forever()

