@@ -211,6 +211,16 @@ class History:
             return None
         return mix.mixed_hash if mix else None
 
+    def in_order(self) -> Iterator[tuple[int, int, bytes, bool, int]]:
+        """Every member's records in the ledger's order: member, round, update hash, whether closing, block's time."""
+        self.follow()
+        indices = self._indices()
+        query = """select account, round, closing, body, timestamp from events
+            where kind = 'Recorded' and block <= ? order by block, position"""
+        for account, round, closing, entry, time in self._store.db.execute(query, [self._store.last]):
+            if account in indices:
+                yield indices[account], round, entry[24:56], bool(closing), time
+
     def update_hash(self, member: int, round: int) -> bytes | None:
         """What a member committed to for a round, None if to nothing; of the events as they were last read."""
         return recorded_hash(self._store, self._account(member), round)

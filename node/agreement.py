@@ -56,6 +56,7 @@ class CoordinationWishes:
     late: str = "weight"
     deadline_spread: float = 4.0
     balance: bool = True
+    election_s: float = 0.0
     metric: str = ""
     target: float | None = None
     plateau: int = 0
@@ -203,6 +204,8 @@ def coordination(wishes: Wishes, creator: str) -> Coordination | None:
             "--data served needs --topology coordinated and no --epsilon: the coordinator is who has the data set, and "
             "a privacy budget protects data that a member has alone"
         )
+    if chosen.election_s and (wishes.privacy is not None or not coordinated):
+        raise ConfigError("--election needs --topology coordinated and no --epsilon: leave one of them out")
     if not coordinated:
         return None
     try:
@@ -213,6 +216,7 @@ def coordination(wishes: Wishes, creator: str) -> Coordination | None:
             late=chosen.late,  # type: ignore[arg-type]  # pydantic checks these
             deadline_spread=chosen.deadline_spread,
             balance=chosen.balance,
+            election_s=chosen.election_s,
             aggregation=Aggregation(
                 rule=chosen.rule,  # type: ignore[arg-type]
                 faulty=chosen.faulty,

@@ -106,9 +106,18 @@ class Coordination(_Part):
     accumulate: int = Field(default=1, ge=1, le=1_000_000)  # batches of a gradient
     late: Literal["weight", "drop"] = "weight"  # what becomes of an update that missed its round
     deadline_spread: float = Field(default=4.0, ge=0, le=1000)  # MADs beyond the median of the round trips
+    election_s: float = Field(default=0.0, ge=0, le=1e7)  # of silence, after which members elect another; 0: never
     balance: bool = True  # whether slow workers are asked for fewer steps
     aggregation: Aggregation = Aggregation()
     convergence: Convergence = Convergence()
+
+    @model_validator(mode="after")
+    def _state_can_be_taken_over(self) -> Self:
+        if self.election_s and self.aggregation.rule in ("fedadam", "fedyogi", "fedadagrad", "sgd", "adam"):
+            raise ValueError(
+                f"the rule {self.aggregation.rule} keeps a state that only its coordinator has: no election_s with it"
+            )
+        return self
 
 
 class Privacy(_Part):
@@ -179,6 +188,8 @@ class Session(_Part):
             raise ValueError(
                 'data.source = "served" goes with topology = "coordinated", and not with a [privacy] table'
             )
+        if self.privacy is not None and self.coordinated is not None and self.coordinated.election_s:
+            raise ValueError("an election_s does not go with a [privacy] table: who is elected has spent a budget")
         if self.privacy is not None and (self.update == "gradients" or rule == "fedprox"):
             raise ValueError(f'a [privacy] table goes with update = "parameters", and not with the rule {rule}')
         return self

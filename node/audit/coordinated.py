@@ -7,6 +7,7 @@ enters once, and that one round's optimizer state follows from the round before,
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from node.errors import UpdateError
 from node.learning import aggregation, parameters
 from node.learning.aggregation import Moments
 from node.learning.parameters import ParameterSpec
-from node.messages import ABSENT, WEIGHT_SUM
+from node.messages import ABSENT, WEIGHT_SUM, Input
+from node.session.succession import Term, coordinator_of
 
 MOMENTS = "moments.safetensors"
 RELATIVE, ABSOLUTE = 1e-5, 1e-7  # float tolerance of a step of torch's optimizers
@@ -36,12 +38,20 @@ class StepFiles:
 class CoordinatedRules:
     """What the session file says that a coordinated session can be checked against."""
 
-    coordinator: int
+    coordinators: tuple[Term, ...]  # one after another, as the ledger has them; the session's own first
     quorum: int
     staleness: int  # 0 where late updates are dropped
     initial: bytes  # SHA-256 of the initial parameters
     coordination: Coordination
     rounds: int
+
+    def coordinator(self, round: int) -> int:
+        """Who coordinated a round."""
+        return coordinator_of(self.coordinators, round)
+
+    def is_coordinators(self, step: Step) -> bool:
+        """Whether a step is its round's coordinator's."""
+        return step.member == self.coordinator(step.round)
 
 
 @dataclass
@@ -57,13 +67,22 @@ class CoordinatedCheck:
 
     def check_row(self, step: Step) -> Fault | None:
         """The first thing that is wrong with a row by itself."""
-        if step.member == self.rules.coordinator:
+        if self.rules.is_coordinators(step):
             return self._check_model(step) or self._check_coordinator(step)
-        return self._check_adoption(step)
+        return self._check_fork(step) or self._check_adoption(step)
+
+    def _check_fork(self, step: Step) -> Fault | None:
+        """Two must not coordinate one round: a coordinator's row of a member that is none in that round."""
+        entries = [entry for entry in step.mix.inputs if entry.member != step.member]
+        was_one = any(term.member == step.member for term in self.rules.coordinators)
+        if was_one and all(entry.lag >= 0 or entry.lag == ABSENT for entry in entries):
+            found = f"the row of a coordinator, which member {self.rules.coordinator(step.round)} was"
+            return _fault(step, "fork", "a worker's row, or none", found)
+        return None
 
     def _check_model(self, step: Step) -> Fault | None:
         """The model that workers were given is the one that the coordinator had mixed."""
-        before = self.rules.initial if step.round == 1 else self.mixed(step.round - 1)
+        before = self.rules.initial if step.round == 1 else self._before(step.round)
         if before == step.update_hash:
             return None
         expected = f"the model that it recorded as its mix of round {step.round - 1}, "
@@ -86,7 +105,11 @@ class CoordinatedCheck:
             fault = check_input(step, entry, self.rules.staleness)
             if fault is not None:
                 return fault
-        return self._check_quorum(step) or self._check_once(step)
+        return self._check_quorum(step) or (None if self._is_void(step) else self._check_once(step))
+
+    def _is_void(self, step: Step) -> bool:
+        """Whether the row's model came too late to be given out: another one goes on from the model before."""
+        return any(term.first == step.round + 1 for term in self.rules.coordinators[1:])
 
     def _check_quorum(self, step: Step) -> Fault | None:
         came = sum(entry.lag != ABSENT for entry in step.mix.inputs if entry.member != step.member)
@@ -109,34 +132,47 @@ class CoordinatedCheck:
 
     def _check_adoption(self, step: Step) -> Fault | None:
         """A worker's row: itself with nothing, the coordinator's later model with everything."""
-        rules, by_member = self.rules, {entry.member: entry for entry in step.mix.inputs}
-        if set(by_member) != {step.member, rules.coordinator} or len(step.mix.inputs) != 2:
-            expected = f"members {sorted((step.member, rules.coordinator))}"
+        given = self._adopted(step)
+        coordinator = self.rules.coordinator(step.round if given is None else step.round - given.lag)
+        by_member = {entry.member: entry for entry in step.mix.inputs}
+        if set(by_member) != {step.member, coordinator} or len(step.mix.inputs) != 2:
+            expected = f"members {sorted((step.member, coordinator))}"
             return _fault(step, "row", expected, f"members {[entry.member for entry in step.mix.inputs]}")
-        own, given = by_member[step.member], by_member[rules.coordinator]
+        own, given = by_member[step.member], by_member[coordinator]
         if (own.weight, own.lag, given.weight) != (0, 0, WEIGHT_SUM) or not ABSENT < given.lag < 0:
             return _fault(step, "row", "the coordinator's later model alone", f"{own}, {given}")
         round = step.round - given.lag
         models = self._models(round)
-        if not models and (round > rules.rounds + 1 or self.passed(round - 1)):
-            expected = f"a model that the coordinator recorded, of rounds 2 to {rules.rounds + 1}"
+        if not models and (round > self.rules.rounds + 1 or self.passed(round - 1)):
+            expected = f"a model that the coordinator recorded, of rounds 2 to {self.rules.rounds + 1}"
             return _fault(step, "input", expected, f"that of round {round}")
         if models and step.mix.mixed_hash not in models:
             expected = " or ".join(f"SHA-256 {model.hex()}" for model in models)
             return _fault(step, "mixed parameters", expected, f"SHA-256 {step.mix.mixed_hash.hex()}")
         return None
 
+    def _adopted(self, step: Step) -> Input | None:
+        """The entry of the model that a worker took over, which is of a later round."""
+        return next((e for e in step.mix.inputs if e.member != step.member and ABSENT < e.lag < 0), None)
+
+    def _before(self, round: int) -> bytes | None:
+        """The hash of what a round's model has to be: the mix of the round before, or the last model of who is gone."""
+        for last, term in pairwise(self.rules.coordinators):
+            if term.first == round:
+                return self.recorded(last.member, round - 1)
+        return self.mixed(round - 1)
+
     def _models(self, round: int) -> list[bytes]:
         """The hashes of the model that the coordinator gave out for a round: what it committed to, and had mixed.
 
         They are one unless it lied, for which no worker is to blame; none while it recorded none.
         """
-        found = (self.recorded(self.rules.coordinator, round), self.mixed(round - 1))
+        found = (self.recorded(self.rules.coordinator(round), round), self._before(round))
         return list(dict.fromkeys(model for model in found if model is not None))
 
     def adopts_known_model(self, step: Step) -> bool:
         """Whether a worker's step is proved by hashes alone: the model it took over is on the coordinator's record."""
-        given = next((entry for entry in step.mix.inputs if entry.member == self.rules.coordinator), None)
+        given = self._adopted(step)
         return given is not None and bool(self._models(step.round - given.lag))
 
     def is_adaptive(self) -> bool:

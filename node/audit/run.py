@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -28,6 +27,7 @@ from node.learning.parameters import ParameterSpec
 from node.messages import Input, Mix
 from node.session.coordinated import MODEL_CODEC
 from node.session.gossip import earlier_name
+from node.session.succession import Recorded, terms
 from node.storage import directory_cid, read_key
 
 MIXED, UPDATE = "mixed.safetensors", "update"
@@ -125,7 +125,7 @@ class _Audit:
         self.coordinated = self._coordinated_check(members)
         if budget := self.opened.session.privacy:
             self.privacy = BudgetCheck(
-                budget.epsilon, None if self.coordinated is None else self.coordinated.rules.coordinator
+                budget.epsilon, None if self.coordinated is None else self.coordinated.rules.coordinators[0].member
             )
         before: dict[int, LedgerStep] = {}  # member -> its last one so far
         first = 0 if settings.first == 1 else settings.first  # a round 0 is none of the session's: it is blamed
@@ -197,7 +197,7 @@ class _Audit:
 
     def _hold_against_ledger(self, step: Step, mixed_block: int, before: int | None) -> None:
         """Reports what the ledger says against the members and updates that a row names."""
-        if self.coordinated is not None and step.member != self.coordinated.rules.coordinator:
+        if self.coordinated is not None and not self.coordinated.rules.is_coordinators(step):
             return  # the row of an adopted model names no cohort, and the last model has no record
         self.report.add(check_members(step, mixed_block, before, self.ledger))
         for found in check_recorded(step, mixed_block, self.ledger):
@@ -209,17 +209,25 @@ class _Audit:
         if session.coordinated is None:
             return None
         account = session.coordinated.coordinator.lower()
-        coordinator = next((member.index for member in members if member.account.lower() == account), -1)
+        named = next((member.index for member in members if member.account.lower() == account), -1)
+        records = (Recorded(*row) for row in self.history.in_order())
+        coordinators = tuple(terms(named, records, session.coordinated.election_s))
         staleness = session.limits.staleness if session.coordinated.late == "weight" else 0
         rules = CoordinatedRules(
-            coordinator,
+            coordinators,
             session.quorum,
             staleness,
             bytes.fromhex(session.initial.sha256),
             session.coordinated,
             session.rounds,
         )
-        mixed, passed = partial(self.history.mixed_hash, coordinator), partial(self.history.has_passed, coordinator)
+
+        def mixed(round: int) -> bytes | None:
+            return self.history.mixed_hash(rules.coordinator(round), round)
+
+        def passed(round: int) -> bool:
+            return self.history.has_passed(rules.coordinator(round), round)
+
         return CoordinatedCheck(rules, self.history.update_hash, mixed, passed)
 
     def _check_row(self, step: Step) -> Fault | None:
@@ -252,7 +260,7 @@ class _Audit:
 
     async def _replay(self, step: Step) -> Fault | bool:
         check = self.coordinated
-        if check is not None and step.member != check.rules.coordinator:
+        if check is not None and not check.rules.is_coordinators(step):
             return check.adopts_known_model(step)
         if self.spec is None:
             return False
@@ -274,7 +282,7 @@ class _Audit:
                 content = await self._read(member, round, UPDATE)
                 if content is None:
                     return
-                form = self._codec_of(member)
+                form = self._codec_of(member, round)
                 earlier = await self._read_earlier(member, round, spec, content)
                 if earlier is None:
                     return
@@ -282,7 +290,7 @@ class _Audit:
 
     async def _read_earlier(self, member: int, round: int, spec: ParameterSpec, update: bytes) -> list[bytes] | None:
         """The payloads that an update builds on, from the same snapshot; None if one is not to be had."""
-        form, found = self._codec_of(member), dict[bytes, bytes]()
+        form, found = self._codec_of(member, round), dict[bytes, bytes]()
         while len(found) <= form.depth:
             try:
                 chain(form, spec, update, found.get)
@@ -297,9 +305,9 @@ class _Audit:
                 break
         return list(found.values())
 
-    def _codec_of(self, member: int) -> Codec:
+    def _codec_of(self, member: int, round: int) -> Codec:
         """A coordinator's updates are models, which are never rounded."""
-        is_model = self.coordinated is not None and member == self.coordinated.rules.coordinator
+        is_model = self.coordinated is not None and member == self.coordinated.rules.coordinator(round)
         return codec(MODEL_CODEC) if is_model else self.codec
 
     async def _read(self, member: int, round: int, name: str, limit: int | None = None) -> bytes | None:

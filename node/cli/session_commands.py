@@ -104,6 +104,10 @@ for membership in (admit, remove, leave, rejoin):
 )
 @click.option("--deadline-spread", default=4.0, show_default=True, help="Deadline: median round trip + so many MADs.")
 @click.option("--balance/--no-balance", default=True, show_default=True, help="Ask slow workers for fewer steps.")
+@click.option(
+    "--election", "election_s", default=0.0, show_default=True, type=click.FloatRange(0, 1e7),
+    help="Seconds without a coordinator after which the next member takes over; 0: never.",
+)  # fmt: skip
 @click.option("--metric", default="", help="End early by this metric of the coordinator: accuracy or loss.")
 @click.option("--target", type=float, help="End when the metric has reached this value.")
 @click.option("--plateau", default=0, type=click.IntRange(0), help="End after so many rounds without an improvement.")

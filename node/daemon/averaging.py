@@ -153,6 +153,11 @@ class AveragingLearner:
         self.moments = Moments(tensors["first"], tensors["second"]) if "first" in tensors else None
 
 
+def is_coordinators(checkpoint: Path) -> bool:
+    """Whether a checkpoint is a coordinator's."""
+    return "words" in load_tensors(checkpoint)
+
+
 @dataclass
 class WorkingLearner:
     """Implements `node.session.coordinated.Trainee`."""

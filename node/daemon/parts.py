@@ -9,13 +9,14 @@ from typing import Protocol
 import trio
 
 from node.config import Coordination
-from node.daemon.averaging import AveragingLearner, WorkingLearner
+from node.daemon.averaging import AveragingLearner, WorkingLearner, is_coordinators
 from node.daemon.joining import Joining
 from node.daemon.journal import Journal
 from node.daemon.ports import DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared, initial_parameters, try_one_step
 from node.daemon.served_data import ServedData
 from node.daemon.settings import StartSettings
+from node.daemon.succession import LedgerSuccession, Takeover, step_down
 from node.errors import NetworkError
 from node.session.balance import Balance
 from node.session.board import Board
@@ -71,6 +72,7 @@ class Outside:
     snapshots: Snapshots
     board: Board
     resumed: bool = False  # the home was empty, and goes on from ledger and snapshots
+    takeover: Takeover | None = None  # in sessions that elect the next coordinator
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ def take_part(outside: Outside, ears: Ears) -> Part:
     coordinated = outside.prepared.opened.session.coordinated
     if coordinated is None:
         return GossipPart(outside, ears)
-    if coordinates(outside.prepared):
+    takeover = outside.takeover
+    if acts_as_coordinator(outside.prepared, None if takeover is None else takeover.succession):
         return CoordinatorPart(outside, ears, coordinated)
     return WorkerPart(outside, ears, coordinated)
 
@@ -95,6 +98,13 @@ def coordinates(prepared: Prepared) -> bool:
     """Whether this account is its session's coordinator."""
     coordinated = prepared.opened.session.coordinated
     return coordinated is not None and coordinated.coordinator.lower() == str(prepared.account.address).lower()
+
+
+def acts_as_coordinator(prepared: Prepared, succession: LedgerSuccession | None) -> bool:
+    """Whether this account coordinates now: the session's coordinator, or who was elected since."""
+    if succession is None:
+        return coordinates(prepared)
+    return succession.current.member == prepared.directory.own_index
 
 
 def describe_part(prepared: Prepared) -> str:
@@ -212,6 +222,7 @@ class CoordinatorPart:
         push = Push(outside.peers, prepared.directory.peers, random.Random(outside.peers.peer_id))  # noqa: S311
         self.life = Coordinator(plan, self.ports, learner, collector, push, goal, ears.observe, self._watch)
         self.life.linger_s = outside.settings.linger_s
+        self.life.require_office = None if outside.takeover is None else outside.takeover.require_office
         manifest = None if prepared.shelf is None else prepared.shelf.manifest()
         self.life.data = "" if manifest is None else f"{manifest.digest.hex()}:{manifest.size}"
         self.stopping = self.life.stopping
@@ -230,6 +241,9 @@ class CoordinatorPart:
 
     async def begin(self) -> None:
         """Waits for a quorum of workers before the first round; later each round waits for its own."""
+        takeover = self.outside.takeover
+        if takeover is not None and takeover.succession.current.is_elected:
+            await self._be_assembled(takeover)
         self.life.finished = (await self.ports.journal.load()).next_round - 1
         if not self.life.finished:
             await gather_quorum(self.outside, self.ports, self.life.plan.quorum + 1, self.ears)
@@ -238,6 +252,12 @@ class CoordinatorPart:
     async def run(self) -> int:
         """The rounds that are left."""
         return await self.life.run()
+
+    async def _be_assembled(self, takeover: Takeover) -> None:
+        """Elected, and killed before its disk was a coordinator's: makes it one."""
+        term, checkpoint = takeover.succession.current, self.outside.journal.checkpoint()
+        if checkpoint is None or checkpoint.round < term.first - 1 or not is_coordinators(checkpoint.path):
+            await takeover.assemble(term)
 
     async def linger(self) -> None:
         """Every worker has the last model already, or had its time."""
@@ -269,6 +289,10 @@ class WorkerPart:
         chance = random.Random(outside.peers.peer_id)  # noqa: S311  (jitter)
 
         def coordinator() -> int | None:
+            if outside.takeover is not None:
+                member = outside.takeover.succession.current.member
+                if member >= 0:
+                    return member
             return prepared.directory.index_of_account(coordinated.coordinator)
 
         def boss() -> frozenset[str]:
@@ -288,27 +312,47 @@ class WorkerPart:
         )
         if prepared.opened.session.data.source == "served":
             self.life.supply = served_data(outside, ears)
+        self.life.election = outside.takeover
         self.stopping = self.life.stopping
+        self.office: CoordinatorPart | None = None  # once it was elected
+        self._become = partial(CoordinatorPart, outside, ears, coordinated)
+        self._last = partial(own_rounds, outside)
+        self._step_down = partial(step_down, outside.journal, prepared.learner, tell=ears.tell)
 
     @property
     def finished(self) -> int:
         """The last round that is over."""
-        return self.life.finished
+        return self.life.finished if self.office is None else self.office.finished
 
     @property
     def ended(self) -> str:
         """Why the coordinator ended the session."""
-        return self.life.ended
+        return self.life.ended if self.office is None else self.office.ended
 
     async def begin(self) -> None:
-        """A worker starts from whatever model the coordinator announces."""
+        """A worker starts from whatever model the coordinator announces; one that was the coordinator steps down."""
+        if self.life.election is not None:
+            await self._step_down(await trio.to_thread.run_sync(self._last))
 
     async def run(self) -> int:
-        """The rounds until the coordinator says the end."""
-        return await self.life.run()
+        """The rounds until the coordinator says the end; if this member is elected, those that it coordinates."""
+        finished = await self.life.run()
+        if not self.life.elected:
+            return finished
+        self.office = self._become()
+        self.office.life.stopping = self.stopping
+        self.office.stopping = self.stopping
+        await self.office.begin()
+        return await self.office.run()
 
     async def linger(self) -> None:
         """The coordinator has what this worker sent: nobody needs it any more."""
+
+
+def own_rounds(outside: Outside) -> int:
+    """The last round that this account recorded; synchronous. Raises LedgerError."""
+    opened = outside.prepared.opened
+    return opened.ledger.head(opened.session_id, str(outside.prepared.account.address)).next_round - 1
 
 
 def served_data(outside: Outside, ears: Ears) -> ServedData:

@@ -17,7 +17,7 @@ from node.daemon.directory import keep_fresh, publish_addresses
 from node.daemon.earlier import EarlierPayloads
 from node.daemon.journal import IN_MEMORY, Journal
 from node.daemon.metrics import node_metrics
-from node.daemon.parts import Ears, Outside, coordinates, describe_part, forget_stop, take_part
+from node.daemon.parts import Ears, Outside, acts_as_coordinator, describe_part, forget_stop, take_part
 from node.daemon.ports import Announced, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared, prepare_node
 from node.daemon.recording import Recorder
@@ -29,8 +29,10 @@ from node.daemon.session_key import obtain_key
 from node.daemon.settings import StartSettings
 from node.daemon.spool import open_spool
 from node.daemon.status import Status, keep_writing
+from node.daemon.succession import LedgerSuccession, Takeover
 from node.daemon.watching import hear_announcements
 from node.daemon.witness import Witness
+from node.errors import NetworkError
 from node.home import lock_home
 from node.messages import ABSENT
 from node.network.metrics_page import metrics_page
@@ -79,7 +81,8 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
             outbox = Outbox(settings.home.outbox, prepared.opened.ledger, prepared.account, terms)
             stack.callback(outbox.close)
             recorder = Recorder(outbox)
-            if coordinates(prepared):
+            succession = await open_succession(settings, prepared)
+            if acts_as_coordinator(prepared, succession):
                 forget_stop(journal)
             network = await stack.enter_async_context(open_peers(settings, prepared, journal))
             fetch = share_blocks(settings, prepared, network)
@@ -94,16 +97,22 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
             opened = snapshots if key is None else SealedSnapshots(snapshots, key)
             wait_s = patience(settings, (*session.peers.bootstrap, *session.peers.trackers))
             resumed = await Resumption(prepared, journal, opened, settings.older_snapshot, wait_s, tell).run()
+            records = LedgerRecords(recorder, session_id, journal.recorded)
+            takeover = None
+            if succession is not None:
+                parts = (succession, prepared.directory, journal, records, recorder, opened, prepared.learner)
+                takeover = Takeover(*parts, tell)
             outside = Outside(
                 settings,
                 prepared,
                 NetworkPeers(network, prepared.identity),
-                LedgerRecords(recorder, session_id, journal.recorded),
+                records,
                 journal,
                 ipfs_port(settings, prepared, opened, replication.tools.room),
                 opened,
                 Board(session_id, prepared.directory, window=session.limits.staleness + 2),
                 resumed,
+                takeover,
             )
             life = Life(outside, network, recorder, replication, tell)
             life.signals = signals
@@ -122,6 +131,19 @@ async def publish(prepared: Prepared, network: Network) -> bool:
     directory, opened = prepared.directory, prepared.opened
     seat = directory.seats[directory.own_index]
     return await publish_addresses(opened.ledger, opened.session_id, prepared.account, seat, network.addresses())
+
+
+async def open_succession(settings: StartSettings, prepared: Prepared) -> LedgerSuccession | None:
+    """Who coordinates by the ledger, in sessions that elect; NetworkError where the ledger does not answer."""
+    coordinated = prepared.opened.session.coordinated
+    if coordinated is None or not coordinated.election_s:
+        return None
+    succession = LedgerSuccession(prepared.opened, coordinated, settings.home.state / "succession.sqlite")
+    if not await succession.refresh():
+        raise NetworkError(
+            "the ledger does not answer, and says who coordinates: start again when it does, or use --rpc"
+        )
+    return succession
 
 
 def ipfs_port(settings: StartSettings, prepared: Prepared, snapshots: Snapshots, room: ReplicaRoom) -> IpfsSnapshots:

@@ -8,6 +8,7 @@ from typing import Protocol
 from node.messages import WEIGHT_SUM, Announcement, Content, Input, Mix, announcement_bytes
 from node.session.notes import Work
 from node.session.ports import Contribution, Directory, Payload, Peers, Progress, Records, Snapshots, Trained
+from node.session.succession import Succession, Term
 
 MODEL_CODEC = "float32"  # the model itself is never rounded: its hash is the hash of what was mixed
 OLDEST_LAG = -127  # what a row can say; −128 means absent
@@ -98,6 +99,28 @@ class Supply(Protocol):
 
     async def obtain(self, said: Content | None, holder: str) -> bool:
         """Whether the data are here now; may take long. False if those that were said are bad, or none were said."""
+
+
+class Election(Protocol):
+    """How a member takes over from a coordinator that is gone; in sessions that allow it."""
+
+    @property
+    def succession(self) -> Succession:
+        """Who coordinates, by the ledger."""
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds of silence, before the first in the ledger's order may take over."""
+
+    def place(self, term: Term) -> int:
+        """How many members come before this one."""
+
+    async def take_over(self, term: Term, model: Payload | None, pending: Mix | None) -> bool | None:
+        """Records the last model again; True if the ledger says that this member coordinates now.
+
+        False if another one came first, None if nothing was recorded, since the model is not to be had. `model` is the
+        last model if the worker has it, `pending` its mix that no record carries yet.
+        """
 
 
 class CoordinatedJournal(Protocol):

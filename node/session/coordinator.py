@@ -4,7 +4,7 @@ Everything that is promised is on disk before it is said, as in gossip; a restar
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import orjson
@@ -49,6 +49,7 @@ class Coordinator:
     goal: Goal = field(default_factory=Goal)
     observe: Observe = lambda _event, _value: None
     watch: Callable[[Standing], None] = lambda _standing: None
+    require_office: Callable[[], Awaitable[None]] | None = None  # NetworkError where another one coordinates by now
     data: str = ""  # the manifest of served data, for the notes
     linger_s: float = 120.0  # to give everybody the last model
     stopping: trio.Event = field(default_factory=trio.Event)
@@ -89,6 +90,7 @@ class Coordinator:
             self.finished, round = round, round + 1
             self.ended = why_end(self.goal, self.aggregator.history())
         if pending is not None:
+            await self._hold_office()
             await self.ports.records.close(round, pending)
             await self.ports.journal.closed()
         self.ended = self.ended or (FINISHED if round > self.plan.rounds else STOPPED)
@@ -98,6 +100,7 @@ class Coordinator:
     async def _round(self, round: int, pending: Mix | None) -> Mix:
         started = trio.current_time()
         before = dict(self.ports.peers.traffic())
+        await self._hold_office()
         model = await self.ports.journal.trained(round, await self.aggregator.model())
         await self.ports.records.commit(round, model.digest, pending)
         committed_at = trio.current_time()
@@ -128,6 +131,12 @@ class Coordinator:
         )
         self.observe("finished", report)
         return mix
+
+    async def _hold_office(self) -> None:
+        """Before every record: two may not coordinate one round."""
+        if self.require_office is not None:
+            self.observe("making sure that nobody took over", self.finished)
+            await self.require_office()
 
     async def _announce(self, round: int, model: Trained) -> Orders:
         """Pushes the model's announcement to everybody; after a restart with the orders that were given before."""

@@ -19,6 +19,7 @@ from node.session.coordinated import (
     MODEL_CODEC,
     CoordinatedPlan,
     CoordinatedPorts,
+    Election,
     Supply,
     Trainee,
     adoption_row,
@@ -29,6 +30,7 @@ from node.session.gossip import RoundReport, traffic_since
 from node.session.notes import Orders, encode, read_orders
 from node.session.ports import Payload, Trained
 from node.session.push import Push
+from node.session.succession import Term
 
 log = logging.getLogger(__name__)
 LOST_S = 10.0  # of silence, before the coordinator is asked whether an announcement got lost
@@ -61,32 +63,78 @@ class Worker:
     chance: random.Random
     observe: Observe = lambda _event, _value: None
     supply: Supply | None = None  # of a session that serves its data
+    election: Election | None = None  # of a session that elects the next coordinator
     stopping: trio.Event = field(default_factory=trio.Event)
     finished: int = 0  # the last round that is over
     ended: str = ""  # why there is no further round
+    elected: bool = False  # this member coordinates from now on
+    _vacancy: Term | None = None  # the coordinator that is gone, when it is this member's turn
     _pending: Mix | None = None
     _sent: _Sent | None = None
     _held: tuple[bytes, Payload] | None = None  # the newest model
     _before: Mapping[str, Traffic] = field(default_factory=dict)
 
     async def run(self) -> int:
-        """Takes part until the coordinator says the end; returns the last finished round."""
+        """Takes part until the coordinator says the end, or is gone and this member takes its place (`elected`).
+
+        Returns the last finished round.
+        """
+        await self._resume()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.push.run)
-            await self._rounds()
+            while not await self._is_over():
+                pass
             nursery.cancel_scope.cancel()
         return self.finished
 
+    async def _is_over(self) -> bool:
+        """After the rounds of one coordinator, or a try to follow it."""
+        async with trio.open_nursery() as nursery:
+            if self.election is not None:
+                nursery.start_soon(self._look_after_the_coordinator, self.election)
+            await self._rounds()
+            nursery.cancel_scope.cancel()
+        if self._vacancy is None or self.election is None or self.stopping.is_set() or self.ended:
+            return True
+        vacancy, self._vacancy = self._vacancy, None
+        self.observe("taking over from the coordinator", vacancy.newest)
+        model = self._held[1] if self._held is not None and self._held[0] == vacancy.digest else None
+        outcome = await self.election.take_over(vacancy, model, self._pending)
+        if outcome is not None:  # our record of the next round is made, whoever coordinates it
+            self._pending, self._sent, self.finished, self.elected = None, None, vacancy.newest, outcome
+            if not outcome:
+                self.finished = vacancy.newest + 1
+        return self.elected
+
+    async def _look_after_the_coordinator(self, election: Election) -> None:
+        """Notes the vacancy when the coordinator was silent, here and on the ledger, until it is this member's turn."""
+        seen = trio.current_time()
+        while True:
+            await trio.sleep(LOOK_S)
+            term, now = election.succession.current, trio.current_time()
+            if self._is_here():
+                seen = now
+            elif now - seen >= election.wait_s:
+                read = await election.succession.refresh()
+                if election.succession.current != term:
+                    seen = trio.current_time()  # a sign of life, or another coordinator
+                elif read and term.can_be_succeeded and now - seen >= election.wait_s * (1 + election.place(term)):
+                    self._vacancy = term
+                    return
+
+    def _leaves(self) -> bool:
+        """Whether what is being done is to be left off."""
+        return self.stopping.is_set() or self._vacancy is not None
+
     async def _rounds(self) -> None:
-        await self._resume()
-        while not self.stopping.is_set():
+        while not self._leaves():
             announcement = await self._next_model()
             if announcement is None:
                 break
             await self._follow(announcement)
             if self.ended:
                 break
-        if self._pending is not None:
+        if self._pending is not None and self._vacancy is None:
             await self.ports.records.close(self._pending.round + 1, self._pending)
             await self.ports.journal.closed()
 
@@ -111,7 +159,8 @@ class Worker:
     def _newest(self) -> Announcement | None:
         coordinator = self.coordinator()
         newest = None if coordinator is None else self.board.newest(coordinator)
-        return newest if newest is not None and newest.codec == MODEL_CODEC else None
+        first = 1 if self.election is None else self.election.succession.current.first
+        return newest if newest is not None and newest.codec == MODEL_CODEC and newest.round >= first else None
 
     async def _next_model(self) -> Announcement | None:
         """The newest model after the one that was trained from; None when we are to stop.
@@ -120,16 +169,19 @@ class Worker:
         """
         self.observe("waiting for the next model", self._last_round())
         silent = alone = trio.current_time()
-        while not self.stopping.is_set():
+        patience_s = self.patience_s
+        if self.election is not None:
+            patience_s += self.election.wait_s * (1 + self.ports.directory.count())
+        while not self._leaves():
             newest = self._newest()
             if newest is not None and newest.round > self._last_round():
                 return newest
             now = trio.current_time()
             if self._is_here():
                 alone = now
-            elif now - alone > self.patience_s:
+            elif now - alone > patience_s:
                 raise NetworkError(
-                    f"no coordinator for {self.patience_s:g} s: it has to be running and reachable (--peers); "
+                    f"no coordinator for {patience_s:g} s: it has to be running and reachable (--peers); "
                     "start this node again then, it goes on where it was"
                 )
             if now - silent > LOST_S:
@@ -192,7 +244,8 @@ class Worker:
         return supplied
 
     async def _until_stopped(self, then: Callable[[], object]) -> None:
-        await self.stopping.wait()
+        while not self._leaves():
+            await trio.sleep(LOOK_S)
         then()
 
     async def _download(self, announcement: Announcement) -> Payload | None:
@@ -220,7 +273,7 @@ class Worker:
 
     async def _until_superseded(self, round: int, then: Callable[[], object]) -> None:
         """Calls `then` once there is a newer model, or we are to stop."""
-        while not self.stopping.is_set() and not self._is_superseded(round):
+        while not self._leaves() and not self._is_superseded(round):
             with trio.move_on_after(LOOK_S):
                 await self.board.wait_for_change()
         then()
@@ -282,7 +335,7 @@ class Worker:
             return
         trained_at = trio.current_time()
         late = self._is_superseded(round)
-        if self.stopping.is_set() or (late and not self.plan.staleness):
+        if self._leaves() or (late and not self.plan.staleness):
             discard(done.trained.payload)
             return
         trained = await self.ports.journal.trained(round, done.trained)

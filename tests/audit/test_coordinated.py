@@ -14,6 +14,7 @@ from node.learning.aggregation import When, settle
 from node.learning.mixing import quantise
 from node.learning.parameters import ParameterSpec
 from node.messages import ABSENT, Input, Mix
+from node.session.succession import Term
 
 SPEC = ParameterSpec(("w",), ((30,),))
 WORKERS, ROUNDS = 3, 4
@@ -33,21 +34,24 @@ class Session:
     vectors: dict[tuple[int, int], torch.Tensor]
     moments: dict[int, bytes]
     initial: bytes
+    terms: tuple[Term, ...] = ()
 
     def recorded(self, member, round):
         return self.hashes.get((member, round))
 
-    def mixed(self, round):
-        return next((step.mix.mixed_hash for step in self.steps if (step.member, step.round) == (0, round)), None)
-
     def faults(self, quorum=2, staleness=2, maximum=65_535):
         coordination = Coordination(coordinator="0x" + "ab" * 20, aggregation=self.rule, maximum=maximum)
-        rules = CoordinatedRules(0, quorum, staleness, self.initial, coordination, ROUNDS)
-        check = CoordinatedCheck(rules, self.recorded, self.mixed, lambda before: before < ROUNDS)
+        rules = CoordinatedRules((Term(0), *self.terms), quorum, staleness, self.initial, coordination, ROUNDS)
+
+        def mixed(round):
+            key = (rules.coordinator(round), round)
+            return next((step.mix.mixed_hash for step in self.steps if (step.member, step.round) == key), None)
+
+        check = CoordinatedCheck(rules, self.recorded, mixed, lambda before: before < ROUNDS)
         found, replayed = [], 0
         for step in self.steps:
             fault = check.check_row(step)
-            if fault is None and step.member == 0:
+            if fault is None and rules.is_coordinators(step):
                 updates = {key: Update(sha(self.vectors[key]), self.vectors[key]) for key in check.needed(step)}
                 outcome = check.replay(step, SPEC, updates, StepFiles(self.moments.get(step.round)))
                 fault = outcome if isinstance(outcome, Fault) else None
@@ -197,7 +201,7 @@ def test_a_step_of_torchs_optimizer_is_compared_to_float_tolerance():
     keys = [(0, ROUNDS), *((member, ROUNDS) for member in (1, 2, 3))]
     updates = {key: Update(sha(session.vectors[key]), session.vectors[key]) for key in keys}
     coordination = Coordination(coordinator="0x" + "ab" * 20, aggregation=session.rule)
-    rules = CoordinatedRules(0, 2, 2, session.initial, coordination, ROUNDS)
+    rules = CoordinatedRules((Term(0),), 2, 2, session.initial, coordination, ROUNDS)
     moments = aggregation.decode_moments(session.moments[ROUNDS], 30)
     row = quantise([3.0, 2.0, 1.0])
     inputs = [session.vectors[key] for key in keys[1:]]
@@ -206,7 +210,7 @@ def test_a_step_of_torchs_optimizer_is_compared_to_float_tolerance():
         mixed = exact * factor
         said = replace(step, mix=replace(step.mix, mixed_hash=sha(mixed)))
         files = StepFiles(session.moments[ROUNDS], parameters.encode(SPEC, mixed))
-        check = CoordinatedCheck(rules, session.recorded, session.mixed)
+        check = CoordinatedCheck(rules, session.recorded, lambda _round: None)
         assert (check.replay(said, SPEC, updates, files) is True) is right
 
 
@@ -228,3 +232,58 @@ def test_a_worker_that_claims_a_model_of_no_round_is_found():
     session = honest()
     session.change(1, 3, inputs=(Input(0, 65535, -90), Input(1, 0, 0)), mixed_hash=bytes(32))
     assert session.faults()[0] == [(1, 3, "input")]
+
+
+def handed_over(at=3):
+    """A session whose coordinator, member 0, is gone after its record of round `at` − 1; member 1 goes on."""
+    session, old = honest(), at - 1
+    model = session.vectors[0, old]
+    kept = [s for s in session.steps if s.round < old or (s.member not in (0, 1) and s.round == old)]
+    session.terms = (Term(1, at),)
+    del session.hashes[1, old]
+    for round in range(at, ROUNDS + 1):
+        for key in ((0, round), (1, round)):
+            session.hashes.pop(key, None)
+        session.vectors[1, round], session.hashes[1, round] = model, sha(model)
+        row, used = quantise([0.0, 0.0, 2.0, 1.0]), [session.vectors[member, round] for member in (2, 3)]
+        settled = settle(session.rule, model, used, row[2:], None, When(round, ROUNDS))
+        lags = (ABSENT, 0, 0, 0)
+        entries = tuple(Input(m, int(w), lag) for m, (w, lag) in enumerate(zip(row, lags, strict=True)))
+        kept.append(Step(1, sha(model), Mix(round, WORKERS + 1, entries, sha(settled.flat), None)))
+        for member in (2, 3):
+            adopted = (Input(1, 65535, -1), Input(member, 0, 0))
+            kept.append(Step(member, session.hashes[member, round], Mix(round, 4, adopted, sha(settled.flat), None)))
+        model = settled.flat
+    start = session.hashes[1, at]
+    session.steps = [
+        replace(s, mix=replace(s.mix, inputs=(Input(1, 65535, -1), Input(s.member, 0, 0)), mixed_hash=start))
+        if s.member in (2, 3) and s.round == old
+        else s
+        for s in kept
+    ]
+    return session
+
+
+def test_a_change_of_coordinator_is_clean():
+    session = handed_over()
+    assert session.faults() == ([], ROUNDS - 1)
+
+
+def test_a_new_coordinator_that_does_not_go_on_from_the_last_model_is_found():
+    session = handed_over()
+    session.change(1, 3, update_hash=bytes(32))
+    assert (1, 3, "model") in session.faults()[0]
+
+
+def test_two_coordinators_of_one_round_are_a_fork():
+    session = handed_over()
+    entries = tuple(Input(member, 0 if member < 3 else 65535, 0) for member in range(4))
+    session.hashes[0, 3] = bytes(32)
+    session.steps.append(Step(0, bytes(32), Mix(3, 4, entries, bytes(32), None)))
+    assert session.faults()[0] == [(0, 3, "fork")]
+
+
+def test_a_worker_that_adopts_from_the_old_coordinator_is_found():
+    session = handed_over()
+    session.change(2, 3, inputs=(Input(0, 65535, -1), Input(2, 0, 0)))
+    assert session.faults()[0] == [(2, 3, "row")]

@@ -52,6 +52,7 @@ class FakeAggregator:
     counted: list[dict[int, int]] = field(default_factory=list)  # examples by worker, for each round
     accuracies: Sequence[float] = ()
     poison: set[bytes] = field(default_factory=set)
+    own: int = 0  # index of the coordinator
 
     async def model(self) -> Trained:
         return Trained(self.content, sha256(self.content))
@@ -70,7 +71,7 @@ class FakeAggregator:
         self.content = sha256(self.content + b"".join(bytes(one.contribution.payload) for one in updates))
         accuracy = self.accuracies[len(self.seen)] if len(self.seen) < len(self.accuracies) else 0.5
         self.seen.append({"validation_accuracy": accuracy})
-        own = Input(0, 0, 0)
+        own = Input(self.own, 0, 0)
         return Aggregated((own, *entries), self.content, sha256(self.content), self.seen[-1], {"moments": b"m"})
 
     def used(self) -> Mapping[int, int]:
@@ -147,9 +148,11 @@ class Session:
         board = Board(self.plan.session_id, directory, window=self.plan.staleness + 2)
         return CoordinatedPorts(peers, directory, disk, disk, snapshots), board, snapshots
 
-    def coordinator(self, disk: CoordinatedDisk | None = None, aggregator: FakeAggregator | None = None) -> Node:
+    def coordinator(
+        self, disk: CoordinatedDisk | None = None, aggregator: FakeAggregator | None = None, index: int = 0
+    ) -> Node:
         disk = disk or CoordinatedDisk()
-        ports, board, snapshots = self.ports(0, disk)
+        ports, board, snapshots = self.ports(index, disk)
         aggregator = aggregator or FakeAggregator()
         deadline = AdaptiveDeadline(self.bound_s, 4.0, 0.5)
         collector = Collector(
@@ -170,9 +173,9 @@ class Session:
             if isinstance(value, RoundReport):
                 reports.append(value)
 
-        push = Push(ports.peers, lambda: frozenset(self.names[1:]), random.Random(2))
+        push = Push(ports.peers, lambda: frozenset(self.names) - {self.names[index]}, random.Random(2))
         life = Coordinator(self.plan, ports, aggregator, collector, push, self.goal, observe, standings.append)
-        return self._seat(0, Node(life, board, disk, snapshots, reports, self._leaver(0), standings))
+        return self._seat(index, Node(life, board, disk, snapshots, reports, self._leaver(index), standings))
 
     def worker(self, index: int, disk: CoordinatedDisk | None = None, step_s: float = 0.05) -> Node:
         disk = disk or CoordinatedDisk()
