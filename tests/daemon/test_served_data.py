@@ -8,6 +8,7 @@ import torch
 import trio
 
 from node.config import Shares
+from node.daemon import served_data
 from node.daemon.handing_out import hand_out, read_manifest
 from node.daemon.served_data import ServedData
 from node.errors import ConfigError, DataError, HomeError, PeerError, TaskError
@@ -25,7 +26,7 @@ class Wire:
     """Gives files of a shelf; an attempt ends after so many bytes."""
 
     def __init__(self, shelf, pieces=None):
-        self.shelf, self.pieces, self.sent = shelf, pieces, []
+        self.shelf, self.pieces, self.sent, self.after_two = shelf, pieces, [], lambda: None
 
     async def fetch(self, wanted: Content, holder, seconds, path):
         await trio.lowlevel.checkpoint()
@@ -34,6 +35,8 @@ class Wire:
         more = content[len(there) :][: self.pieces]
         self.sent.append(len(more))
         path.write_bytes(there + more)
+        if len(self.sent) == 2:
+            self.after_two()
         if len(there + more) < len(content):
             raise PeerError("cut off")
 
@@ -68,12 +71,14 @@ async def test_who_joins_beyond_the_splits_gets_one_too(tmp_path):
     assert torch.equal(late.learner.data.train.inputs, first.learner.data.train.inputs)
 
 
-async def test_what_was_cut_off_goes_on_at_the_next_byte_also_after_a_restart(tmp_path, autojump_clock):
+async def test_what_was_cut_off_goes_on_at_the_next_byte_also_after_a_restart(tmp_path, monkeypatch):
+    monkeypatch.setattr(served_data, "PAUSE_S", 0.001)
     shelf = shelf_in(tmp_path / "boss")
     wire = Wire(shelf, pieces=100)
-    with trio.move_on_after(2.5):
+    with trio.CancelScope() as killed:
+        wire.after_two = killed.cancel
         await taker(0, wire, tmp_path / "w").obtain(shelf.manifest(), "boss")
-    assert len(wire.sent) >= 2
+    assert len(wire.sent) == 2
     again = taker(0, wire, tmp_path / "w")
     assert await again.obtain(shelf.manifest(), "boss")
     split = read_manifest(shelf.open(shelf.manifest().digest).read_bytes()).splits[0]
