@@ -186,6 +186,13 @@ class Journal:
             return None
         return path if path.stat().st_size > IN_MEMORY else path.read_bytes(), row[0]
 
+    def last_round(self) -> int:
+        """The newest round of which this journal knows anything, whole or not; 0 if of none."""
+        with self._lock:
+            newest = self._db.execute("select max(round) from updates").fetchone()[0]
+        checkpoint = self.checkpoint()
+        return max(newest or 0, 0 if checkpoint is None else checkpoint.round)
+
     def newest_update(self, before: int = 2**62) -> tuple[int, Payload, bytes] | None:
         """(round, payload, SHA-256) of the newest update of a round `before` that is whole; None if there is none."""
         query = "select round from updates where round < ? order by round desc"

@@ -17,7 +17,7 @@ from node.daemon.averaging import AveragingLearner
 from node.daemon.journal import Journal
 from node.daemon.prepare import Prepared, initial_parameters
 from node.daemon.settings import StartSettings
-from node.errors import ContentMissing, StorageError, UpdateError
+from node.errors import ContentMissing, HomeError, StorageError, UpdateError
 from node.learning import parameters
 from node.learning.aggregation import has_moments
 from node.messages import ABSENT, Mix
@@ -122,10 +122,12 @@ class Resumption:
     async def run(self) -> bool:
         """Writes the journal that this home would have, if its account has records and the home has no journal.
 
-        Whether it did. Raises StorageError if what is needed is not to be had, LedgerError.
+        Whether it did. Raises StorageError if what is needed is not to be had, HomeError for a journal that is an
+        older copy, LedgerError.
         """
         prepared = self.prepared
         if self.journal.checkpoint() is not None or self.journal.newest_update() is not None:
+            await self._require_newest()
             return False
         account, member = str(prepared.account.address), prepared.directory.own_index
         past = await trio.to_thread.run_sync(read_past, prepared.opened, account, member)
@@ -140,6 +142,19 @@ class Resumption:
         else:  # a worker takes over whatever model comes next
             await keep_checkpoint(self.journal, past.next_round - 1, prepared.learner.checkpoint())
         return True
+
+    async def _require_newest(self) -> None:
+        """A restored backup has forgotten rounds that were announced: to go on from it would contradict them."""
+        opened, account = self.prepared.opened, str(self.prepared.account.address)
+        head = await trio.to_thread.run_sync(opened.ledger.head, opened.session_id, account)
+        recorded, known = head.next_round - 1, self.journal.last_round()
+        if recorded > known:
+            state = self.journal.directory
+            raise HomeError(
+                f"{state} ends with round {known}, but {account} has recorded {recorded}: it is an older copy, and going "
+                f"on from it would contradict what was announced; move {state.name}/ and outbox.sqlite* out of the home "
+                "and start again: it goes on from the ledger and a snapshot"
+            )
 
     async def _as_equal(self, past: Past) -> None:
         found = await self._find(past.snapshots)

@@ -113,6 +113,37 @@ def test_an_empty_home_goes_on_from_a_folder_with_the_snapshot_and_no_other_memb
 
 
 @pytest.mark.slow
+def test_an_older_copy_of_the_state_is_refused_and_without_it_the_node_goes_on(chain, tmp_path):
+    alice, session = make_home(tmp_path / "alice"), tmp_path / "session.toml"
+    opened = make_session(alice, chain, session, rounds=ROUNDS, quorum=1, members=1, snapshot_every=1)
+    code, _, _ = goes_on_alone(alice, session)
+    assert code == 0
+    for name in ("state", "outbox.sqlite"):
+        copy = shutil.copytree if name == "state" else shutil.copy
+        copy(alice.path / name, tmp_path / name)
+    at = finished(read_status(alice))
+    goes_on_alone(alice, session, at + 3)
+    before = recorded(opened, 0)
+    for name in ("state", "outbox.sqlite"):
+        lost = alice.path / name
+        shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+        shutil.move(tmp_path / name, lost)
+    node = NodeProcess(alice, session, "--no-mdns")
+    with running([node]):
+        code, refused = node.end()
+    assert code == 2
+    assert f"ends with round {at}, but" in refused["error"]
+    assert "it is an older copy" in refused["error"]
+    shutil.rmtree(alice.state)
+    for path in alice.path.glob("outbox.sqlite*"):
+        path.unlink()
+    code, _, _ = goes_on_alone(alice, session, finished(read_status(alice)) + 2)
+    assert code == 0
+    assert recorded(opened, 0)["update_hash"].tolist()[: len(before)] == before["update_hash"].tolist()
+    assert answer("audit", "--session", session)["clean"] is True
+
+
+@pytest.mark.slow
 def test_rounds_without_a_snapshot_are_lost_named_and_never_recorded_twice(chain, tmp_path):
     homes, opened, session = killed_after(chain, tmp_path, 7, snapshot_every=5)
     bob = homes[1]
