@@ -151,9 +151,9 @@ class Resumption:
         if recorded > known:
             state = self.journal.directory
             raise HomeError(
-                f"{state} ends with round {known}, but {account} has recorded {recorded}: it is an older copy, and going "
-                f"on from it would contradict what was announced; move {state.name}/ and outbox.sqlite* out of the home "
-                "and start again: it goes on from the ledger and a snapshot"
+                f"{state} ends with round {known}, but {account} has recorded {recorded}: it is an older copy, and "
+                "going on from it would contradict what was announced; move "
+                f"{state.name}/ and outbox.sqlite* out of the home and start again: it goes on from the ledger"
             )
 
     async def _as_equal(self, past: Past) -> None:
