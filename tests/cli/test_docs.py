@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from node.cli.app import COMMANDS, SUMMARIES, cli
+from node.home import read_status
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -47,10 +48,11 @@ def test_every_command_has_a_summary():
     assert set(SUMMARIES) == set(COMMANDS)
 
 
-def test_every_flag_in_the_readme_exists():
+@pytest.mark.parametrize("name", ["README.md", "docs/operations.md"])
+def test_every_flag_in_the_documents_exists(name):
     known = {flag for command in ALL.values() for parameter in command.params for flag in parameter.opts}
     known |= {flag for parameter in cli.params for flag in parameter.opts} | {"--help"}
-    for line in re.findall(r"fl-node .*", README):
+    for line in re.findall(r"fl-node .*", (ROOT / name).read_text()):
         for flag in re.findall(r"--[a-z-]+", line):
             assert flag in known, f"{flag} in {line!r}"
 
@@ -58,3 +60,24 @@ def test_every_flag_in_the_readme_exists():
 def test_the_example_task_in_the_docs_is_the_one_that_the_tests_run():
     example = (ROOT / "tests" / "learning" / "example_task.py").read_text().strip()
     assert example in (ROOT / "docs" / "tasks.md").read_text()
+
+
+@pytest.mark.real
+def test_every_field_of_a_nodes_status_is_explained(finished_run):
+    explained = (ROOT / "docs" / "operations.md").read_text()
+
+    def names(value):
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                if not name.startswith("12D3KooW"):
+                    yield name
+                yield from names(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from names(inner)
+
+    status = read_status(finished_run.homes[0])
+    for name in set(names({key: value for key, value in status.items() if key not in ("finished_rounds", "refused")})):
+        assert f"`{name}`" in explained, name
+    for name in {"finished_rounds", "refused", *status["finished_rounds"][-1]}:
+        assert f"`{name}`" in explained, name
