@@ -180,5 +180,7 @@ async def step_down(journal: Journal, learner: TorchLearner, last: int, tell: Ca
         try:
             await learner.run(learner.restore, checkpoint.path)
         except HomeError:
+            newest = journal.newest_update()  # a model whose record may be on its way: that round is used up
+            last = max(last, 0 if newest is None else newest[0])
             await keep_checkpoint(journal, last, learner.checkpoint())
             tell("this member was the coordinator, and is a worker now: another one took over")
