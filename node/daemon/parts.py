@@ -17,7 +17,7 @@ from node.daemon.prepare import Prepared, initial_parameters, try_one_step
 from node.daemon.served_data import ServedData
 from node.daemon.settings import StartSettings
 from node.daemon.succession import LedgerSuccession, Takeover, step_down
-from node.errors import NetworkError
+from node.errors import NetworkError, PeerError
 from node.session.balance import Balance
 from node.session.board import Board
 from node.session.collect import Collector, Standing
@@ -122,7 +122,11 @@ def describe_part(prepared: Prepared) -> str:
 def forget_stop(journal: Journal) -> None:
     """A coordinator that was stopped and starts again takes back that the session is over, before anybody asks."""
     for said in journal.announcements(0):
-        if said.note and read_orders(said.note).end == STOPPED:
+        try:
+            stopped = bool(said.note) and read_orders(said.note).end == STOPPED
+        except PeerError:  # a worker's note, of the time before it was elected
+            continue
+        if stopped:
             journal.forget_announcement(said.round)
 
 
