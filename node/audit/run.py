@@ -154,12 +154,15 @@ class _Audit:
             self.report.miss(Gap(member, round, round))
 
     def _note_silence(self, last: Mapping[int, int], settings: AuditSettings) -> None:
-        """Members whose records end before others' do, or who have none: a gap, of which nobody is accused."""
+        """Members whose records end long before others' do, or who have none: a gap, of which nobody is accused.
+
+        Who is no more rounds behind than an update may be old is not silent: nodes do not stop in the same round.
+        """
         end = max((round for round in last.values() if round <= self.opened.session.rounds), default=0)
         for member in range(self.report.members):
             self.report.of(member)
             first = last.get(member, settings.first - 1) + 1
-            if first <= end:
+            if end - first + 1 > (self.opened.session.limits.staleness if member in last else 0):
                 self.report.miss(Gap(member, first, end))
 
     async def _check(self, recorded: LedgerStep, before: int | None) -> Fault | None:

@@ -316,3 +316,12 @@ def test_a_record_of_a_round_that_the_session_does_not_have_is_found(forge, roun
     assert located(report) == (1, round, "record")
     assert "of the session" in report.faults[0].expected
     assert report.steps_replayed == report.steps_total == 12
+
+
+def test_a_member_that_stops_long_before_the_others_leaves_a_gap(forge):
+    def act(draft):
+        draft.skipped = draft.round > 2
+
+    report = forge(rounds=6, change=lambda draft: act(draft) if draft.member == 1 else None).audit()
+    assert Gap(1, 3, 6) in report.gaps
+    assert not [gap for gap in report.gaps if gap.member != 1]
