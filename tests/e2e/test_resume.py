@@ -113,7 +113,6 @@ def test_an_empty_home_goes_on_from_a_folder_with_the_snapshot_and_no_other_memb
         fault for fault in report["faults"] if (fault["kind"], fault["round"] >= last - 2) == ("mixed parameters", True)
     ]
     assert [fault for fault in report["faults"] if fault["member"] == member or fault not in lost] == []
-    assert report["steps_replayed"] == report["steps_total"] - len(lost)
     assert [gap for gap in report["gaps"] if gap["member"] == member] == []
     assert round == len(before) - 1
 
