@@ -25,7 +25,8 @@ from node.config import (
     parse_session,
 )
 from node.errors import ConfigError, SessionFileError
-from node.home import Home, write_atomically
+from node.files import write_atomically
+from node.home import Home
 from node.learning import parameters
 from node.learning.aggregation import OPTIMIZERS
 from node.learning.codecs import codec

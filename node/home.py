@@ -3,15 +3,14 @@
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from node.errors import HomeError
-
-Piece = bytes | memoryview
+from node.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,44 +169,6 @@ def keep_session_file(home: Home, content: bytes) -> None:
     """Keeps the session file of a home that is bound to its session, for commands that name only the home."""
     if not home.session_file.is_file() or home.session_file.read_bytes() != content:
         write_atomically(home.session_file, content)
-
-
-def write_atomically(path: Path, content: bytes | Iterable[Piece], mode: int = 0o600, durable: bool = True) -> None:
-    """The whole content or the old one, whatever happens; if `durable`, on disk when it returns.
-
-    Raises HomeError if the disk does not take it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            for piece in (content,) if isinstance(content, bytes) else content:
-                file.write(piece)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-        if durable:
-            _sync_directory(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise HomeError(f"{path} cannot be written ({error.strerror}): mend that, then start again") from error
-
-
-def move_durably(source: Path, path: Path) -> None:
-    """A file of the same disk takes its name, and is on disk when this returns."""
-    with source.open("rb") as file:
-        os.fsync(file.fileno())
-    source.replace(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def read_status(home: Home) -> dict[str, Any]:

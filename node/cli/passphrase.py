@@ -9,7 +9,8 @@ import click
 
 from node.cli.result import note
 from node.errors import ConfigError
-from node.home import Home, write_atomically
+from node.files import write_atomically
+from node.home import Home
 
 ENVIRONMENT = "FL_NODE_PASSPHRASE"
 LIMIT = 4096

@@ -26,7 +26,8 @@ from node.config import parse_session
 from node.daemon.run import run_node
 from node.daemon.settings import StartSettings
 from node.errors import ConfigError
-from node.home import Home, open_home, write_atomically
+from node.files import write_atomically
+from node.home import Home, open_home
 from node.network.addresses import parse_address, parse_peer_address
 from node.sources import Ways, is_remote, read_source
 from node.storage import parse_retention

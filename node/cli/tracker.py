@@ -15,7 +15,8 @@ import trio
 from node.cli.options import home_option, metrics_options, split
 from node.cli.result import Result, answers, note
 from node.errors import ConfigError, HomeError
-from node.home import Home, lock_home, write_atomically
+from node.files import write_atomically
+from node.home import Home, lock_home
 from node.network.addresses import parse_address
 from node.network.identity import Identity, create_identity, load_identity
 from node.network.metrics_page import metrics_page

@@ -20,7 +20,7 @@ from node.daemon.learner import TorchLearner
 from node.daemon.private import PrivateTraining
 from node.daemon.spool import load_tensors, tensor_pieces
 from node.errors import HomeError, NodeError
-from node.home import Piece
+from node.files import Piece
 from node.learning import aggregation, parameters, trainer
 from node.learning.aggregation import Moments
 from node.learning.codecs import FLOAT32

@@ -10,7 +10,7 @@ import trio
 from eth_account.signers.local import LocalAccount
 
 from ledger import Ledger, LedgerError, MemberEntry
-from node.home import write_atomically
+from node.files import write_atomically
 from node.network.addresses import parse_peer_address
 from node.network.identity import peer_id_of
 

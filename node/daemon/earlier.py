@@ -7,7 +7,6 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 
@@ -15,7 +14,7 @@ from node.daemon.journal import Journal
 from node.errors import UpdateError
 from node.learning.codecs import Codec, ReferenceMissing, chain
 from node.learning.parameters import ParameterSpec
-from node.session.ports import Payload
+from node.session.ports import Payload, payload_bytes
 
 
 @dataclass
@@ -72,7 +71,7 @@ class EarlierPayloads:
         await trio.to_thread.run_sync(self._save, member, payload)
 
     def _save(self, member: int, payload: Payload) -> None:
-        content = _bytes_of(payload)
+        content = payload_bytes(payload)
         digest = hashlib.sha256(content).digest()
         self._pending.setdefault(member, []).append(digest)
         (self.directory / digest.hex()).write_bytes(content)
@@ -86,7 +85,7 @@ class EarlierPayloads:
         before = {*self._pending.pop(member, []), *(self._needed.get(member, ()) if payload is not None else ())}
         if payload is not None:
             needed = self._chain(payload)
-            content = _bytes_of(payload)
+            content = payload_bytes(payload)
             digest = hashlib.sha256(content).digest()
             (self.directory / digest.hex()).write_bytes(content)
             self._needed[member] = (digest, *needed)
@@ -106,9 +105,5 @@ class EarlierPayloads:
         return [content for content in found if content is not None]
 
     def _chain(self, payload: Payload) -> tuple[bytes, ...]:
-        references = chain(self.codec, self.spec, _bytes_of(payload), self.resolve)
+        references = chain(self.codec, self.spec, payload_bytes(payload), self.resolve)
         return tuple(reference.digest for reference in references)
-
-
-def _bytes_of(payload: Payload) -> bytes:
-    return payload.read_bytes() if isinstance(payload, Path) else payload

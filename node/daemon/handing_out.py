@@ -15,9 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from node.config import Shares
 from node.daemon.spool import tensor_pieces
 from node.errors import ConfigError, DataError, HomeError
-from node.home import write_atomically
+from node.files import write_atomically
 from node.learning.served import cut, tensors_of
 from node.learning.task import Examples
+from node.learning.vectors import sha256_of
 from node.messages import Content
 
 log = logging.getLogger(__name__)
@@ -89,16 +90,14 @@ def hand_out(directory: Path, whole: Examples, shares: Shares, seed: int) -> She
 
 def _keep(shelf: Shelf, examples: Examples, limit: int) -> Split:
     pieces = tensor_pieces(tensors_of(examples))
-    size, digest = sum(map(len, pieces)), hashlib.sha256()
+    size, digest = sum(map(len, pieces)), sha256_of(pieces)
     if size > limit:
         raise ConfigError(
             f"a split of {len(examples)} examples takes {size:,} bytes, over the session's {limit:,}: create it with "
             "more --members or a larger --split-bytes"
         )
-    for piece in pieces:
-        digest.update(piece)
-    write_atomically(shelf.directory / digest.hexdigest(), pieces)
-    return Split(sha256=digest.hexdigest(), bytes=size, examples=len(examples))
+    write_atomically(shelf.directory / digest.hex(), pieces)
+    return Split(sha256=digest.hex(), bytes=size, examples=len(examples))
 
 
 def _require_files(shelf: Shelf, manifest: Manifest) -> None:

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from node.errors import HomeError
-from node.home import Piece, move_durably, write_atomically
+from node.files import Piece, move_durably, sha256_of_file, write_atomically
+from node.learning.vectors import sha256_of
 from node.messages import Announcement, Input, Mix
 from node.session.ports import Payload
 
@@ -109,7 +110,7 @@ class Journal:
         path = self._directory / name
         if not path.is_file():
             raise HomeError(f"the checkpoint {path} is missing: {CURE}")
-        if _sha256_of(path) != digest:
+        if sha256_of_file(path) != digest:
             raise HomeError(f"the checkpoint {path} is corrupt: {CURE}")
         if mix_digest is not None and hashlib.sha256(mix.encode()).digest() != mix_digest:
             raise HomeError(f"the mix of round {round} in {self._directory}/journal.sqlite is corrupt: {CURE}")
@@ -125,11 +126,8 @@ class Journal:
         name = f"checkpoint-{mix.round}.safetensors"
         pieces = [state] if isinstance(state, bytes) else state
         write_atomically(self._directory / name, pieces)
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece)
         text = json.dumps(asdict(mix), default=bytes.hex)
-        row = (mix.round, name, digest.digest(), text, closed, hashlib.sha256(text.encode()).digest())
+        row = (mix.round, name, sha256_of(pieces), text, closed, hashlib.sha256(text.encode()).digest())
         query = "insert or replace into checkpoint (only, round, file, sha256, mix, closed, mix_sha256)"
         with self._transaction() as db:
             db.execute(f"{query} values (1, ?, ?, ?, ?, ?, ?)", row)
@@ -181,7 +179,7 @@ class Journal:
         if row is None:
             return None
         path = self.payload_path(row[0])
-        if not path.is_file() or _sha256_of(path) != row[0]:
+        if not path.is_file() or sha256_of_file(path) != row[0]:
             log.warning("the update of round %d on disk is damaged: it is trained again", round)
             return None
         return path if path.stat().st_size > IN_MEMORY else path.read_bytes(), row[0]
@@ -229,11 +227,6 @@ class Journal:
         with self._lock:
             rows = self._db.execute(query + " order by round", (since,)).fetchall()
         return [Announcement(int.from_bytes(row[0], "big"), *row[1:]) for row in rows]
-
-
-def _sha256_of(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def mix_of(fields: dict[str, object]) -> Mix:

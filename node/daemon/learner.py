@@ -21,7 +21,7 @@ from node.daemon.misbehavior import Misbehavior, without_own
 from node.daemon.private import PrivateTraining
 from node.daemon.spool import Spool, load_tensors, tensor_pieces
 from node.errors import HomeError, NodeError, UpdateError
-from node.home import Piece
+from node.files import Piece
 from node.learning import parameters, trainer, trust
 from node.learning.codecs import FLOAT32, Codec, Past, nothing_held
 from node.learning.mixing import mix, quantise
@@ -29,7 +29,7 @@ from node.learning.task import Learner, LocalSplit
 from node.learning.vectors import FileVector, is_finite, payload_pieces
 from node.learning.weigher import Judge, learn_row
 from node.messages import Input
-from node.session.ports import Contribution, Mixed, Payload, Trained
+from node.session.ports import Contribution, Mixed, Payload, Trained, payload_bytes
 
 log = logging.getLogger(__name__)
 
@@ -170,9 +170,8 @@ class TorchLearner:
 
     def decode(self, payload: Payload) -> Tensor:
         """The vector (size,) of an update. UpdateError if it is not one."""
-        content = payload.read_bytes() if isinstance(payload, Path) else payload
         resolve = nothing_held if self.earlier is None else self.earlier.resolve
-        return self.codec.decode(self.learner.spec, content, resolve)
+        return self.codec.decode(self.learner.spec, payload_bytes(payload), resolve)
 
     def _mix(self, round: int, own: bytes, others: Sequence[Contribution]) -> Mixed:
         rounds = {other.member: other.round for other in others} | {self.seat.member: round}

@@ -13,11 +13,11 @@ from node.daemon.handing_out import Shelf
 from node.daemon.journal import Journal
 from node.daemon.recording import Recorder
 from node.errors import PeerError, StorageError
-from node.home import Piece
+from node.files import Piece
 from node.messages import Announcement, Content, Mix, Traffic
 from node.network.identity import Identity
 from node.network.service import Network
-from node.session.ports import Payload, Progress, Trained
+from node.session.ports import Payload, Progress, Trained, payload_size
 from node.storage import Label, Retention, Snapshots, digest_of, retain
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class IpfsSnapshots:
 
     async def add(self, round: int, files: Mapping[str, Payload]) -> str | None:
         """The CID of the pinned directory; None, and a warning, where IPFS did not take it in time."""
-        size = sum(each.stat().st_size if isinstance(each, Path) else len(each) for each in files.values())
+        size = sum(map(payload_size, files.values()))
         seconds = SNAPSHOT_S + size / SNAPSHOT_RATE
         try:
             with trio.fail_after(seconds):

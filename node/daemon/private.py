@@ -14,7 +14,8 @@ import torch
 from node.config import Privacy
 from node.daemon.spending import Spending
 from node.errors import ConfigError, HomeError, TaskError
-from node.home import Home, write_atomically
+from node.files import write_atomically
+from node.home import Home
 from node.learning.accounting import Budget, Release, calibrate, spent
 from node.learning.privacy import Mechanism, PrivatePlan, private_train
 from node.learning.secret_noise import SECRET_BYTES, SecretNoise, round_noise

@@ -4,7 +4,6 @@ What arrived stays: an interrupted transfer goes on at the next byte, also after
 not asked for again. Knows no protocol: fetching is a function.
 """
 
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from node.config import Shares
 from node.daemon.handing_out import MANIFEST_LIMIT, read_manifest
 from node.daemon.learner import TorchLearner
 from node.errors import DataError, PeerError, TaskError
+from node.files import sha256_of_file
 from node.learning.served import read_split
 from node.learning.task import LocalSplit
 from node.messages import Content
@@ -90,7 +90,4 @@ class ServedData:
 
 def is_whole(path: Path, wanted: Content) -> bool:
     """Whether a file is what its hash says."""
-    if not path.is_file() or path.stat().st_size != wanted.size:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest() == wanted.digest
+    return path.is_file() and path.stat().st_size == wanted.size and sha256_of_file(path) == wanted.digest

@@ -8,7 +8,7 @@ import trio
 from node.daemon.prepare import Prepared
 from node.daemon.settings import StartSettings
 from node.errors import PeerError, StorageError
-from node.home import write_atomically
+from node.files import write_atomically
 from node.network.identity import Identity, public_key_of
 from node.network.service import Network
 from node.storage import format_key, grant_key, key_hash, open_grant, read_key

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from node.errors import ConfigError, HomeError
-from node.home import write_atomically
+from node.files import write_atomically
 from node.learning.accounting import Budget, History, Release, extended, history_fields, parse_history, spent
 
 log = logging.getLogger(__name__)

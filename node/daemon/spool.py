@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from node.errors import HomeError
-from node.home import Piece
+from node.files import Piece
 from node.session.ports import Payload
 
 DTYPES = {

@@ -11,7 +11,8 @@ import trio
 from node.daemon.prepare import Prepared
 from node.daemon.recording import Recorder
 from node.daemon.replication import Replication
-from node.home import Home, read_status, write_atomically
+from node.files import write_atomically
+from node.home import Home, read_status
 from node.messages import Traffic
 from node.network.service import Network
 from node.session.gossip import RoundReport

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import trio
 
-from node.home import Home, write_atomically
+from node.files import write_atomically
+from node.home import Home
 from node.messages import Announcement
 from node.network.service import Network
 from node.session.board import Board, Equivocation

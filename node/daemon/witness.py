@@ -14,7 +14,7 @@ from ledger.signed import signed_transaction
 from ledger.testimony import Commitment, commitments, words_of
 from node.agreement import OpenSession
 from node.daemon.watching import announcement_json
-from node.home import write_atomically
+from node.files import write_atomically
 from node.messages import Announcement
 from node.network.identity import peer_id_of
 

@@ -10,6 +10,16 @@ from node.messages import Announcement, Input, Mix, Traffic
 Payload = bytes | Path  # large payloads stay on disk
 
 
+def payload_bytes(payload: Payload) -> bytes:
+    """The content, in memory."""
+    return payload.read_bytes() if isinstance(payload, Path) else payload
+
+
+def payload_size(payload: Payload) -> int:
+    """Bytes of the content, which stays where it is."""
+    return payload.stat().st_size if isinstance(payload, Path) else len(payload)
+
+
 @dataclass(frozen=True, slots=True)
 class Trained:
     """An encoded update and what was seen while it was made."""
@@ -21,7 +31,7 @@ class Trained:
     @property
     def size(self) -> int:
         """Of the payload, bytes."""
-        return self.payload.stat().st_size if isinstance(self.payload, Path) else len(self.payload)
+        return payload_size(self.payload)
 
 
 @dataclass(frozen=True, slots=True)

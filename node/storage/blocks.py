@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from node.errors import StorageError
+from node.files import sync_directory
 from node.storage.cid import cid_from_bytes, format_cid, is_block_of
 from node.storage.dagpb import MAX_BLOCK
 
@@ -123,15 +124,6 @@ def write_durably(path: Path, parts: Iterator[bytes] | tuple[bytes, ...]) -> int
     finally:
         unfinished.unlink(missing_ok=True)
     return written
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from node.errors import ContentMissing, StorageError
-from node.storage.blocks import BlockStore, sync_directory, write_durably, writing_to
+from node.files import sync_directory
+from node.storage.blocks import BlockStore, write_durably, writing_to
 from node.storage.catalogue import Catalogue, new_pin
 from node.storage.cid import DIGEST_BYTES, RAW, format_cid, make_cid, parse_cid
 from node.storage.dagpb import MAX_BLOCK

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from node.errors import StorageError
-from node.storage.blocks import sync_directory, write_durably, writing_to
+from node.files import sync_directory
+from node.storage.blocks import write_durably, writing_to
 from node.storage.catalogue import Catalogue, new_pin
 from node.storage.cid import format_cid, is_block_of, parse_cid
 from node.storage.dagpb import MAX_BLOCK, encode_node

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from node.storage.blocks import sync_directory, write_durably, writing_to
+from node.files import sync_directory
+from node.storage.blocks import write_durably, writing_to
 from node.storage.deadlines import in_thread
 from node.storage.names import check_files
 from node.storage.ports import Collected, Entry, Label, Pin, Snapshots

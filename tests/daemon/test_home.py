@@ -5,7 +5,8 @@ import stat
 import pytest
 
 from node.errors import HomeError
-from node.home import Home, bind_home, lock_home, open_home, read_status, running_pid, write_atomically
+from node.files import write_atomically
+from node.home import Home, bind_home, lock_home, open_home, read_status, running_pid
 
 
 @pytest.fixture
