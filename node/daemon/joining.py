@@ -19,6 +19,8 @@ from node.storage import Snapshots
 
 log = logging.getLogger(__name__)
 HEAR_S = 5.0  # for word from those who are connected
+LONGEST_S = 60.0  # the same, where the ledger says that there is something to be heard
+ASKED_OF_LEDGER = 64  # members, at most
 LOOK_S = 0.2
 SNAPSHOT_S = 15.0  # for one snapshot of another member
 
@@ -61,22 +63,62 @@ class Joining:
         return position
 
     async def position(self) -> int:
-        """The round that at least half of the connected members have reached; 0 if none says anything."""
-        heard: list[int] = []
+        """The round that at least half of the connected members have reached; 0 if none says anything.
+
+        The ledger says it too, some records late: where it knows of rounds, busy members get longer to answer, and
+        its word counts for those who don't.
+        """
         if self.prepared.directory.count() == 1:
             return 0
+        heard: dict[int, int] = {}
         with trio.move_on_after(HEAR_S):
+            await self._hear(heard)
+        recorded = await self._recorded()
+        if recorded and 2 * len(heard) < len(self._others()):
+            log.warning("%d members have recorded rounds, and %d answer: asking on", len(recorded), len(heard))
+            with trio.move_on_after(LONGEST_S - HEAR_S):
+                await self._hear(heard, len(recorded))
+            recorded = await self._recorded()
+        known = {member: max(heard.get(member, 0), recorded.get(member, 0)) for member in {*heard, *recorded}}
+        return statistics.median_low(known.values()) if known else 0
+
+    async def _hear(self, heard: dict[int, int], enough: int | None = None) -> None:
+        """Puts each member's newest round into `heard`; returns when all (or `enough`) have said theirs."""
+        async with trio.open_nursery() as nursery:
+            asked: set[str] = set()
+
+            async def ask(peer: str) -> None:
+                await self.peers.ask(peer)
+                asked.discard(peer)  # it said nothing: again
+
             while True:
                 others = self._others()
-                for peer in sorted(others):
-                    if self.board.newest(others[peer]) is None:
-                        await self.peers.ask(peer)
-                newest = [self.board.newest(member) for member in others.values()]
-                heard = [announcement.round for announcement in newest if announcement is not None]
-                if others and len(heard) == len(others):
+                for peer, member in sorted(others.items()):
+                    if (newest := self.board.newest(member)) is not None:
+                        heard[member] = newest.round
+                    elif peer not in asked:
+                        asked.add(peer)
+                        nursery.start_soon(ask, peer)
+                wanted = len(others) if enough is None else min(enough, len(others))
+                if others and sum(member in heard for member in others.values()) >= wanted:
                     break
                 await trio.sleep(LOOK_S)
-        return statistics.median_low(heard) if heard else 0
+            nursery.cancel_scope.cancel()
+
+    async def _recorded(self) -> dict[int, int]:
+        """By connected member, the last round that the ledger has of it; without those that it has none of."""
+        opened, seats = self.prepared.opened, self.prepared.directory.seats
+        asked = sorted(self._others().values())[:ASKED_OF_LEDGER]
+
+        def read() -> dict[int, int]:
+            return {m: opened.ledger.head(opened.session_id, seats[m].account).next_round - 1 for m in asked}
+
+        try:
+            found = await trio.to_thread.run_sync(read, abandon_on_cancel=True)  # type: ignore[call-arg]
+        except LedgerError as error:
+            log.warning("the ledger does not say now how far the others are: %s", error)
+            return {}
+        return {member: round for member, round in found.items() if round > 0}
 
     def _others(self) -> dict[str, int]:
         """Peer id and index of the members that are connected."""

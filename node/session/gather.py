@@ -1,7 +1,7 @@
 """Pulling the cohort's updates within a deadline: newest wanted, older accepted, nobody waited for for ever."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 TRIES = 3
 RETRY_S = 0.2  # before the second try; doubles
 ASK_S = 0.5  # without news from a connected peer, it is asked
+LATER_S = 2.0  # after the deadline, for updates of earlier rounds that are announced already
 GONE_S = 3.0  # a peer without a connection is given this long to come back within a round
 
 
@@ -37,15 +38,33 @@ class Gatherer:
     async def gather(self, round: int, cohort: Iterable[int]) -> list[Contribution]:
         """Verified contributions of the cohort, ascending by member; late, bad and absent peers are left out."""
         found: dict[int, Contribution] = {}
-        wait_s = self.deadline.seconds()
-        with trio.move_on_after(wait_s):
+        waited = set(cohort)
+
+        async def obtain(member: int) -> None:
+            await self._obtain(member, round, found)
+            waited.remove(member)
+
+        with trio.move_on_after(self.deadline.seconds()):
             async with trio.open_nursery() as nursery:
                 for member in cohort:
-                    nursery.start_soon(self._obtain, member, round, found)
+                    nursery.start_soon(obtain, member)
+        self._heed(cohort, round, found)
+        with trio.move_on_after(LATER_S):
+            async with trio.open_nursery() as nursery:
+                for member in waited - set(found):
+                    nursery.start_soon(self._obtain_older, member, round, found)
         for member in cohort:
             if member not in found and (old := self._acceptable(member, round)):
                 found[member] = old
         return [found[member] for member in sorted(found)]
+
+    def _heed(self, cohort: Iterable[int], round: int, found: Mapping[int, Contribution]) -> None:
+        """Who gets nothing new from all who are here is ahead of them, and waits longer next time."""
+        here = self.peers.connected()
+        if any(one.round >= round for one in found.values()):
+            self.deadline.met()
+        elif any(self.directory.peer_of(member) in here for member in cohort if member not in self.board.convicted()):
+            self.deadline.missed()
 
     def _acceptable(self, member: int, round: int) -> Contribution | None:
         held = self._held.get(member)
@@ -66,7 +85,13 @@ class Gatherer:
         if fresh is not None and (contribution := await self._pull(member, fresh)) is not None:
             found[member] = self._keep(contribution)
             self.deadline.observe(trio.current_time() - started)
-        elif (stale := self.board.newest(member)) and self._recordable(stale.round, round):
+        else:
+            await self._obtain_older(member, round, found)
+
+    async def _obtain_older(self, member: int, round: int, found: dict[int, Contribution]) -> None:
+        """The newest that may still be mixed, if there is any."""
+        stale = self.board.newest(member)
+        if stale is not None and self._recordable(stale.round, round):
             await self._pull_stale(member, stale, found)
 
     def _fresh(self, member: int, round: int) -> Announcement | None:

@@ -23,3 +23,18 @@ def test_it_never_exceeds_the_session_bound():
     deadline = AdaptiveDeadline(5)
     deadline.observe(100.0)
     assert deadline.seconds() == 5
+
+
+def test_waits_in_vain_make_it_longer_and_others_shorter_again():
+    deadline = AdaptiveDeadline(60)
+    deadline.observe(1.0)
+    usual = deadline.seconds()
+    deadline.missed()
+    deadline.missed()
+    assert deadline.seconds() == 4 * usual
+    for _ in range(10):
+        deadline.missed()
+    assert deadline.seconds() == 60
+    for _ in range(5):
+        deadline.met()
+    assert deadline.seconds() == usual

@@ -2,6 +2,7 @@ import pytest
 import trio
 
 from node.messages import ABSENT, Announcement, Traffic
+from node.session.deadline import AdaptiveDeadline
 from tests.session.fakes import FakePeers, make_member, make_session, sha256, with_rounds
 
 NAMES = ["alice", "bob", "carol"]
@@ -50,6 +51,38 @@ async def test_a_slow_peer_delays_nobody_beyond_the_adaptive_deadline(autojump_c
         await run_all(members[:3])
         nursery.cancel_scope.cancel()
     assert trio.current_time() - before < 8 * 4 + 30  # the first deadline is the session's bound
+
+
+async def test_who_is_ahead_of_everybody_waits_longer_and_does_not_mix_alone_for_ever(autojump_clock):
+    _, (alice, bob) = make_session(NAMES[:2], with_rounds(40))
+
+    def slow_down(event, round):
+        if event == "training" and round == 5:
+            bob.learner.train_s = 20.0
+
+    bob.gossip.observe = slow_down
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bob.run)
+        await alice.run()
+        nursery.cancel_scope.cancel()
+    lags = [{entry.member: entry.lag for entry in mix.inputs}[1] for mix in alice.disk.mixes]
+    assert lags[:4] == [0, 0, 0, 0]
+    alone = [at for at, lag in enumerate(lags) if lag == ABSENT]
+    assert alone  # nobody could know that bob would take so long
+    assert len(alone) <= 4
+    assert max(alone) < 12
+    assert alice.gossip.finished - bob.gossip.finished <= 3
+
+
+async def test_an_update_that_is_late_and_not_too_old_is_mixed_although_it_was_never_in_time(autojump_clock):
+    _, (alice, bob) = make_session(NAMES[:2], with_rounds(4))
+    bob.learner.train_s = 12.0
+    alice.gossip.gatherer.deadline = AdaptiveDeadline(8.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bob.run)
+        await alice.run()
+        nursery.cancel_scope.cancel()
+    assert [{entry.member: entry.lag for entry in mix.inputs}[1] for mix in alice.disk.mixes] == [ABSENT, 1, 1, 1]
 
 
 async def test_announcements_that_got_lost_are_asked_for(autojump_clock):
