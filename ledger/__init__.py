@@ -29,7 +29,7 @@ from ledger.errors import (
     WrongPassphrase,
 )
 from ledger.history import History
-from ledger.keys import create_keystore, load_keystore
+from ledger.keys import change_passphrase, create_keystore, load_keystore
 from ledger.outbox import Outbox, OutboxStatus
 from ledger.payload import binding_message, session_id_of
 from ledger.values import Head, Input, MemberEntry, Membership, Mix, Receipt, Record, RecordedMix, SessionEntry, Step
@@ -70,6 +70,7 @@ __all__ = [
     "WrongPassphrase",
     "binding_message",
     "connect",
+    "change_passphrase",
     "create_keystore",
     "deploy",
     "load_keystore",

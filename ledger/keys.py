@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -41,11 +42,27 @@ def save_keystore(path: Path, account: LocalAccount, passphrase: str, cost: int 
         raise KeystoreError("the passphrase is empty: choose one, it is all that protects the key on disk")
     if path.exists():
         raise KeystoreError(f"{path} exists and a key is never overwritten: choose another file, or move it away")
-    secret = Account.encrypt(account.key, passphrase, kdf="scrypt", iterations=cost)
-    try:
-        _write_new(path, json.dumps(secret).encode())
-    except OSError as error:
-        raise KeystoreError(f"the keystore {path} can't be written: {error.strerror}; check the folder") from error
+    _write(path, Account.encrypt(account.key, passphrase, kdf="scrypt", iterations=cost), os.link)
+
+
+def change_passphrase(path: Path, old: str, new: str, cost: int = SCRYPT_COST) -> str:
+    """The address of the account in `path`, which from now on opens with the passphrase `new`.
+
+    Whatever happens, the file is the old one or the new one, whole. The new one was opened before it took the place.
+
+    Raises:
+        WrongPassphrase: `old` does not open it.
+        KeystoreError: there is no such file, it is no keystore or can't be written, or `new` is empty.
+
+    """
+    if not new:
+        raise KeystoreError("the new passphrase is empty: choose one, it is all that protects the key on disk")
+    account = load_keystore(path, old)
+    secret = Account.encrypt(account.key, new, kdf="scrypt", iterations=cost)
+    if bytes(Account.decrypt(secret, new)) != bytes(account.key):
+        raise KeystoreError(f"the new keystore does not give the key back, {path} stays as it is: try again")
+    _write(path, secret, os.replace)
+    return str(account.address)
 
 
 def load_keystore(path: Path, passphrase: str) -> LocalAccount:
@@ -96,20 +113,23 @@ def _check_cost(path: Path, found: dict[str, object]) -> None:
         raise KeystoreError(f"{path} asks for scrypt with {numbers}, too much memory: restore it from a backup")
 
 
-def _write_new(path: Path, content: bytes) -> None:
-    """Writes beside the path, then links it there: never half a file, never over another one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _write(path: Path, secret: object, put: Callable[[str, Path], object]) -> None:
+    """Writes beside the path, then puts it there (a link: never over another one): never half a file."""
     try:
-        with os.fdopen(handle, "wb") as file:  # mkstemp makes it 0600
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(name, path)
-    finally:
-        os.unlink(name)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:  # mkstemp makes it 0600
+                file.write(json.dumps(secret).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            put(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise KeystoreError(f"the keystore {path} can't be written: {error.strerror}; check the folder") from error

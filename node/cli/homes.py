@@ -1,4 +1,4 @@
-"""`fl-node init`, `status` and `stop`: what concerns one node's home."""
+"""`fl-node init`, `passphrase`, `status` and `stop`: what concerns one node's home."""
 
 import os
 import signal
@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from ledger import create_keystore
+from ledger import WrongPassphrase, change_passphrase, create_keystore, load_keystore
 from node.cli.options import home_option, passphrase_option
-from node.cli.passphrase import new_passphrase
+from node.cli.passphrase import changed_passphrase, new_passphrase, read_passphrase
 from node.cli.result import Result, answers
 from node.dashboard.tables import status_view, tracker_view
 from node.errors import HomeError
-from node.home import Home, open_place, read_status, running_pid
+from node.home import Home, lock_home, open_home, open_place, read_status, running_pid, write_atomically
 from node.network.identity import create_identity
 
 
@@ -41,6 +41,45 @@ def init(home: Path, passphrase_file: Path | None) -> Result:
     identity = create_identity(place.identity)
     fields = {"home": str(home), "peer_id": identity.peer_id, "account": account}
     return Result(fields, f"home     {home}\npeer id  {identity.peer_id}\naccount  {account}")
+
+
+@click.command()
+@home_option
+@passphrase_option
+@click.option(
+    "--new-passphrase-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the new one; default: FL_NODE_NEW_PASSPHRASE, or a prompt.",
+)
+@answers
+def passphrase(home: Path, passphrase_file: Path | None, new_passphrase_file: Path | None) -> Result:
+    """Change the passphrase of a home's keystore, and of the file `passphrase` if it lies in the home.
+
+    The node must be stopped. If this is interrupted, the same command again finishes it.
+
+    \b
+    Example: fl-node passphrase --home a --new-passphrase-file new.txt
+    """
+    place = open_home(home)
+    with lock_home(place):
+        old = read_passphrase(place, passphrase_file)
+        new = changed_passphrase(new_passphrase_file)
+        account = _change(place, old, new)
+        kept = place.passphrase.is_file()
+        if kept:
+            write_atomically(place.passphrase, new.encode() + b"\n")
+    text = f"the keystore of {account} has the new passphrase" + (f", which is in {place.passphrase}" if kept else "")
+    return Result({"home": str(home), "account": account, "passphrase_file_changed": kept}, text)
+
+
+def _change(place: Home, old: str, new: str) -> str:
+    try:
+        return change_passphrase(place.keystore, old, new)
+    except WrongPassphrase as wrong:
+        try:
+            return str(load_keystore(place.keystore, new).address)  # an interrupted change got as far as this
+        except WrongPassphrase:
+            raise wrong from None
 
 
 @click.command()

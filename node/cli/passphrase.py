@@ -12,7 +12,7 @@ from node.errors import ConfigError
 from node.files import write_atomically
 from node.home import Home
 
-ENVIRONMENT = "FL_NODE_PASSPHRASE"
+ENVIRONMENT, NEW_ENVIRONMENT = "FL_NODE_PASSPHRASE", "FL_NODE_NEW_PASSPHRASE"
 LIMIT = 4096
 
 
@@ -46,6 +46,17 @@ def new_passphrase(home: Home, file: Path | None) -> str:
     write_atomically(home.passphrase, invented.encode() + b"\n")
     note(f"no passphrase was given: a random one is in {home.passphrase} (only you can read it)")
     return invented
+
+
+def changed_passphrase(file: Path | None) -> str:
+    """The passphrase that takes another one's place. ConfigError says where it was looked for."""
+    if file is not None:
+        return _read(file)
+    if found := os.environ.get(NEW_ENVIRONMENT):
+        return found
+    if sys.stdin.isatty():
+        return str(click.prompt("New passphrase", hide_input=True, confirmation_prompt=True, err=True))
+    raise ConfigError(f"no new passphrase: pass --new-passphrase-file FILE, or set {NEW_ENVIRONMENT}")
 
 
 def given_passphrase(file: Path | None) -> str | None:

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from ledger import Membership, load_keystore
 from node.cli.app import cli
 from node.cli.ledger_commands import last_matrix
+from node.home import lock_home
 from tests.ledger.faulty_rpc import FaultyRpc
 from tests.nodes import PASSPHRASE, REPOSITORY, make_home, make_session
 
@@ -56,6 +57,37 @@ def test_init_without_a_terminal_invents_a_passphrase(tmp_path):
     answer("init", "--home", home, FL_NODE_PASSPHRASE="")
     assert stat.S_IMODE((home / "passphrase").stat().st_mode) == 0o600
     assert len((home / "passphrase").read_text().strip()) >= 24
+
+
+def test_the_passphrase_is_changed_with_the_file_that_has_it(tmp_path):
+    home = make_home(tmp_path / "a")
+    home.passphrase.write_text(PASSPHRASE)
+    (tmp_path / "new").write_text("battery staple\n")
+    change = ("passphrase", "--home", home.path, "--new-passphrase-file", tmp_path / "new")
+    fields = answer(*change, FL_NODE_PASSPHRASE="")
+    assert fields["passphrase_file_changed"] is True
+    assert home.passphrase.read_text() == "battery staple\n"
+    assert stat.S_IMODE(home.keystore.stat().st_mode) == 0o600
+    assert load_keystore(home.keystore, "battery staple").address == fields["account"]
+    home.passphrase.write_text(PASSPHRASE)  # as after a kill between the two files
+    assert answer(*change, FL_NODE_PASSPHRASE="") == fields
+    assert home.passphrase.read_text() == "battery staple\n"
+    back = answer("passphrase", "--home", home.path, FL_NODE_PASSPHRASE="battery staple", FL_NODE_NEW_PASSPHRASE="x")
+    assert back["account"] == load_keystore(home.keystore, "x").address
+
+
+def test_the_passphrase_of_a_running_node_or_without_the_old_one_stays(tmp_path):
+    home = make_home(tmp_path / "a")
+    refused = run("passphrase", "--home", home.path, FL_NODE_PASSPHRASE="wrong", FL_NODE_NEW_PASSPHRASE="x")
+    assert refused.exit_code == 2
+    assert "the passphrase does not open" in refused.stderr
+    refused = run("passphrase", "--home", home.path)
+    assert "--new-passphrase-file FILE, or set FL_NODE_NEW_PASSPHRASE" in refused.stderr
+    with lock_home(home):
+        refused = run("passphrase", "--home", home.path, FL_NODE_NEW_PASSPHRASE="x")
+    assert "in use by a running node" in refused.stderr
+    assert load_keystore(home.keystore, PASSPHRASE)
+    assert not home.passphrase.exists()
 
 
 def test_init_uses_the_passphrase_that_lies_in_the_home(tmp_path):

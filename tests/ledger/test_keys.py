@@ -1,14 +1,21 @@
+import contextlib
+import errno
 import json
 import os
+import select
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from eth_account import Account
 
-from ledger import KeystoreError, WrongPassphrase, create_keystore, load_keystore
+from ledger import KeystoreError, WrongPassphrase, change_passphrase, create_keystore, load_keystore
 from ledger.keys import SCRYPT_COST
 
 CHEAP = 2**4
+ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_key_comes_back_with_its_passphrase(tmp_path):
@@ -120,3 +127,69 @@ def test_a_file_that_is_no_keystore_is_one_clear_error(content, tmp_path):
 def test_a_missing_keystore_says_how_to_get_one(tmp_path):
     with pytest.raises(KeystoreError, match=r"can't be read: No such file or directory; create one with init"):
         load_keystore(tmp_path / "key.json", "correct horse")
+
+
+def test_a_passphrase_is_changed_and_the_key_stays(tmp_path):
+    path = tmp_path / "key.json"
+    address = create_keystore(path, "correct horse", CHEAP)
+    assert change_passphrase(path, "correct horse", "battery staple", CHEAP) == address
+    assert load_keystore(path, "battery staple").address == address
+    with pytest.raises(WrongPassphrase):
+        load_keystore(path, "correct horse")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["key.json"]
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [("wrong", "b", "does not open"), ("a", "", "is empty")])
+def test_a_change_that_is_refused_leaves_the_file_as_it_was(tmp_path, old, new, words):
+    path = tmp_path / "key.json"
+    create_keystore(path, "a", CHEAP)
+    before = path.read_bytes()
+    with pytest.raises(KeystoreError, match=words):
+        change_passphrase(path, old, new, CHEAP)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_change_that_the_disk_refuses_leaves_the_file_as_it_was(tmp_path, monkeypatch, call):
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "key.json"
+    create_keystore(path, "a", CHEAP)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ledger.keys.os.{call}", full)
+        with pytest.raises(KeystoreError, match="No space left"):
+            change_passphrase(path, "a", "b", CHEAP)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["key.json"]
+
+
+CHANGES = """
+import sys
+from pathlib import Path
+from ledger import change_passphrase
+path, old, new = Path(sys.argv[1]), "a", "b"
+print("ready", flush=True)
+while True:
+    change_passphrase(path, old, new, 2)
+    old, new = new, old
+"""
+
+
+@pytest.mark.real
+def test_whoever_is_killed_while_changing_it_has_the_old_file_or_the_new_one(tmp_path):
+    path = tmp_path / "key.json"
+    for after_s in (0.0, 0.011, 0.023, 0.037, 0.051, 0.0):
+        path.unlink(missing_ok=True)
+        address, opened_by = create_keystore(path, "a", CHEAP), set()
+        with subprocess.Popen([sys.executable, "-c", CHANGES, path], stdout=subprocess.PIPE, cwd=ROOT) as child:
+            assert child.stdout.readline() == b"ready\n"
+            select.select([], [], [], after_s)
+            child.kill()
+        for passphrase in ("a", "b"):
+            with contextlib.suppress(WrongPassphrase):
+                assert load_keystore(path, passphrase).address == address
+                opened_by.add(passphrase)
+        assert len(opened_by) == 1
