@@ -31,7 +31,8 @@ SCHEMA = """
 create table if not exists checkpoint (
   only integer primary key check (only = 1), round integer not null, file text not null, sha256 blob not null,
   mix text not null, closed integer not null default 0, mix_sha256 blob);
-create table if not exists updates (round integer primary key, sha256 blob not null, size integer not null);
+create table if not exists updates (
+  round integer primary key, sha256 blob not null, size integer not null, note blob not null default x'');
 create table if not exists recorded (
   only integer primary key check (only = 1), round integer not null, sha256 blob not null);
 create table if not exists announcements (
@@ -73,8 +74,9 @@ class Journal:
             raise HomeError(f"{path} is damaged ({error}): {CURE}") from error
 
     def _add_columns(self) -> None:
-        """Homes that were made before announcements had notes, or mixes a digest, get the column."""
+        """Homes that were made before announcements or updates had notes, or mixes a digest, get the column."""
         for table, column, type in (
+            ("updates", "note", "blob not null default x''"),
             ("announcements", "note", "blob not null default x''"),
             ("checkpoint", "mix_sha256", "blob"),
         ):
@@ -155,15 +157,19 @@ class Journal:
         """Where a payload of this hash lies, if it does."""
         return self._directory / "payloads" / digest.hex()
 
-    def save_update(self, round: int, payload: Payload, digest: bytes) -> None:
-        """Keeps the payload of a round's update, and forgets those beyond the window; a file is taken over as it is."""
+    def save_update(self, round: int, payload: Payload, digest: bytes, note: bytes = b"") -> None:
+        """Keeps the payload of a round's update, and forgets those beyond the window; a file is taken over as it is.
+
+        `note` is what is to be announced with it.
+        """
         path = self.payload_path(digest)
         if not isinstance(payload, Path):
             write_atomically(path, [payload])
         elif payload != path:
             move_durably(payload, path)
         with self._transaction() as db:
-            db.execute("insert or replace into updates values (?, ?, ?)", (round, digest, path.stat().st_size))
+            row = (round, digest, path.stat().st_size, note)
+            db.execute("insert or replace into updates (round, sha256, size, note) values (?, ?, ?, ?)", row)
             old = db.execute("select round, sha256 from updates where round <= ?", (round - self._keep,)).fetchall()
             db.execute("delete from updates where round <= ?", (round - self._keep,))
             db.execute("delete from announcements where round <= ?", (round - self._keep,))
@@ -183,6 +189,12 @@ class Journal:
             log.warning("the update of round %d on disk is damaged: it is trained again", round)
             return None
         return path if path.stat().st_size > IN_MEMORY else path.read_bytes(), row[0]
+
+    def note(self, round: int) -> bytes:
+        """What was kept with a round's update, to be announced with it; empty if nothing was."""
+        with self._lock:
+            row = self._db.execute("select note from updates where round = ?", (round,)).fetchone()
+        return b"" if row is None else bytes(row[0])
 
     def last_round(self) -> int:
         """The newest round of which this journal knows anything, whole or not; 0 if of none."""

@@ -150,9 +150,13 @@ class DiskJournal:
         known = await trio.to_thread.run_sync(self.journal.announcements, round)
         return next((each for each in known if each.round == round), None)
 
-    async def trained(self, round: int, trained: Trained) -> Trained:
+    async def note(self, round: int) -> bytes:
+        """What was kept with a round's update, to be announced with it."""
+        return await trio.to_thread.run_sync(self.journal.note, round)
+
+    async def trained(self, round: int, trained: Trained, note: bytes = b"") -> Trained:
         """Keeps an update's payload; a file of the spool becomes the journal's."""
-        await trio.to_thread.run_sync(self.journal.save_update, round, trained.payload, trained.digest)
+        await trio.to_thread.run_sync(self.journal.save_update, round, trained.payload, trained.digest, note)
         if isinstance(trained.payload, bytes):
             return trained
         return replace(trained, payload=self.journal.payload_path(trained.digest))

@@ -135,8 +135,11 @@ class CoordinatedJournal(Protocol):
     async def announcement(self, round: int) -> Announcement | None:
         """Our own announcement of a round, as it was signed."""
 
-    async def trained(self, round: int, trained: Trained) -> Trained:
-        """Keeps an update's payload, before it is committed; the update as it is kept."""
+    async def trained(self, round: int, trained: Trained, note: bytes = b"") -> Trained:
+        """Keeps an update's payload and the note to announce it with, before it is committed; as it is kept."""
+
+    async def note(self, round: int) -> bytes:
+        """The note that was kept with a round's update; empty if none was."""
 
     async def announced(self, announcement: Announcement) -> None:
         """Keeps a signed announcement, so that peers that come later can ask for it."""

@@ -149,9 +149,18 @@ class Worker:
         self._sent = _Sent(round, trained)
         await self.ports.records.commit(round, trained.digest, self._pending)
         said = await self.ports.journal.announcement(round)
-        if said is not None and said.digest == trained.digest:
+        if said is None:  # it was killed in between
+            if note := await self.ports.journal.note(round):
+                await self._reveal(round, trained, note)
+        elif said.digest == trained.digest:
             self.push.say(said)
             await self.ports.peers.announce(said)
+
+    async def _reveal(self, round: int, trained: Trained, note: bytes) -> None:
+        said = signed(self.plan, self.ports.peers, round, trained, self.plan.codec, note)
+        await self.ports.journal.announced(said)
+        self.push.say(said)
+        await self.ports.peers.announce(said)
 
     def _last_round(self) -> int:
         return self._sent.round if self._sent else self.finished
@@ -338,12 +347,9 @@ class Worker:
         if self._leaves() or (late and not self.plan.staleness):
             discard(done.trained.payload)
             return
-        trained = await self.ports.journal.trained(round, done.trained)
+        note = encode(done.work.model_copy(update={"download_s": download_s}))
+        trained = await self.ports.journal.trained(round, done.trained, note)
         await self.ports.records.commit(round, trained.digest, self._pending)
         self._pending = None
-        note = encode(done.work.model_copy(update={"download_s": download_s}))
-        said = signed(self.plan, self.ports.peers, round, trained, self.plan.codec, note)
-        await self.ports.journal.announced(said)
-        self.push.say(said)
-        await self.ports.peers.announce(said)
+        await self._reveal(round, trained, note)
         self._sent = _Sent(round, trained, trained_at - begun, trio.current_time() - trained_at)

@@ -44,6 +44,14 @@ def test_a_checkpoint_survives_the_process(journal, tmp_path):
     again.close()
 
 
+def test_what_an_update_is_to_be_announced_with_survives_the_process(journal, tmp_path):
+    journal.save_update(4, b"payload", sha256(b"payload"), b'{"steps":3}')
+    journal.save_update(5, b"another", sha256(b"another"))
+    again = reopened(journal, tmp_path)
+    assert [again.note(round) for round in (4, 5, 6)] == [b'{"steps":3}', b"", b""]
+    again.close()
+
+
 def test_only_the_newest_checkpoint_is_kept(journal, tmp_path):
     journal.save_checkpoint(MIX, b"old")
     journal.save_checkpoint(Mix(4, 4, MIX.inputs, MIX.mixed_hash, None), b"new")

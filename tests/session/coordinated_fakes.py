@@ -27,6 +27,15 @@ FULL = 20  # steps of a full round
 
 @dataclass
 class CoordinatedDisk(Disk):
+    notes: dict[int, bytes] = field(default_factory=dict)
+
+    async def trained(self, round: int, trained: Trained, note: bytes = b"") -> Trained:
+        self.notes[round] = note
+        return await super().trained(round, trained)
+
+    async def note(self, round: int) -> bytes:
+        return self.notes.get(round, b"")
+
     async def newest(self) -> tuple[int, Trained] | None:
         if not self.trained_updates:
             return None

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import trio
 
@@ -5,7 +7,7 @@ from node.errors import NetworkError
 from node.messages import ABSENT, Announcement, Content
 from node.session.convergence import Goal
 from node.session.notes import Work, encode
-from tests.session.coordinated_fakes import FULL, FakeAggregator, make
+from tests.session.coordinated_fakes import FULL, CoordinatedDisk, FakeAggregator, make
 from tests.session.fakes import sha256
 
 
@@ -196,6 +198,74 @@ async def test_a_killed_coordinator_goes_on_from_its_last_recorded_round(autojum
     assert [round for round, digest, _ in boss.disk.records if digest] == [1, 2, 3, 4, 5, 6]
     missed = [lags(mix)[1] for mix in boss.disk.mixes if lags(mix)[1]]
     assert len(missed) <= 1  # its download broke off with the coordinator, and it tried again too late
+
+
+class MortalDisk(CoordinatedDisk):
+    """Its node is killed just before the write number `left`, once."""
+
+    left, kill, aggregator, checkpoint = -1, None, None, FakeAggregator()
+
+    async def _live(self):
+        self.left -= 1
+        if self.left == -1:
+            self.kill.cancel()
+            await trio.sleep_forever()
+
+    async def trained(self, *what):
+        await self._live()
+        return await super().trained(*what)
+
+    async def announced(self, announcement):
+        await self._live()
+        await super().announced(announcement)
+
+    async def mixed(self, mix):
+        await self._live()
+        await super().mixed(mix)
+        self.checkpoint = copy.deepcopy(self.aggregator)
+
+    async def commit(self, round, digest, mix):
+        await self._live()
+        await super().commit(round, digest, mix)
+
+
+async def run_until_killed(node):
+    with trio.CancelScope() as node.disk.kill:
+        if node.life.ports.directory.own_index:
+            await node.life.run()
+        else:  # without its last words
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.life.collector.run)
+                nursery.start_soon(node.life.push.run)
+                await node.life._rounds()
+    return node.disk.kill.cancelled_caught
+
+
+@pytest.mark.parametrize("who", ["coordinator", "worker"])
+@pytest.mark.parametrize("write", range(15))
+async def test_at_full_participation_a_kill_before_any_write_changes_no_bit(autojump_clock, who, write):
+    """Without balancing, and with all workers as the quorum."""
+    undisturbed = make(3, quorum=3, balance=False)
+    boss, *workers = [undisturbed.coordinator(), *(undisturbed.worker(i) for i in (1, 2, 3))]
+    await run_all([boss, *workers])
+    session, disks = make(3, quorum=3, balance=False), [MortalDisk() for _ in range(4)]
+    mortal = 0 if who == "coordinator" else 2
+    disks[mortal].left = write
+    disks[0].aggregator = FakeAggregator()
+    nodes = [session.coordinator(disks[0], disks[0].aggregator), *(session.worker(i, disks[i]) for i in (1, 2, 3))]
+    async with trio.open_nursery() as nursery:
+        for index, node in enumerate(nodes):
+            if index != mortal:
+                nursery.start_soon(node.run)
+        assert await run_until_killed(nodes[mortal])
+        session.bus.offline.add(session.names[mortal])
+        await trio.sleep(3)
+        disks[0].aggregator = copy.deepcopy(disks[0].checkpoint)
+        again = session.worker(2, disks[2]) if mortal else session.coordinator(disks[0], disks[0].aggregator)
+        nursery.start_soon(again.run)
+    assert [mix.mixed_hash for mix in disks[0].mixes] == [mix.mixed_hash for mix in boss.disk.mixes]
+    for disk, other in zip(disks, [boss.disk, *(worker.disk for worker in workers)], strict=True):
+        assert [one[:2] for one in disk.records if one[1]] == [one[:2] for one in other.records if one[1]]
 
 
 async def test_the_same_bytes_never_count_twice(autojump_clock):
