@@ -236,6 +236,62 @@ def test_a_member_alone_ends_with_the_same_bits_whether_or_not_it_was_killed_and
     assert (report["clean"], report["gaps"], report["steps_replayed"]) == (True, [], 50)
 
 
+def everybody_joins(homes, session):
+    """One after the other, so that two copies of this chain have the same members under the same numbers."""
+    for index, home in enumerate(homes):
+        node = NodeProcess(home, session, "--no-mdns")
+        with running([node]):
+            node.wait_for(lambda status: status.get("state", "").startswith("waiting"))
+        assert read_status(home)["member"] == index
+
+
+def disturb(homes, session, other):
+    """A worker is killed in training and at any moment, the coordinator twice; all are started again. The answers."""
+    nodes = start_all(homes, session, "--throttle", "0.02", "--rpc", other.url)
+    address = nodes[0].address()
+    listen, where = address.split("/p2p/")[0], ("--no-mdns", "--throttle", "0.02", "--rpc", other.url)
+    with running(nodes):
+        for done, victim in ((2, 3), (4, 0), (6, 2), (8, 0), (9, 3)):
+            nodes[0].wait_for(lambda status, done=done: finished(status) >= done)
+            if victim == 3:
+                nodes[victim].wait_for(lambda status: status["state"] == "training")
+            nodes[victim].kill()
+            ways = ("--listen", listen) if victim == 0 else ("--peers", address)
+            nodes[victim] = NodeProcess(homes[victim], session, *where, *ways)
+        return [node.end() for node in nodes]
+
+
+@pytest.mark.slow
+def test_a_coordinated_session_at_full_participation_ends_with_the_same_bits_whoever_was_killed(chain, tmp_path):
+    """With all workers as the quorum, and without balancing, by which steps follow measured speeds."""
+    homes, session = [make_home(tmp_path / name) for name in ("boss", "alice", "bob", "carol")], tmp_path / "s.toml"
+    wishes = {"rounds": 14, "quorum": 3, "members": 3, "snapshot_every": 1}
+    coordination = CoordinationWishes(balance=False)
+    opened = make_session(homes[0], chain, session, topology="coordinated", coordination=coordination, **wishes)
+    everybody_joins(homes, session)
+    settle(chain)
+    chain.save(tmp_path / "chain.json")
+    copies = [Home(tmp_path / f"{home.path.name}-disturbed") for home in homes]
+    for home, copy in zip(homes, copies, strict=True):
+        shutil.copytree(home.path, copy.path)
+    nodes = start_all(homes, session)
+    with running(nodes):
+        ends = [node.end() for node in nodes]
+    assert [(code, end["finished_round"]) for code, end in ends] == [(0, 14)] * 4
+    with Devnet(DevnetOptions(block_time=0.5, free_gas=True, load=tmp_path / "chain.json")) as other:
+        ends = disturb(copies, session, other)
+        assert [(code, end["finished_round"]) for code, end in ends] == [(0, 14)] * 4
+        found = [recorded(open_session(session, other.url), member) for member in range(4)]
+        sources = [part for copy in copies for part in ("--ipfs", copy.path)]
+        report = answer("audit", "--session", session, "--rpc", other.url, *sources)
+    for member, rows in enumerate(found):
+        expected = recorded(opened, member)
+        for column in ("round", "update_hash", "mixed_hash"):
+            assert rows[column].tolist() == expected[column].tolist(), (member, column)
+    assert (report["clean"], report["gaps"]) == (True, [])
+    assert report["steps_replayed"] == report["steps_total"] == 14 * 4
+
+
 @pytest.mark.slow
 def test_a_coordinator_and_a_worker_that_lost_their_disks_go_on_with_the_next_round(chain, tmp_path):
     homes = [make_home(tmp_path / name) for name in ("boss", "alice", "bob")]
