@@ -14,7 +14,8 @@ from node.cli.passphrase import changed_passphrase, new_passphrase, read_passphr
 from node.cli.result import Result, answers
 from node.dashboard.tables import status_view, tracker_view
 from node.errors import HomeError
-from node.home import Home, lock_home, open_home, open_place, read_status, running_pid, write_atomically
+from node.files import write_atomically
+from node.home import Home, lock_home, open_home, open_place, read_status, running_pid
 from node.network.identity import create_identity
 
 
