@@ -113,6 +113,14 @@ def mixes_since(store: LogStore, block: int) -> Iterator[tuple[str, int, bytes]]
             yield account, int(round), bytes(mix)
 
 
+def in_order(store: LogStore) -> Iterator[tuple[str, int, bytes, bool, int]]:
+    """Every record in the chain's order: account, round, update hash, whether closing, its block's time."""
+    query = """select account, round, substr(body, 25, 32), closing, timestamp from events
+        where kind = ? and block <= ? order by block, position"""
+    for account, round, update_hash, closing, time in store.db.execute(query, (RECORDED, store.last)):
+        yield account, int(round), bytes(update_hash), bool(closing), int(time)
+
+
 def rounds_of(store: LogStore) -> Range | None:
     """The first and the last round that was committed to, None before the first."""
     query = "select min(round), max(round) from events where kind = ? and not closing and block <= ?"

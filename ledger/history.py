@@ -20,6 +20,7 @@ from ledger.commits import (
     Range,
     commits,
     has_passed,
+    in_order,
     index_accounts,
     mixes_since,
     recorded_block,
@@ -33,7 +34,7 @@ from ledger.log_store import LogStore, Progress, Source
 from ledger.members import MEMBER_EVENTS, fold_members
 from ledger.payload import decode_mix
 from ledger.replay import verify
-from ledger.values import MemberEntry, RecordedMix, SessionEntry, Step
+from ledger.values import MemberEntry, Mix, RecordedMix, SessionEntry, Step
 
 
 class History:
@@ -177,10 +178,11 @@ class History:
 
         """
         self.follow()
-        if self._verified is None or self._verified[0] != self._store.mark:
+        count = self._counted()
+        if count is None:
             count = verify(self._store, self._members, self.follow)
             self._verified = self._store.mark, count
-        return self._verified[1]
+        return count
 
     def steps(self, rounds: Range | None = None) -> Iterator[Step]:
         """Every member's rounds, by round and member, from chains that were verified before the first one is given.
@@ -191,7 +193,7 @@ class History:
             BrokenChain: as `verify`.
 
         """
-        if self._verified is None or self._verified[0] != self._store.mark:
+        if self._counted() is None:
             self.verify()
         index_accounts(self._store)
         for commit in commits(self._store, self._indices(), rounds):
@@ -199,27 +201,22 @@ class History:
 
     def verified_members(self) -> list[MemberEntry]:
         """All who had joined when the chains were last verified: the members of `steps`, whoever joins meanwhile."""
-        if self._verified is None or self._verified[0] != self._store.mark:
+        if self._counted() is None:
             self.verify()
         return list(self._members())
 
     def mixed_hash(self, member: int, round: int) -> bytes | None:
         """The hash of the parameters that a member recorded as its mix of a round, None if it recorded none."""
-        try:
-            mix = decode_mix(recorded_mix(self._store, self._account(member), round))
-        except PayloadError:
-            return None
+        mix = self._mix(member, round)
         return mix.mixed_hash if mix else None
 
     def in_order(self) -> Iterator[tuple[int, int, bytes, bool, int]]:
         """Every member's records in the ledger's order: member, round, update hash, whether closing, block's time."""
         self.follow()
         indices = self._indices()
-        query = """select account, round, closing, body, timestamp from events
-            where kind = 'Recorded' and block <= ? order by block, position"""
-        for account, round, closing, entry, time in self._store.db.execute(query, [self._store.last]):
+        for account, round, update_hash, closing, time in in_order(self._store):
             if account in indices:
-                yield indices[account], round, entry[24:56], bool(closing), time
+                yield indices[account], round, update_hash, closing, time
 
     def update_hash(self, member: int, round: int) -> bytes | None:
         """What a member committed to for a round, None if to nothing; of the events as they were last read."""
@@ -235,10 +232,7 @@ class History:
 
     def snapshot(self, member: int, round: int) -> bytes | None:
         """The digest of the snapshot that a member recorded of a round, None if of none; as `update_hash`."""
-        try:
-            mix = decode_mix(recorded_mix(self._store, self._account(member), round))
-        except PayloadError:
-            return None
+        mix = self._mix(member, round)
         return mix.snapshot if mix else None
 
     def rounds(self) -> Range | None:
@@ -247,6 +241,17 @@ class History:
         return rounds_of(self._store)
 
     # ---- ----
+
+    def _counted(self) -> int | None:
+        """The number of records, if all chains were right as of the block up to which events were last read."""
+        return self._verified[1] if self._verified is not None and self._verified[0] == self._store.mark else None
+
+    def _mix(self, member: int, round: int) -> Mix | None:
+        """The mix that a member recorded of a round; None if there is none, or it is none."""
+        try:
+            return decode_mix(recorded_mix(self._store, self._account(member), round))
+        except PayloadError:
+            return None
 
     def _members(self) -> list[MemberEntry]:
         if self._folded is None:
