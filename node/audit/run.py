@@ -22,7 +22,7 @@ from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update
 from node.audit.report import AuditReport, Coverage, Gap
 from node.audit.snapshots import SnapshotShelf, open_shelf, spec_of_payload
 from node.errors import ConfigError, ContentMalformed, UpdateError
-from node.learning.codecs import Codec, ReferenceMissing, chain, codec
+from node.learning.codecs import Codec, codec
 from node.learning.parameters import ParameterSpec
 from node.messages import Input, Mix
 from node.session.coordinated import MODEL_CODEC
@@ -293,20 +293,22 @@ class _Audit:
 
     async def _read_earlier(self, member: int, round: int, spec: ParameterSpec, update: bytes) -> list[bytes] | None:
         """The payloads that an update builds on, from the same snapshot; None if one is not to be had."""
-        form, found = self._codec_of(member, round), dict[bytes, bytes]()
-        while len(found) <= form.depth:
+        form, found, payload = self._codec_of(member, round), list[bytes](), update
+        while len(found) < form.depth:
             try:
-                chain(form, spec, update, found.get)
-            except ReferenceMissing as error:
-                content = await self._read(member, round, earlier_name(len(found) + 1))
-                if content is None or hashlib.sha256(content).digest() != error.reference.digest:
-                    return None if content is None else list(found.values())  # decoding tells what is wrong
-                found[error.reference.digest] = content
+                reference = form.reference(spec, payload)
             except UpdateError:
-                break  # as above
-            else:
+                break  # decoding tells what is wrong
+            if reference is None:
                 break
-        return list(found.values())
+            content = await self._read(member, round, earlier_name(len(found) + 1))
+            if content is None:
+                return None
+            if hashlib.sha256(content).digest() != reference.digest:
+                break  # as above
+            found.append(content)
+            payload = content
+        return found
 
     def _codec_of(self, member: int, round: int) -> Codec:
         """A coordinator's updates are models, which are never rounded."""

@@ -12,9 +12,9 @@ import trio
 
 from node.daemon.journal import Journal
 from node.errors import UpdateError
-from node.learning.codecs import Codec, ReferenceMissing, chain
+from node.learning.codecs import Codec, Reference, chain
 from node.learning.parameters import ParameterSpec
-from node.session.ports import Payload, payload_bytes
+from node.session.ports import FetchEarlier, Payload, payload_bytes
 
 
 @dataclass
@@ -53,28 +53,41 @@ class EarlierPayloads:
         newest = self.journal.newest_update(round)
         return None if newest is None else newest[2]
 
-    async def missing(self, payload: Payload) -> tuple[bytes, int] | None:
-        """SHA-256 and bytes of the next payload to fetch; None if all are here, or the payload is none of the codec."""
-        return await trio.to_thread.run_sync(self._missing, payload) if self.codec.depth else None
+    async def complete(self, member: int, payload: Payload, fetch: FetchEarlier) -> bool:
+        """Fetches what a payload builds on and is not here, newest first; False if some of it is not to be had.
 
-    def _missing(self, payload: Payload) -> tuple[bytes, int] | None:
+        What comes is kept until the payload is settled.
+        """
+        newer: Payload = payload
+        for _ in range(self.codec.depth):
+            reference = await trio.to_thread.run_sync(self._reference, newer)
+            if reference is None:
+                break
+            content = await trio.to_thread.run_sync(self.resolve, reference.digest)
+            if content is None:
+                older = await fetch(reference.digest, reference.size)
+                if older is None:
+                    return False
+                content = await trio.to_thread.run_sync(self._save, member, older)
+            newer = content
+        return True
+
+    def _reference(self, payload: Payload) -> Reference | None:
+        """What a payload directly builds on; None for one that is none of the codec, too."""
         try:
-            self._chain(payload)
-        except ReferenceMissing as error:
-            return error.reference.digest, error.reference.size
+            return self.codec.reference(self.spec, payload_bytes(payload))
         except UpdateError:
             return None
-        return None
 
-    async def save(self, member: int, payload: Payload) -> None:
-        """Keeps a payload that `missing` asked for, until the newer one is settled."""
-        await trio.to_thread.run_sync(self._save, member, payload)
-
-    def _save(self, member: int, payload: Payload) -> None:
+    def _save(self, member: int, payload: Payload) -> bytes:
+        """Moves what was fetched here; its bytes."""
         content = payload_bytes(payload)
         digest = hashlib.sha256(content).digest()
         self._pending.setdefault(member, []).append(digest)
         (self.directory / digest.hex()).write_bytes(content)
+        if isinstance(payload, Path):
+            payload.unlink(missing_ok=True)
+        return content
 
     async def settle(self, member: int, payload: Payload | None) -> None:
         """Keeps a member's payload and what it builds on, instead of the one before; None: forgets what was fetched."""

@@ -134,8 +134,12 @@ class Gatherer:
         """The announced update, verified; None after a refusal, or after TRIES failures of the peer."""
         if self._refused.get(member) == announcement.digest:
             return None
+
+        async def fetch(digest: bytes, size: int) -> Payload | None:
+            return await self._fetch(member, replace(announcement, digest=digest, size=size))
+
         payload = await self._fetch(member, announcement)
-        if payload is None or not await self._complete(member, announcement, payload):
+        if payload is None or not await self.earlier.complete(member, payload, fetch):
             await self.earlier.settle(member, None)
             return None
         fault = await self.learner.accepts(payload)
@@ -145,18 +149,6 @@ class Gatherer:
             self._refused[member] = announcement.digest
             return None
         return Contribution(member, announcement.round, payload)
-
-    async def _complete(self, member: int, announcement: Announcement, payload: Payload) -> bool:
-        """Pulls what a payload builds on, the newest first; False where its sender does not give it."""
-        while (missing := await self.earlier.missing(payload)) is not None:
-            digest, size = missing
-            older = await self._fetch(member, replace(announcement, digest=digest, size=size))
-            if older is None:
-                return False
-            await self.earlier.save(member, older)
-            if isinstance(older, Path):
-                older.unlink(missing_ok=True)
-        return True
 
     async def _fetch(self, member: int, announcement: Announcement) -> Payload | None:
         for attempt in range(TRIES):

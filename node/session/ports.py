@@ -1,6 +1,6 @@
 """What a session needs of the other rooms, as Protocols: tests hand it fakes, the daemon hands it the real parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -8,6 +8,8 @@ from typing import Protocol
 from node.messages import Announcement, Input, Mix, Traffic
 
 Payload = bytes | Path  # large payloads stay on disk
+FetchEarlier = Callable[[bytes, int], Awaitable[Payload | None]]
+"""Gets SHA-256 and bytes of a payload from the sender of the newer one; None if it does not give it."""
 
 
 def payload_bytes(payload: Payload) -> bytes:
@@ -73,11 +75,11 @@ class Learner(Protocol):
 class Earlier(Protocol):
     """The payloads that later ones build on, for codecs that send differences. Without such, nothing is ever kept."""
 
-    async def missing(self, payload: Payload) -> tuple[bytes, int] | None:
-        """SHA-256 and bytes of the next payload to fetch before this one can be decoded; None if none is."""
+    async def complete(self, member: int, payload: Payload, fetch: FetchEarlier) -> bool:
+        """Fetches what a payload builds on and is not here, newest first; False if some of it is not to be had.
 
-    async def save(self, member: int, payload: Payload) -> None:
-        """Keeps a payload that `missing` asked for, until the newer one is settled."""
+        True, too, for a payload that is none of the codec: decoding tells what is wrong with it.
+        """
 
     async def settle(self, member: int, payload: Payload | None) -> None:
         """Keeps a member's payload and what it builds on, instead of the one before; None: forgets what was fetched."""
@@ -89,12 +91,9 @@ class Earlier(Protocol):
 class NothingEarlier:
     """`Earlier` of codecs whose payloads stand alone."""
 
-    async def missing(self, _payload: Payload) -> tuple[bytes, int] | None:
-        """None."""
-        return None
-
-    async def save(self, _member: int, _payload: Payload) -> None:
-        """Keeps nothing."""
+    async def complete(self, _member: int, _payload: Payload, _fetch: FetchEarlier) -> bool:
+        """Nothing is missing."""
+        return True
 
     async def settle(self, _member: int, _payload: Payload | None) -> None:
         """Keeps nothing."""

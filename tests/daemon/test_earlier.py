@@ -1,6 +1,7 @@
 """What a node keeps of earlier payloads: as long as they are needed, whole or not at all."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -32,16 +33,25 @@ def files(earlier):
     return {path.name for path in earlier.directory.iterdir()}
 
 
+class Sender:
+    """Gives the payloads that it has, and counts."""
+
+    def __init__(self, payloads):
+        self.payloads, self.given = payloads, 0
+
+    async def __call__(self, digest, size):
+        found = self.payloads.get(digest)
+        assert found is None or len(found) == size
+        self.given += found is not None
+        return found
+
+
 async def take(earlier, member, payload, peer):
     """What a gatherer does; `peer` has everything. The number of payloads that were fetched beside it."""
-    fetched = 0
-    while (missing := await earlier.missing(payload)) is not None:
-        digest, size = missing
-        assert len(peer[digest]) == size
-        await earlier.save(member, peer[digest])
-        fetched += 1
+    sender = Sender(peer)
+    assert await earlier.complete(member, payload, sender)
     await earlier.settle(member, payload)
-    return fetched
+    return sender.given
 
 
 async def test_a_late_member_fetches_the_whole_chain_and_then_one_at_a_time(earlier):
@@ -64,7 +74,8 @@ async def test_a_refused_payload_leaves_what_is_needed(earlier):
     alice, payloads = sent(4)
     await take(earlier, 1, payloads[1], alice.store)
     before = files(earlier)
-    await earlier.save(1, payloads[2])
+    assert await earlier.complete(1, payloads[3], Sender(alice.store))
+    assert files(earlier) != before
     await earlier.settle(1, None)
     assert files(earlier) == before
     assert await take(earlier, 1, payloads[3], alice.store) == 1
@@ -87,24 +98,61 @@ async def test_members_with_the_same_payloads_share_them(earlier):
     assert sha256(payloads[2]).hex() not in files(earlier)
 
 
+async def test_each_payload_of_a_chain_is_looked_into_once(journal):
+    alice, payloads = sent(30)
+    looked = []
+
+    def reference(spec, payload):
+        looked.append(sha256(payload))
+        return TOPK.reference(spec, payload)
+
+    earlier = EarlierPayloads(journal, replace(TOPK, reference=reference), SPEC)
+    assert await earlier.complete(1, payloads[29], Sender(alice.store))
+    assert looked == [sha256(payload) for payload in reversed(payloads)]
+
+
+async def test_a_payload_whose_sender_does_not_give_what_it_builds_on_is_incomplete(earlier):
+    alice, payloads = sent(4)
+    del alice.store[sha256(payloads[0])]
+    sender = Sender(alice.store)
+    assert not await earlier.complete(1, payloads[3], sender)
+    assert sender.given == 2
+    await earlier.settle(1, None)
+    assert files(earlier) == set()
+
+
+async def test_a_large_payload_that_was_fetched_as_a_file_is_taken_over(earlier, tmp_path):
+    _, payloads = sent(2)
+    fetched = tmp_path / "fetched"
+    fetched.write_bytes(payloads[0])
+
+    async def give(_digest, _size):
+        return fetched
+
+    assert await earlier.complete(1, payloads[1], give)
+    assert not fetched.exists()
+    assert files(earlier) == {sha256(payloads[0]).hex()}
+
+
 async def test_a_payload_that_is_none_of_the_codec_asks_for_nothing(earlier):
-    assert await earlier.missing(b"garbage") is None
+    sender = Sender({})
+    assert await earlier.complete(1, b"garbage", sender)
+    assert sender.given == 0
 
 
 async def test_an_endless_chain_is_not_followed(earlier):
     _, payloads = sent(2)
     at = payloads[1].index(sha256(payloads[0]))
-    before, fetched = payloads[1], 0
+    before = payloads[1]
     made = {}
     for number in range(60):  # each names the one before it, all at the same depth
         made[sha256(before)] = before
         link = sha256(before) + len(before).to_bytes(8, "big")
         before = payloads[1][:at] + link + payloads[1][at + 40 :] + bytes([number])
     made[sha256(payloads[0])] = payloads[0]
-    while (missing := await earlier.missing(before)) is not None:
-        await earlier.save(1, made[missing[0]])
-        fetched += 1
-    assert fetched <= TOPK.depth
+    sender = Sender(made)
+    assert await earlier.complete(1, before, sender)
+    assert sender.given == TOPK.depth
 
 
 async def test_own_payloads_come_from_the_journal(journal, earlier):
@@ -120,6 +168,6 @@ async def test_a_codec_without_references_keeps_nothing(journal):
     plain = EarlierPayloads(journal, FLOAT32, SPEC)
     payload = FLOAT32.encode(SPEC, numbers(), None).payload
     await plain.settle(1, payload)
-    assert await plain.missing(payload) is None
+    assert await plain.complete(1, payload, Sender({}))
     assert plain.announced(5) is None
     assert not plain.directory.exists()
