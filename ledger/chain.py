@@ -43,10 +43,10 @@ class Chain:
 
     @property
     def web3(self) -> "Web3":
-        """A new web3.py client of the same node, for what this class does not ask."""
-        from web3 import HTTPProvider, Web3  # takes as long to import as all the rest: only where it is wanted
+        """A new web3.py client of the same node, for what this class does not ask; it has this chain's deadline."""
+        from ledger.web3_client import web3_of  # which takes as long to import as all the rest
 
-        return Web3(HTTPProvider(self.url, request_kwargs={"timeout": self.rpc.timeout}))
+        return web3_of(self.rpc)
 
     def chain_id(self) -> int:
         """The chain's id.

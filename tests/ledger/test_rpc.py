@@ -74,6 +74,24 @@ def test_https_where_there_is_none_is_one_clear_error(devnet):
         connect(devnet.url.replace("http://", "https://"), timeout=2)
 
 
+def test_web3_reads_the_same_chain(devnet):
+    web3 = connect(devnet.url).web3
+    assert web3.eth.chain_id == 31337
+    assert web3.eth.get_block(0)["number"] == 0
+    with pytest.raises(RpcRefused, match="refuses eth_nonsense"):
+        web3.manager.request_blocking("eth_nonsense", [])
+
+
+@pytest.mark.parametrize("fault", ["hang", "trickle"])
+def test_a_request_of_web3_ends_at_the_chains_deadline(fault, rpc):
+    web3 = connect(rpc.url, timeout=0.5).web3
+    rpc.fault = fault
+    began = time.monotonic()
+    with pytest.raises(ChainUnreachable, match=r"did not answer eth_blockNumber within 0\.5 s"):
+        web3.eth.block_number  # noqa: B018
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("fault", ["hang", "trickle"])
 def test_a_call_ends_at_its_deadline(fault, rpc):
     rpc.fault = fault
