@@ -56,7 +56,7 @@ def within(seconds: float) -> Iterator[Deadline]:
     timer.start()
     try:
         yield deadline
-    except Exception as error:
+    except Exception as error:  # a socket that is shut under its reader raises what requests, urllib3 or TLS make of it
         if deadline.passed:
             raise TimeoutError from error
         raise

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ledger.disk import CURE, add_column
 from ledger.errors import OutboxError
 
 _VERSION = 1
@@ -30,10 +31,6 @@ create table if not exists attempts(
     block integer, gas integer);
 """
 _ROW = "seq, session, round, entry, slot, block, confirmed, digest"
-_CURE = (
-    "restore it from a backup, or leave only identity.key, keystore.json, passphrase and ipfs in the home and start: "
-    "the node goes on from the ledger"
-)
 _ATTEMPT = "tx_hash, session, nonce, first, last, most, tip, raw, height, block"
 
 
@@ -83,7 +80,7 @@ class Store:
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = full")
             self._db.executescript(_SCHEMA)
-            self._add_digests()
+            add_column(self._db, "records", "digest", "blob")
             if (fault := self._db.execute("pragma quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(fault)
             found = self._db.execute("select version, contract from belongs").fetchone()
@@ -91,7 +88,7 @@ class Store:
                 found = (_VERSION, contract)
                 self._db.execute("insert into belongs values (?, ?)", found)
         except sqlite3.Error as error:
-            raise OutboxError(f"{path} can't be used as an outbox ({error}): {_CURE}") from error
+            raise OutboxError(f"{path} can't be used as an outbox ({error}): {CURE}") from error
         if found != (_VERSION, contract):
             self._db.close()
             raise OutboxError(f"{path} holds records for {found[1]}, not for {contract}: use another home directory")
@@ -101,11 +98,6 @@ class Store:
         except OutboxError:
             self._db.close()
             raise
-
-    def _add_digests(self) -> None:
-        """Outboxes that were made before records had digests get the column."""
-        if "digest" not in [row[1] for row in self._db.execute("pragma table_info(records)")]:
-            self._db.execute("alter table records add column digest blob")
 
     def close(self) -> None:
         """Closes the file."""
@@ -165,7 +157,7 @@ class Store:
     def _whole(self, r: tuple) -> Row:  # type: ignore[type-arg]
         row, digest = _row(r), r[7]
         if digest is not None and digest != _digest(row.entry):
-            raise OutboxError(f"{self.path}: the record of round {row.round} is not what was written: {_CURE}")
+            raise OutboxError(f"{self.path}: the record of round {row.round} is not what was written: {CURE}")
         return row
 
     def has_closing(self, session_id: int, round: int) -> bool:

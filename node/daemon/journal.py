@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ledger.disk import CURE, add_column
 from node.errors import HomeError
 from node.files import Piece, move_durably, sha256_of_file, write_atomically
 from node.learning.vectors import sha256_of
@@ -23,10 +24,6 @@ from node.session.ports import Payload
 log = logging.getLogger(__name__)
 
 IN_MEMORY = 64 << 20  # bytes of a payload; larger ones stay files
-CURE = (
-    "restore it from a backup, or leave only identity.key, keystore.json, passphrase and ipfs in the home and start: "
-    "the node goes on from the ledger"
-)
 SCHEMA = """
 create table if not exists checkpoint (
   only integer primary key check (only = 1), round integer not null, file text not null, sha256 blob not null,
@@ -69,19 +66,11 @@ class Journal:
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             self._db.executescript(SCHEMA)
-            self._add_columns()
+            add_column(self._db, "updates", "note", "blob not null default x''")
+            add_column(self._db, "announcements", "note", "blob not null default x''")
+            add_column(self._db, "checkpoint", "mix_sha256", "blob")
         except sqlite3.DatabaseError as error:
             raise HomeError(f"{path} is damaged ({error}): {CURE}") from error
-
-    def _add_columns(self) -> None:
-        """Homes that were made before announcements or updates had notes, or mixes a digest, get the column."""
-        for table, column, type in (
-            ("updates", "note", "blob not null default x''"),
-            ("announcements", "note", "blob not null default x''"),
-            ("checkpoint", "mix_sha256", "blob"),
-        ):
-            if column not in [row[1] for row in self._db.execute(f"pragma table_info({table})")]:
-                self._db.execute(f"alter table {table} add column {column} {type}")
 
     def close(self) -> None:
         """Closes the database."""
