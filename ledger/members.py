@@ -1,6 +1,6 @@
 """A session's members, folded from its events. Checks every binding; what the members recorded is history's matter."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from eth_abi.abi import decode
@@ -52,6 +52,19 @@ def fold_members(events: Iterable[Event], chain_id: int, address: str, session_i
     if [member.index for member in found] != list(range(len(found))):
         raise HistoryError(f"the node withholds events of members of session {session_id:016x}: ask another node")
     return found
+
+
+def doubled_keys(members: Sequence[MemberEntry]) -> dict[int, int]:
+    """Members that use the libp2p key of an earlier one, by index, and the first that proved to hold it.
+
+    Whoever can't sign with a key holds none, so nobody loses a key to who only names it before its owner does.
+    """
+    holders: dict[bytes, int] = {}
+    doubled = {}
+    for member in members:
+        if member.bound and (first := holders.setdefault(member.peer_key, member.index)) != member.index:
+            doubled[member.index] = first
+    return doubled
 
 
 def _joined(account: str, event: Event, message: bytes) -> MemberEntry:

@@ -14,6 +14,7 @@ import trio
 
 from ledger import BrokenChain, History, MemberEntry
 from ledger import Step as LedgerStep
+from ledger.members import doubled_keys
 from node.agreement import OpenSession, open_session
 from node.audit.coordinated import MOMENTS, CoordinatedCheck, CoordinatedRules, StepFiles
 from node.audit.inputs import Ledger, check_members, check_recorded
@@ -116,12 +117,7 @@ class _Audit:
         joined = [member.joined_block for member in members]
         rounds = self.opened.session.rounds
         self.ledger = Ledger(joined, rounds, self.history.update_block, self.history.has_passed)
-        for member in members:
-            if not member.bound:
-                found = "a signature that the key did not make"
-                self.report.blame(
-                    Fault(member.index, 0, "identity", "the libp2p key's signature of the account", found)
-                )
+        self._check_identities(members)
         self.coordinated = self._coordinated_check(members)
         if budget := self.opened.session.privacy:
             self.privacy = BudgetCheck(
@@ -138,6 +134,16 @@ class _Audit:
             if fault is not None:
                 self.report.blame(fault)
         self._note_silence({member: step.round for member, step in before.items()}, settings)
+
+    def _check_identities(self, members: Sequence[MemberEntry]) -> None:
+        doubled = doubled_keys(members)
+        for member in members:
+            if not member.bound:
+                expected, found = "the libp2p key's signature of the account", "a signature that the key did not make"
+                self.report.blame(Fault(member.index, 0, "identity", expected, found))
+            if member.index in doubled:
+                found = f"that of member {doubled[member.index]}, which signed for both accounts"
+                self.report.blame(Fault(member.index, 0, "identity", "a libp2p key of its own", found))
 
     def _require_rounds(self, settings: AuditSettings) -> None:
         """An audit of rounds that nobody recorded would find nothing wrong, so it is refused."""

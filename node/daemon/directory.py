@@ -10,6 +10,7 @@ import trio
 from eth_account.signers.local import LocalAccount
 
 from ledger import Ledger, LedgerError, MemberEntry
+from ledger.members import doubled_keys
 from node.files import write_atomically
 from node.network.addresses import parse_peer_address
 from node.network.identity import peer_id_of
@@ -73,14 +74,17 @@ class LedgerDirectory:
 
 
 def seats_of(members: list[MemberEntry]) -> tuple[Seat, ...]:
-    """The ledger's members by index. One whose key never signed the binding, or is doubled, has no rights."""
-    seen: set[bytes] = set()
-    seats = []
-    for member in members:
-        entitled = member.active and member.bound and member.peer_key not in seen
-        seen.add(member.peer_key)
-        seats.append(Seat(peer_id_of(member.peer_key), member.account, entitled, tuple(member.addresses)))
-    return tuple(seats)
+    """The ledger's members by index. One whose key never signed the binding, or is an earlier one's, has no rights."""
+    doubled = doubled_keys(members)
+    return tuple(
+        Seat(
+            peer_id_of(member.peer_key),
+            member.account,
+            member.active and member.bound and member.index not in doubled,
+            tuple(member.addresses),
+        )
+        for member in members
+    )
 
 
 def save_seats(path: Path, seats: tuple[Seat, ...]) -> None:

@@ -3,13 +3,13 @@
 import hashlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from eth_account.signers.local import LocalAccount
 
-from ledger import Membership, binding_message, load_keystore
+from ledger import MemberEntry, Membership, binding_message, load_keystore
 from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
 from node.daemon.directory import LedgerDirectory, save_seats, seats_of
 from node.daemon.handing_out import Shelf, hand_out
@@ -263,6 +263,7 @@ def take_seat(
     members = ledger.members(session_id)
     mine = next((m for m in members if m.account == account.address), None)
     if mine is None:
+        _require_own_key(members, identity, settings.home)
         join_session(opened, identity, account)
         members = ledger.members(session_id)
         mine = next(m for m in members if m.account == account.address)
@@ -276,6 +277,16 @@ def take_seat(
     seats = seats_of(members)
     save_seats(settings.home.path / "members.json", seats)
     return LedgerDirectory(mine.index, seats)
+
+
+def _require_own_key(members: Sequence[MemberEntry], identity: Identity, home: Home) -> None:
+    """A second account with one key would have no rights, and the audit would convict it."""
+    other = next((m for m in members if m.bound and m.peer_key == identity.public_key), None)
+    if other is not None:
+        raise HomeError(
+            f"the libp2p key {home.identity} is bound to account {other.account}, member {other.index}: "
+            f"restore that account's {home.keystore.name}, or join with another home (fl-node init)"
+        )
 
 
 async def initial_parameters(prepared: Prepared, snapshots: Snapshots) -> None:

@@ -59,6 +59,7 @@ class Forgery:
     privacy: Privacy | None = None
     snapshot_every: int = 1
     bind: Callable[[int, Identity], Identity] = lambda _member, identity: identity  # who signs the binding
+    identity: Callable[[int], Identity] = lambda member: identity_from_seed(bytes([member + 1]) * 32)
     after_rounds: Callable[[], Awaitable[None]] | None = None  # may change what is to be recorded
     accounts: list[LocalAccount] = field(default_factory=lambda: [Account.create() for _ in range(8)])
 
@@ -108,7 +109,7 @@ class Forgery:
 
     def _join(self, ledger: Ledger, session_id: int) -> None:
         for member in range(self.members):
-            identity = identity_from_seed(bytes([member + 1]) * 32)
+            identity = self.identity(member)
             account = self.accounts[member]
             message = binding_message(self.chain.chain_id(), ledger.address, session_id, account.address)
             signature = self.bind(member, identity).sign(message)

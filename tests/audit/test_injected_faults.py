@@ -175,6 +175,23 @@ def test_a_binding_signed_by_another_key_is_found(forge):
     assert located(report) == (2, 0, "identity")
 
 
+def test_two_accounts_with_one_libp2p_key_are_found(forge):
+    report = forge(identity=lambda member: identity_from_seed(bytes([min(member, 2)]) * 32)).audit()
+    assert [(fault.member, fault.round, fault.kind) for fault in report.faults] == [(3, 0, "identity")]
+    assert report.faults[0].found == "that of member 2, which signed for both accounts"
+
+
+def test_who_names_anothers_key_first_takes_nothing_from_it(forge):
+    """Member 1 names the key of member 2, which it can't sign with, before that joins."""
+    keys = {1: b"\x03", 2: b"\x03"}
+    report = forge(
+        identity=lambda member: identity_from_seed(keys.get(member, bytes([member + 10])) * 32),
+        bind=lambda member, own: identity_from_seed(b"x" * 32) if member == 1 else own,
+    ).audit()
+    assert [(fault.member, fault.kind) for fault in report.faults] == [(1, "identity")]
+    assert "did not make" in report.faults[0].found
+
+
 def test_a_cohort_that_was_not_drawn_is_found(forge):
     def act(draft):
         chosen = {entry.member for entry in draft.inputs}
