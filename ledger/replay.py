@@ -18,7 +18,8 @@ from ledger.payload import HOLD, first_slot, next_slot
 from ledger.values import MemberEntry, Membership
 
 _TRIES = 5
-_PAUSES = (0.5, 1.0, 2.0)  # seconds before events are read again: behind one URL there may be nodes that lag
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before events are read again: behind one URL there may be nodes that lag, by a slot of Ethereum and more."""
 _NEWEST = 64  # blocks that are read again then
 
 

@@ -1,6 +1,6 @@
 """Evidence of equivocation, verified offline: two signed words of one member on one round that differ."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from node.messages import Announcement
 from node.network.identity import verify
 
 LIMIT = 64 * 1024
+MOST_FILES = 10_000  # of a home that are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,18 @@ def judge_evidence(path: Path) -> Verdict:
             f"{path} holds no two signed announcements, nor one and a record ({error!r}): is it the right file?"
         ) from error
     return _verdict(first, _flaw(first, second), "two signed updates")
+
+
+def convicted_in(session_id: int, homes: Iterable[Path]) -> Iterator[Verdict]:
+    """The verdicts that convict in this session, of files that the homes keep; what proves nothing is passed over."""
+    for home in homes:
+        for path in sorted((home / "evidence").glob("*.json"))[:MOST_FILES]:
+            try:
+                verdict = judge_evidence(path) if path.is_file() else None
+            except ConfigError:
+                continue
+            if verdict is not None and verdict.convicts and verdict.session == f"{session_id:016x}":
+                yield verdict
 
 
 def _verdict(first: Announcement, flaw: str, proof: str) -> Verdict:

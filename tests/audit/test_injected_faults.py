@@ -8,14 +8,16 @@ import torch
 from ledger import Devnet, DevnetOptions, Input, Record
 from node.audit.report import Coverage, Gap
 from node.config import Privacy
+from node.daemon.watching import save_evidence
 from node.errors import ConfigError
 from node.learning import parameters
 from node.learning.parameters import ParameterSpec
-from node.messages import ABSENT
+from node.messages import ABSENT, Announcement, announcement_bytes
 from node.network.identity import identity_from_seed
+from node.session.board import Equivocation
 from node.session.cohort import draw_cohort
 from node.storage import open_snapshots
-from tests.audit.forge import Forgery, sha256, swapped
+from tests.audit.forge import SPEC, Forgery, sha256, swapped
 
 pytestmark = pytest.mark.real
 
@@ -190,6 +192,71 @@ def test_who_names_anothers_key_first_takes_nothing_from_it(forge):
     ).audit()
     assert [(fault.member, fault.kind) for fault in report.faults] == [(1, "identity")]
     assert "did not make" in report.faults[0].found
+
+
+def reveals_another(draft):
+    """Records another update than the one that it showed the others, and mixes nothing else."""
+    other = parameters.encode(SPEC, torch.full((SPEC.size,), 0.5))
+    draft.inputs = tuple(
+        Input(each.member, 65_535, 0) if each.member == draft.member else Input(each.member, 0, ABSENT)
+        for each in draft.inputs
+    )
+    draft.update_hash = draft.mixed_hash = sha256(other)
+    draft.snapshot_update = draft.snapshot_mixed = other
+
+
+def proof_against(session, member, round):
+    """Two announcements of the round that a member signed."""
+    mallory = session.identity(member)
+
+    def announced(digest):
+        said = announcement_bytes(session.session_id, round, digest, 9, "float32")
+        return Announcement(session.session_id, round, digest, 9, "float32", mallory.peer_id, mallory.sign(said))
+
+    return Equivocation(member, announced(b"1" * 32), announced(b"2" * 32))
+
+
+def test_signed_evidence_in_a_home_convicts_who_showed_another_update_and_nobody_who_mixed_it(forge):
+    session = forge(at(1, 2, reveals_another), cohort=3)
+    blind = session.audit()
+    assert {(fault.member, fault.round, fault.kind) for fault in blind.faults} == {
+        (member, 2, "mixed parameters") for member in (0, 2, 3)
+    }
+    save_evidence(session.place / "evidence", proof_against(session, 1, 2))
+    report = session.judge()
+    assert [(fault.member, fault.round, fault.kind) for fault in report.faults] == [(1, 2, "equivocation")]
+    assert [note.member for note in report.notes if note.kind == "equivocal input"] == [0, 2, 3]
+    assert report.steps_replayed == report.steps_total - 3
+    assert session.judge(first=3).clean
+
+
+def test_evidence_excuses_no_other_wrong_mix_and_faults_are_in_order(forge):
+    def act(draft):
+        if (draft.member, draft.round) == (1, 2):
+            reveals_another(draft)
+        if (draft.member, draft.round) == (3, 1):
+            draft.inputs = swapped(draft.inputs)
+        if (draft.member, draft.round) == (2, 3):
+            draft.inputs = swapped(draft.inputs)
+
+    session = forge(act, cohort=3)
+    session.record()
+    save_evidence(session.place / "evidence", proof_against(session, 1, 2))
+    found = [(fault.member, fault.round, fault.kind) for fault in session.judge().faults]
+    assert found == [(3, 1, "mixed parameters"), (1, 2, "equivocation"), (2, 3, "mixed parameters")]
+
+
+def test_what_proves_nothing_or_is_of_a_stranger_accuses_nobody(forge):
+    session = forge()
+    session.record()
+    places = [session.place / "evidence" / name for name in ("stranger", "forged")]
+    save_evidence(places[0].parent, proof_against(session, 7, 1))
+    proof = proof_against(session, 1, 1)
+    forged = replace(proof.second, signature=proof.first.signature)
+    save_evidence(places[0].parent, replace(proof, second=forged))
+    (places[0].parent / "more.json").write_text("[" * 9)
+    assert len(list(places[0].parent.iterdir())) == 3
+    assert session.judge().clean
 
 
 def test_a_cohort_that_was_not_drawn_is_found(forge):
