@@ -118,8 +118,8 @@ class _Audit:
         joined = [member.joined_block for member in members]
         rounds = self.opened.session.rounds
         self.ledger = Ledger(joined, rounds, self.history.update_block, self.history.has_passed)
-        for fault in check_identities(members):
-            self.report.blame(fault)
+        for wrong in check_identities(members):
+            self.report.blame(wrong)
         self._take_evidence(members, settings)
         self.coordinated = self._coordinated_check(members)
         if budget := self.opened.session.privacy:
