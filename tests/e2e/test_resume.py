@@ -17,6 +17,7 @@ from tests.storage.conftest import kubo_url  # noqa: F401
 
 pytestmark = pytest.mark.real
 ROUNDS = 100_000
+PATIENCE_S = 300.0  # for what takes seconds on an idle machine
 
 
 def finished(status):
@@ -241,8 +242,9 @@ def everybody_joins(homes, session):
     for index, home in enumerate(homes):
         node = NodeProcess(home, session, "--no-mdns")
         with running([node]):
-            node.wait_for(lambda status: status.get("state", "").startswith("waiting"))
+            node.wait_for(lambda status: status.get("state", "").startswith("waiting"), PATIENCE_S)
         assert read_status(home)["member"] == index
+        home.status.unlink()  # its address is no more
 
 
 def disturb(homes, session, other):
@@ -252,13 +254,13 @@ def disturb(homes, session, other):
     listen, where = address.split("/p2p/")[0], ("--no-mdns", "--throttle", "0.02", "--rpc", other.url)
     with running(nodes):
         for done, victim in ((2, 3), (4, 0), (6, 2), (8, 0), (9, 3)):
-            nodes[0].wait_for(lambda status, done=done: finished(status) >= done)
+            nodes[0].wait_for(lambda status, done=done: finished(status) >= done, PATIENCE_S)
             if victim == 3:
-                nodes[victim].wait_for(lambda status: status["state"] == "training")
+                nodes[victim].wait_for(lambda status: status["state"] == "training", PATIENCE_S)
             nodes[victim].kill()
             ways = ("--listen", listen) if victim == 0 else ("--peers", address)
             nodes[victim] = NodeProcess(homes[victim], session, *where, *ways)
-        return [node.end() for node in nodes]
+        return [node.end(PATIENCE_S) for node in nodes]
 
 
 @pytest.mark.slow
@@ -276,7 +278,7 @@ def test_a_coordinated_session_at_full_participation_ends_with_the_same_bits_who
         shutil.copytree(home.path, copy.path)
     nodes = start_all(homes, session)
     with running(nodes):
-        ends = [node.end() for node in nodes]
+        ends = [node.end(PATIENCE_S) for node in nodes]
     assert [(code, end["finished_round"]) for code, end in ends] == [(0, 14)] * 4
     with Devnet(DevnetOptions(block_time=0.5, free_gas=True, load=tmp_path / "chain.json")) as other:
         ends = disturb(copies, session, other)
