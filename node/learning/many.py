@@ -10,7 +10,7 @@ from itertools import accumulate, groupby
 import torch
 from torch import Tensor
 
-from node.learning.mapped import Mapped, mapped
+from node.learning.mapped import Mapped, mapped, over_members, traced
 from node.learning.task import Examples, Learner
 from node.learning.trainer import (
     EVALUATION_CHUNK,
@@ -60,7 +60,7 @@ class Trainer:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        self._step: Mapped = mapped(training_step(learner, batch_loss(learner)), (0, 0, 0, 0, None))
+        self._step = traced(training_step(learner, over_members(batch_loss(learner))))
 
     def train(self, flats: Tensor, pool: Pool, plans: Sequence[Plan], learning_rate: float | None = None) -> Tensor:
         """Parameters (members, size) after each member's plan, from `flats` (left alone); default rate: the task's.

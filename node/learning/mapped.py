@@ -11,21 +11,29 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 from torch.fx import GraphModule
-from torch.fx.experimental.proxy_tensor import make_fx
 
 Mapped = Callable[..., Any]
-WARM = 100  # calls with the same shapes before tracing pays: it costs a tenth of a second, and at first two
+WARM = 2000  # calls with the same shapes before tracing pays: it costs a tenth of a second, and at first one or two
 TRACES = 32  # kept; the oldest goes first
 RESHAPES = (torch.ops.aten.expand.default, torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 SMALL = 1 << 20  # numbers in the largest argument of a function that is worth tracing: beyond it, arithmetic dominates
 
 
 def mapped(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Mapped:
-    """`function` over the first dimension of its arguments (or as `in_dims` says), each member with its own randomness.
+    """`function` over the first dimension of its arguments (or as `in_dims` says), traced when it is called often."""
+    return traced(over_members(function, in_dims))
+
+
+def over_members(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Mapped:
+    """`function` over the first dimension of its arguments (or as `in_dims` says), each with its own randomness."""
+    return vmap(function, in_dims=in_dims, randomness="different")
+
+
+def traced(function: Mapped) -> Mapped:
+    """The function, its operations recorded and played back once it was called often with the same shapes.
 
     Arguments are tensors. The result depends on the arguments alone, not on earlier calls.
     """
-    vmapped = vmap(function, in_dims=in_dims, randomness="different")
     calls: dict[tuple[torch.Size, ...], int] = {}
     traces: dict[tuple[torch.Size, ...], Mapped] = {}
 
@@ -37,11 +45,18 @@ def mapped(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] =
         if calls[shapes] == WARM and max(argument.numel() for argument in arguments) <= SMALL:
             while len(traces) >= TRACES:
                 traces.pop(next(iter(traces)))
-            traces[shapes] = simplified(make_fx(vmapped)(*arguments))
+            traces[shapes] = recorded(function, *arguments)
             return traces[shapes](*arguments)
-        return vmapped(*arguments)
+        return function(*arguments)
 
     return call
+
+
+def recorded(function: Mapped, *arguments: Tensor) -> GraphModule:
+    """The operations of a call with these arguments."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # imports torch's compiler: a second that nodes don't need
+
+    return simplified(make_fx(function)(*arguments))
 
 
 def simplified(trace: GraphModule) -> GraphModule:

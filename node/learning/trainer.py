@@ -1,6 +1,6 @@
 """Local training and evaluation as pure functions of (parameters, batch). Knows no peers and no event loop.
 
-The node calls a step for one member; the simulation maps the same step over many with torch.func.vmap.
+The node takes a step for one member; the simulation takes the same step for many, its loss mapped by torch.func.vmap.
 """
 
 from collections.abc import Callable, Iterator, Sized
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value
+from torch.func import functional_call
 
 from node.errors import TaskError
+from node.learning.gradients import gradient_and_value
 from node.learning.parameters import unflatten
 from node.learning.task import Examples, Learner
 
@@ -58,10 +59,11 @@ def batch_loss(learner: Learner) -> Loss:
 def training_step(learner: Learner, loss: Loss) -> Step:
     """One step of SGD with momentum and weight decay (as torch.optim.SGD computes it), as a pure function.
 
-    `(flat, velocity, inputs, targets, learning rate ()) -> (flat, velocity, loss)`; the velocity starts at zero.
+    `(flat, velocity, inputs, targets, learning rate ()) -> (flat, velocity, loss)`; the velocity starts at zero. With a
+    loss mapped over members, everything but the rate has them as its first dimension.
     """
     task = learner.task
-    gradient_and_loss = grad_and_value(loss)
+    gradient_and_loss = gradient_and_value(loss)
 
     def step(
         flat: Tensor, velocity: Tensor, inputs: Tensor, targets: Tensor, rate: Tensor

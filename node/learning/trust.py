@@ -12,19 +12,21 @@ Chosen on validation data: docs/experiments.md. Knows no network: an update is n
 Everything is written for one member and mapped over many: the node weighs for itself, the simulation for everybody.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.func import grad
 
 from node.errors import ConfigError
+from node.learning.gradients import gradient_and_value
 from node.learning.screen import Memory
 from node.learning.task import Learner
 from node.learning.trainer import batch_loss, outputs
 
+Loss = Callable[..., Tensor]
 OBJECTIVES = ("common", "personal")
 COMMON_PRIOR = 0.3  # λ of a member that has every class, in units of the loss
 COVERAGE_POWER = 2
@@ -106,21 +108,30 @@ def row_of(logits: Tensor, passed: Tensor) -> Tensor:
     return torch.where(passed, logits, -torch.inf).softmax(dim=-1)
 
 
-def descend(learner: Learner, objective: str, logits: Tensor, seen: Evidence) -> Tensor:
-    """Logits (k,) after one exponentiated-gradient step; their mean over those that passed is 0."""
+def mixture_loss(learner: Learner, objective: str) -> Loss:
+    """What a row (k,) is judged by: the loss of the mixture `(row, stacked, inputs, targets, held)`, a scalar."""
 
-    def loss(row: Tensor) -> Tensor:
-        mixture = row @ seen.stacked
+    def loss(row: Tensor, stacked: Tensor, inputs: Tensor, targets: Tensor, held: Tensor) -> Tensor:
+        mixture = row @ stacked
         if objective == "personal" or learner.task.classes is None:
-            return batch_loss(learner)(mixture, seen.inputs, seen.targets)
-        return balanced_loss(outputs(learner, mixture, seen.inputs), seen.targets, seen.held)
+            return batch_loss(learner)(mixture, inputs, targets)
+        return balanced_loss(outputs(learner, mixture, inputs), targets, held)
 
-    row = row_of(logits, seen.passed)
-    slope = torch.nan_to_num(grad(loss)(row))
-    slope = (slope - (row * slope).sum()).clamp(-STEEPEST, STEEPEST)
-    rate = (0.5 / seen.strength).clamp(max=1.0)
-    moved = torch.where(seen.passed, logits - rate * (slope + seen.strength * logits), 0.0)
-    centred = moved - moved.sum() / seen.passed.sum()
+    return loss
+
+
+def descend(loss: Loss, logits: Tensor, seen: Evidence) -> Tensor:
+    """Logits (…, k) after one exponentiated-gradient step; their mean over those that passed is 0.
+
+    For many members at once with a loss that is mapped over them.
+    """
+    row, strength = row_of(logits, seen.passed), seen.strength[..., None]
+    gradient, _ = gradient_and_value(loss)(row, seen.stacked, seen.inputs, seen.targets, seen.held)
+    slope = torch.nan_to_num(gradient)
+    slope = (slope - (row * slope).sum(dim=-1, keepdim=True)).clamp(-STEEPEST, STEEPEST)
+    rate = (0.5 / strength).clamp(max=1.0)
+    moved = torch.where(seen.passed, logits - rate * (slope + strength * logits), 0.0)
+    centred = moved - moved.sum(dim=-1, keepdim=True) / seen.passed.sum(dim=-1, keepdim=True)
     return torch.where(seen.passed, centred.clamp(-LOGIT_RANGE, LOGIT_RANGE), 0.0)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from node.learning.many import MEMORY, Pool, chunks
-from node.learning.mapped import Mapped, mapped
+from node.learning.mapped import Mapped, mapped, over_members, traced
 from node.learning.screen import (
     familiar,
     first_of_its_kind,
@@ -36,6 +36,7 @@ from node.learning.trust import (
     TrustSettings,
     TrustState,
     descend,
+    mixture_loss,
     prior_strength,
     row_of,
 )
@@ -167,10 +168,12 @@ class Weigher:
         def skill_of_one(stacked: Tensor, inputs: Tensor, targets: Tensor, held: Tensor, own: Tensor) -> Tensor:
             return skill(self.learner, stacked, inputs, targets, held, own)
 
-        def step_of_one(logits: Tensor, *evidence: Tensor) -> Tensor:
-            return descend(self.learner, self.settings.objective, logits, Evidence(*evidence))
+        loss = over_members(mixture_loss(self.learner, self.settings.objective), (0, stacked, 0, 0, 0))
 
-        return mapped(skill_of_one, (stacked, 0, 0, 0, 0)), mapped(step_of_one, (0, stacked, 0, 0, 0, 0, 0))
+        def step(logits: Tensor, *evidence: Tensor) -> Tensor:
+            return descend(loss, logits, Evidence(*evidence))
+
+        return mapped(skill_of_one, (stacked, 0, 0, 0, 0)), traced(step)
 
     def _maps_for(self, stacked: Tensor) -> tuple[Mapped, Mapped]:
         return self._one_stack if stacked.dim() == 2 else self._own_stacks

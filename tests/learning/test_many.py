@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from node.learning import mapped as mapping
 from node.learning.many import Evaluator, Pool, Trainer
-from node.learning.mapped import WARM, mapped
+from node.learning.mapped import mapped
 from node.learning.mixing import mix, mix_many, quantise
 from node.learning.task import Examples, Share, Task, prepare
 from node.learning.task_files import load_task
@@ -24,6 +25,13 @@ def parts(*sizes):
     return [data.train.rows(torch.arange(size) % len(data.train)) for size in sizes]
 
 
+@pytest.fixture
+def soon_traced(monkeypatch):
+    """After how many calls functions are traced in this test."""
+    monkeypatch.setattr(mapping, "WARM", 15)
+    return 15
+
+
 @pytest.mark.parametrize("sizes", [(40, 40, 40), (40, 7, 25), (64,)])
 def test_many_train_as_each_alone(sizes):
     data = parts(*sizes)
@@ -34,7 +42,7 @@ def test_many_train_as_each_alone(sizes):
         torch.testing.assert_close(together[i], train(LEARNER, flats[i], data[i], Plan(count, seeded(i))).flat)
 
 
-def test_the_same_seeds_give_the_same_bits_and_leave_the_start_alone():
+def test_the_same_seeds_give_the_same_bits_and_leave_the_start_alone(soon_traced):
     data, flats = Pool.of(parts(40, 30)), torch.zeros(2, LEARNER.spec.size)
     trainer = Trainer(LEARNER)  # its second run plays a trace back
     runs = [trainer.train(flats, data, [Plan(20, seeded(i)) for i in range(2)]) for _ in range(2)]
@@ -42,21 +50,22 @@ def test_the_same_seeds_give_the_same_bits_and_leave_the_start_alone():
     assert not flats.any()
 
 
-def test_a_trace_gives_the_bits_of_the_function_and_follows_its_arguments():
+def test_a_trace_gives_the_bits_of_the_function_and_follows_its_arguments(soon_traced):
     play = mapped(lambda x, y: (x * y).sum().sin())
     arguments = [
-        (torch.randn(3, 4, generator=seeded(i)), torch.randn(3, 4, generator=seeded(-i))) for i in range(WARM + 3)
+        (torch.randn(3, 4, generator=seeded(i)), torch.randn(3, 4, generator=seeded(-i)))
+        for i in range(soon_traced + 3)
     ]
     for x, y in arguments:
         assert play(x, y).tolist() == torch.stack([(a * b).sum().sin() for a, b in zip(x, y, strict=True)]).tolist()
 
 
-def test_dropout_is_drawn_for_each_member_by_itself():
+def test_dropout_is_drawn_for_each_member_by_itself(soon_traced):
     module = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 1))
     learner = prepare(Task("dropout", lambda: module, lambda share: None, torch.nn.functional.mse_loss))
     same = Examples(torch.ones(8, 2), torch.zeros(8, 1))
     flats = learner.initial().repeat(2, 1)
-    for steps in (2, WARM + 5):
+    for steps in (2, soon_traced + 5):
         trained = Trainer(learner).train(flats, Pool.of([same, same]), [Plan(steps, seeded()), Plan(steps, seeded())])
         assert not torch.equal(trained[0], trained[1])
 

@@ -10,7 +10,7 @@ from node.learning.many import Pool
 from node.learning.task import Share, Task, prepare
 from node.learning.task_files import load_task
 from node.learning.trainer import Plan, train
-from node.learning.trust import Evidence, Inputs, TrustSettings, TrustState, balanced_loss, descend
+from node.learning.trust import Evidence, Inputs, TrustSettings, TrustState, balanced_loss, descend, mixture_loss
 from node.learning.weigher import Judge, Seat, Weigher, learn_row
 
 TASK = load_task(f"{Path(__file__).parent / 'example_task.py'}:task")
@@ -202,7 +202,7 @@ def test_a_step_is_the_one_of_the_reference():
         *(torch.tensor(images, dtype=torch.float32), torch.tensor(targets)),
         *(torch.tensor([True, True, True, False]), torch.tensor(strength)),
     )
-    found = descend(learner, "common", torch.tensor(logits, dtype=torch.float32), seen)
+    found = descend(mixture_loss(learner, "common"), torch.tensor(logits, dtype=torch.float32), seen)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
