@@ -38,15 +38,18 @@ def locate(chain: Chain, links: Sequence[Link], found: int, slot_at: Callable[[i
         slot_at: its slot as of a block; RpcRefused where the node keeps it no longer.
 
     """
+    exact = True
     try:
         wrong = _first_wrong(links, slot_at)
     except RpcRefused:
-        wrong = _first_forged(chain, links)
+        wrong, exact = _first_forged(chain, links), False
     if wrong is not None:
         return _explain(chain, links, wrong)
     told, expected = links[-1].slot & (HOLD - 1), found & (HOLD - 1)
     if told < expected:
         return told, f"rounds {told} to {expected - 1} are missing or were skipped at the end"
+    if exact:  # all that is told is right, and no round is open: what comes after it can only close the last one
+        return told, f"the closing record of round {told} is missing at the end"
     gaps = [b for a, b in pairwise(links[1:]) if b.round > a.round + 1]
     if gaps:
         return gaps[0].round - 1, f"a record may be missing before the one of round {gaps[0].round}"

@@ -370,6 +370,16 @@ def test_an_altered_or_missing_record_is_found_and_located(devnet, party, twist,
         next(history.steps())
 
 
+def test_a_closing_record_that_is_missing_at_the_end_is_located(devnet, party):
+    party.play(1, 2)
+    party.record(1, 3, party.mix(1, 2), closing=True)
+    head = devnet.connect().block_number()
+    with lying(devnet, party, lambda logs: [log for log in logs if int(log["blockNumber"], 16) < head]) as history:
+        with pytest.raises(BrokenChain, match="the closing record of round 3 is missing at the end") as caught:
+            history.verify()
+        assert (caught.value.member, caught.value.round) == (1, 3)
+
+
 def test_a_node_that_tells_of_nothing_is_found(devnet, party):
     party.play(1, 2)
     with lying(devnet, party, lambda _: []) as history, pytest.raises(HistoryError, match="tell of 0 members, the con"):
