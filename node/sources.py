@@ -130,7 +130,7 @@ def _from_peers(cid: bytes, ways: Ways) -> bytes:
     if ways.ask is None:
         raise SessionFileError(
             f"the session file {format_cid(cid)} is in IPFS: name a Kubo daemon with --ipfs, or a node that has it "
-            "with --peers"
+            "with --peers, or get the file first (ipfs cat CID > session.toml) if this command has neither"
         )
     if codec_of(cid) != RAW:
         raise SessionFileError(
