@@ -21,7 +21,7 @@ from node.audit.members import check_evidence, check_identities, excuse
 from node.audit.privacy import BudgetCheck
 from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
 from node.audit.report import AuditReport, Coverage, Gap
-from node.audit.snapshots import SnapshotShelf, is_daemon, open_shelf, places_of, spec_of_payload
+from node.audit.snapshots import SnapshotShelf, is_daemon, open_shelf, spec_of_payload
 from node.errors import ConfigError, ContentMalformed, UpdateError
 from node.learning.codecs import Codec, codec
 from node.learning.parameters import ParameterSpec
@@ -140,9 +140,10 @@ class _Audit:
         self.report.faults.sort(key=lambda fault: (fault.round, fault.member))
 
     def _take_evidence(self, members: Sequence[MemberEntry], settings: AuditSettings) -> None:
-        """Convicts whom signed evidence in the homes convicts, of the rounds that are audited."""
-        places = places_of(settings.ipfs, settings.session_path.resolve().parent)
-        homes = [Path(place) for place in places if not is_daemon(place)]
+        """Convicts whom signed evidence in the named homes, or in those beside the session file, convicts."""
+        homes = [Path(place) for place in settings.ipfs if not is_daemon(place)]
+        beside = settings.session_path.resolve().parent.glob("*/evidence")
+        homes = homes or sorted(found.parent for found in beside)
         for fault in check_evidence(self.opened.session_id, members, homes):
             self.equivocal.add((fault.member, fault.round))  # a row may name a round before the first that is audited
             if settings.first <= fault.round <= (settings.last or LARGEST_ROUND):

@@ -68,7 +68,7 @@ async def open_shelf(
         return
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory()))
-        chosen = places_of(places, beside)
+        chosen = list(places) or sorted(str(found.parent) for found in beside.glob("*/ipfs") if found.is_dir())
         sources: list[Source] = []
         for place in chosen:
             if is_daemon(place):
@@ -83,11 +83,6 @@ async def open_shelf(
             else:
                 raise ConfigError(f"--ipfs {place} is neither a node's home nor the URL of a Kubo daemon")
         yield SnapshotShelf(sources, limit, key)
-
-
-def places_of(named: Sequence[str], beside: Path) -> list[str]:
-    """Homes and daemons to look in: the named ones; without any, the homes in the directory `beside`."""
-    return list(named) or sorted(str(found.parent) for found in beside.glob("*/ipfs") if found.is_dir())
 
 
 def _is_home(place: Path) -> bool:

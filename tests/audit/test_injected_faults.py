@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import trio
 
 from ledger import Devnet, DevnetOptions, Input, Record
 from node.audit.report import Coverage, Gap
+from node.audit.run import AuditSettings, audit_session
 from node.config import Privacy
 from node.daemon.watching import save_evidence
 from node.errors import ConfigError
@@ -228,6 +230,16 @@ def test_signed_evidence_in_a_home_convicts_who_showed_another_update_and_nobody
     assert [note.member for note in report.notes if note.kind == "equivocal input"] == [0, 2, 3]
     assert report.steps_replayed == report.steps_total - 3
     assert session.judge(first=3).clean
+
+
+def test_evidence_beside_the_session_file_is_taken_without_a_home_being_named(forge):
+    session = forge()
+    session.record()
+    home = session.place / "home-with-kubo"
+    home.mkdir()
+    save_evidence(home / "evidence", proof_against(session, 1, 2))
+    settings = AuditSettings(session.place / "session.toml")
+    assert located(trio.run(audit_session, settings, lambda _line: None)) == (1, 2, "equivocation")
 
 
 def test_evidence_excuses_no_other_wrong_mix_and_faults_are_in_order(forge):
