@@ -1,5 +1,6 @@
 """Elections: the rule on the ledger's words, and whole sessions in virtual time whose coordinator is gone for good."""
 
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -165,11 +166,17 @@ class Electing:
         node.leave()
 
 
-async def gone_in_round(session, boss, nursery, round):
-    """The coordinator dies once so many rounds are over."""
-    with trio.CancelScope() as scope:
-        nursery.start_soon(end_after, boss, round, scope)
-        await boss.run()
+@asynccontextmanager
+async def without_coordinator(all, boss, workers, round):
+    """The session once its coordinator died after so many rounds; the block ends when all workers have ended."""
+    with trio.fail_after(2000):
+        async with trio.open_nursery() as nursery:
+            for index, worker in workers.items():
+                nursery.start_soon(all.live, index, worker)
+            with trio.CancelScope() as scope:
+                nursery.start_soon(end_after, boss, round, scope)
+                await boss.run()
+            yield nursery
 
 
 async def end_after(boss, round, scope):
@@ -183,11 +190,8 @@ async def end_after(boss, round, scope):
 async def test_the_next_member_goes_on_from_the_last_model_and_no_recorded_round_is_lost(autojump_clock):
     all = Electing(rounds=8)
     boss, workers = all.boss(), {i: all.worker(i) for i in (1, 2, 3)}
-    with trio.fail_after(2000):
-        async with trio.open_nursery() as nursery:
-            for index, worker in workers.items():
-                nursery.start_soon(all.live, index, worker)
-            await gone_in_round(all.session, boss, nursery, 3)
+    async with without_coordinator(all, boss, workers, 3):
+        pass
     assert list(all.offices) == [1]
     known = terms(0, all.chain.records, WAIT)
     assert [term.member for term in known] == [0, 1]
@@ -205,11 +209,8 @@ async def test_the_next_member_goes_on_from_the_last_model_and_no_recorded_round
 async def test_when_the_next_in_line_is_gone_too_the_one_after_it_takes_over(autojump_clock):
     all = Electing(rounds=6, quorum=1)
     boss, workers = all.boss(), {i: all.worker(i) for i in (2, 3)}
-    with trio.fail_after(2000):
-        async with trio.open_nursery() as nursery:
-            for index, worker in workers.items():
-                nursery.start_soon(all.live, index, worker)
-            await gone_in_round(all.session, boss, nursery, 2)
+    async with without_coordinator(all, boss, workers, 2):
+        pass
     assert list(all.offices) == [2]
     assert all.ends == {2: 6, 3: 6}
 
@@ -217,14 +218,10 @@ async def test_when_the_next_in_line_is_gone_too_the_one_after_it_takes_over(aut
 async def test_a_coordinator_that_comes_back_in_time_stays_one(autojump_clock):
     all = Electing(rounds=6)
     boss, workers = all.boss(), {i: all.worker(i) for i in (1, 2, 3)}
-    with trio.fail_after(2000):
-        async with trio.open_nursery() as nursery:
-            for index, worker in workers.items():
-                nursery.start_soon(all.live, index, worker)
-            await gone_in_round(all.session, boss, nursery, 2)
-            await trio.sleep(WAIT / 2)
-            again = all.boss(0, boss.disk, boss.life.aggregator)
-            nursery.start_soon(again.run)
+    async with without_coordinator(all, boss, workers, 2) as nursery:
+        await trio.sleep(WAIT / 2)
+        again = all.boss(0, boss.disk, boss.life.aggregator)
+        nursery.start_soon(again.run)
     assert not all.offices
     assert [mix.round for mix in boss.disk.mixes] == [1, 2, 3, 4, 5, 6]
 
@@ -232,17 +229,13 @@ async def test_a_coordinator_that_comes_back_in_time_stays_one(autojump_clock):
 async def test_a_coordinator_that_comes_back_too_late_records_nothing_and_says_who_coordinates(autojump_clock):
     all = Electing(rounds=40)
     boss, workers = all.boss(), {i: all.worker(i) for i in (1, 2, 3)}
-    with trio.fail_after(2000):
-        async with trio.open_nursery() as nursery:
-            for index, worker in workers.items():
-                nursery.start_soon(all.live, index, worker)
-            await gone_in_round(all.session, boss, nursery, 2)
-            await trio.sleep(2 * WAIT)
-            records = list(boss.disk.records)
-            with pytest.raises(NetworkError, match="member 1 coordinates since round"):
-                await all.boss(0, boss.disk, boss.life.aggregator).life.run()
-            assert boss.disk.records == records
-            boss.leave()
+    async with without_coordinator(all, boss, workers, 2):
+        await trio.sleep(2 * WAIT)
+        records = list(boss.disk.records)
+        with pytest.raises(NetworkError, match="member 1 coordinates since round"):
+            await all.boss(0, boss.disk, boss.life.aggregator).life.run()
+        assert boss.disk.records == records
+        boss.leave()
     assert list(all.offices) == [1]
 
 
@@ -250,11 +243,8 @@ async def test_a_worker_that_was_second_on_the_ledger_stays_a_worker(autojump_cl
     all = Electing(rounds=12, quorum=1)
     boss, workers = all.boss(), {i: all.worker(i) for i in (1, 2, 3)}
     workers[2].life.election.place = lambda term: 0  # at the same time as the first
-    with trio.fail_after(2000):
-        async with trio.open_nursery() as nursery:
-            for index, worker in workers.items():
-                nursery.start_soon(all.live, index, worker)
-            await gone_in_round(all.session, boss, nursery, 2)
+    async with without_coordinator(all, boss, workers, 2):
+        pass
     assert len(all.offices) == 1
     assert len(terms(0, all.chain.records, WAIT)) == 2
     assert set(all.ends.values()) == {12}
