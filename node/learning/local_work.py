@@ -11,7 +11,7 @@ from torch import Tensor
 
 from node.learning import trainer
 from node.learning.descent import Descent, backward, leaves
-from node.learning.task import Examples, Learner
+from node.learning.task import Learner, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Interruptions:
 def train_from(
     learner: Learner,
     model: Tensor,
-    data: Examples,
+    data: Rows,
     plan: trainer.Plan,
     proximal: float = 0.0,
     between: Interruptions = Interruptions(),
@@ -51,11 +51,10 @@ def train_from(
     total, steps = 0.0, 0
     started = between.clock()
     with trainer.seeded(plan), Descent(learner, model, proximal) as descent:
-        for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
+        for batch in trainer.batches(learner, data, plan):
             if steps and between.stop():
                 break
             between.pause()
-            batch = data.rows(row)
             if not steps:
                 trainer.require_fit(learner, model, batch)
             total, steps = total + descent.step(batch), steps + 1
@@ -66,7 +65,7 @@ def train_from(
 def gradient_of(
     learner: Learner,
     model: Tensor,
-    data: Examples,
+    data: Rows,
     plan: trainer.Plan,
     between: Interruptions = Interruptions(),
 ) -> Done:
@@ -81,11 +80,10 @@ def gradient_of(
         leaf.grad = sums[name].data  # autograd adds to it
     started = between.clock()
     with trainer.seeded(plan):
-        for row in trainer.batch_rows(len(data), learner.task.batch_size, plan):
+        for batch in trainer.batches(learner, data, plan):
             if steps and between.stop():
                 break
             between.pause()
-            batch = data.rows(row)
             if not steps:
                 trainer.require_fit(learner, model, batch)
             total, steps = total + backward(learner, parameters, batch), steps + 1

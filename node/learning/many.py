@@ -3,7 +3,7 @@
 Knows no peers. Members may have different numbers of examples, and so of steps: those that are done drop out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 
@@ -15,6 +15,7 @@ from node.learning.task import Examples, Learner
 from node.learning.trainer import (
     EVALUATION_CHUNK,
     Plan,
+    augmentation,
     batch_loss,
     batch_rows,
     outputs,
@@ -55,6 +56,22 @@ class Pool:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where the batches of some members come from."""
+
+    pool: Pool
+    augment: Sequence[Callable[[Tensor], Tensor]] | None  # of each member's inputs; None: they stay as they are
+
+    def at(self, positions: Tensor) -> Examples:
+        """The examples of the first members, as many as there are rows of positions (members, batch)."""
+        examples = self.pool.rows(positions)
+        if self.augment is None:
+            return examples
+        changed = [one(inputs) for one, inputs in zip(self.augment, examples.inputs, strict=False)]
+        return Examples(torch.stack(changed), examples.targets)
+
+
 class Trainer:
     """Trains members of one learner, a batch of members at a time."""
 
@@ -79,8 +96,9 @@ class Trainer:
         with seeded(*plans):
             for batch, members in groupby(order, key=lambda i: batches[i]):
                 for part in chunks(list(members), self._members_at_once(pool, batch)):
+                    augment = self._augmentation([plans[i] for i in part])
                     orders = self._orders(pool, [plans[i] for i in part], part)
-                    result[part] = self._train_part(flats[part], pool, orders, rate)
+                    result[part] = self._train_part(flats[part], _Rows(pool, augment), orders, rate)
         return result
 
     def _members_at_once(self, pool: Pool, batch: int) -> int:
@@ -95,7 +113,11 @@ class Trainer:
             for i, plan in zip(members, plans, strict=True)
         ]
 
-    def _train_part(self, flats: Tensor, pool: Pool, orders: Sequence[Tensor], rate: Tensor) -> Tensor:
+    def _augmentation(self, plans: Sequence[Plan]) -> Sequence[Callable[[Tensor], Tensor]] | None:
+        """What each member's task makes of its batches."""
+        return None if self.learner.task.augment is None else [augmentation(self.learner, plan) for plan in plans]
+
+    def _train_part(self, flats: Tensor, rows: "_Rows", orders: Sequence[Tensor], rate: Tensor) -> Tensor:
         """The same batch size for all; the orders get shorter from the first to the last."""
         velocities, done = torch.zeros_like(flats), [len(order) for order in orders]
         flats = flats.clone()
@@ -106,7 +128,7 @@ class Trainer:
             positions = torch.stack([order[taken:until] for order in orders[:active]], dim=1)
             flat, velocity = flats[:active], velocities[:active]
             for step_positions in positions:
-                examples = pool.rows(step_positions)
+                examples = rows.at(step_positions)
                 flat, velocity, _ = self._step(flat, velocity, examples.inputs, examples.targets, rate)
             flats[:active], velocities[:active] = flat, velocity
             taken = until

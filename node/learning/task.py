@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from node.errors import TaskError
 from node.learning.parameters import ParameterSpec, flatten, parameter_spec
 from node.learning.schedules import Schedule, constant
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]  # (inputs (n, …), where draws come from) -> inputs (n, …)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,15 @@ class Examples:
     def rows(self, indices: Tensor) -> "Examples":
         """The examples at these positions."""
         return Examples(self.inputs[indices], self.targets[indices])
+
+
+class Rows(Protocol):
+    """What training takes batches from: Examples, or some that lie elsewhere."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: Tensor) -> Examples:
+        """The examples at these positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,7 @@ class Task:
     momentum: float = 0.0
     weight_decay: float = 0.0
     batch_size: int = 32
+    augment: Augment | None = None  # of a batch's inputs, before each training step
     local_epochs: float = 1.0  # per round, if local_steps is not given
     local_steps: int | None = None
 

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from node.errors import TaskError
 from node.learning.gradients import gradient_and_value
 from node.learning.parameters import unflatten
-from node.learning.task import Examples, Learner
+from node.learning.task import Examples, Learner, Rows
 
 EVALUATION_CHUNK = 2048  # examples at a time, so that memory stays bounded
 
@@ -24,7 +24,7 @@ Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much to train, and the randomness (order of the examples, dropout) to do it with."""
+    """How much to train, and the randomness (order of the examples, dropout, augmentation) to do it with."""
 
     steps: int
     generator: torch.Generator
@@ -90,9 +90,27 @@ def batch_rows(examples: int, batch_size: int, plan: Plan) -> Iterator[Tensor]:
         left = left[size:]
 
 
-def train(
-    learner: Learner, flat: Tensor, data: Examples, plan: Plan, check: Callable[[], None] = lambda: None
-) -> Trained:
+def augmentation(learner: Learner, plan: Plan) -> Callable[[Tensor], Tensor]:
+    """What the task makes of one batch's inputs after another; to be called before a plan's first batch is drawn.
+
+    Its draws come from a generator of its own, so that the order of the examples does not depend on it.
+    """
+    augment = learner.task.augment
+    if augment is None:
+        return lambda inputs: inputs
+    chance = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=plan.generator)))
+    return lambda inputs: augment(inputs, chance)
+
+
+def batches(learner: Learner, data: Rows, plan: Plan) -> Iterator[Examples]:
+    """The examples of each step, as the task augments them."""
+    augmented = augmentation(learner, plan)
+    for row in batch_rows(len(data), learner.task.batch_size, plan):
+        batch = data.rows(row)
+        yield Examples(augmented(batch.inputs), batch.targets)
+
+
+def train(learner: Learner, flat: Tensor, data: Rows, plan: Plan, check: Callable[[], None] = lambda: None) -> Trained:
     """Parameters after `plan.steps` steps from `flat` (which is left alone); deterministic given the generator.
 
     `check` is called before each step and stops training by raising. Raises TaskError when the model and the data do
@@ -102,9 +120,8 @@ def train(
     step = training_step(learner, batch_loss(learner))
     velocity, total, rate = torch.zeros_like(flat), 0.0, torch.tensor(learner.task.learning_rate)
     with seeded(plan):
-        for position, row in enumerate(batch_rows(len(data), learner.task.batch_size, plan)):
+        for position, batch in enumerate(batches(learner, data, plan)):
             check()
-            batch = data.rows(row)
             if position == 0:
                 require_fit(learner, flat, batch)
             flat, velocity, loss = step(flat, velocity, batch.inputs, batch.targets, rate)
