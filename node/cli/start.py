@@ -79,6 +79,13 @@ from node.storage import parse_retention
 @click.option("--share", type=click.IntRange(0), help="Which share of a common data set is mine (default: my index).")
 @click.option("--threads", envvar="FL_NODE_THREADS", default=0, help="Threads for training; 0: all cores but one.")
 @click.option(
+    "--device",
+    envvar="FL_NODE_DEVICE",
+    default="auto",
+    show_default=True,
+    help="What trains: auto (a GPU if there is one), cpu, cuda, cuda:N or mps. Mixing stays on the CPU.",
+)
+@click.option(
     "--role",
     type=click.Choice(["coordinator", "worker"]),
     help="Refuse to start as anything else; the session file says who coordinates.",

@@ -190,11 +190,12 @@ class WorkingLearner:
         plan = trainer.Plan(min(steps, full) or full, base.seat.generator("train", round))
         between = Interruptions(stop, self._pause, time.monotonic)
         if self.batches:
-            done = gradient_of(base.learner, base.flat, base.data.train, plan, between)
+            ready = base.bench(base.learner)
+            done = gradient_of(ready.learner, ready.flat, ready.data, plan, between)
         else:
-            learner = base.learner.in_round(round, base.rounds)
-            done = train_from(learner, base.flat, base.data.train, plan, self.proximal, between)
-        trained = base.seal(round, done.flat, {"train_loss": done.loss})
+            ready = base.bench(base.learner.in_round(round, base.rounds))
+            done = train_from(ready.learner, ready.flat, ready.data, plan, self.proximal, between)
+        trained = base.seal(round, done.flat.cpu(), {"train_loss": done.loss})
         work = Work(examples=done.examples, steps=done.steps, full=full, training_s=done.seconds)
         return WorkDone(trained, work)
 

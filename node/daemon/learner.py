@@ -24,6 +24,7 @@ from node.errors import HomeError, NodeError, UpdateError
 from node.files import Piece
 from node.learning import parameters, trainer, trust
 from node.learning.codecs import FLOAT32, Codec, Past, nothing_held
+from node.learning.devices import CPU, Bench, bench, measure
 from node.learning.mixing import mix, quantise
 from node.learning.task import Learner, LocalSplit
 from node.learning.vectors import FileVector, is_finite, payload_pieces
@@ -69,6 +70,7 @@ class TorchLearner:
     rounds: int = 1  # of the session, for the schedule of the learning rate
     earlier: EarlierPayloads | None = None  # what updates build on; None: nothing
     spool: Spool = field(default_factory=Spool)
+    device: torch.device = CPU  # that trains and measures; all else is computed on the CPU
     refused_updates: int = 0  # of others: bytes, shapes or numbers that were not what they should be
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
@@ -107,9 +109,13 @@ class TorchLearner:
             return self._train_privately(round, self.private)
         steps = self.learner.task.steps_per_round(len(self.data.train))
         plan = trainer.Plan(steps, self.seat.generator("train", round))
-        learner = self.learner.in_round(round, self.rounds)
-        result = trainer.train(learner, self.flat, self.data.train, plan, trio.from_thread.check_cancelled)
-        return self.seal(round, result.flat, {"train_loss": result.loss})
+        ready = self.bench(self.learner.in_round(round, self.rounds))
+        result = trainer.train(ready.learner, ready.flat, ready.data, plan, trio.from_thread.check_cancelled)
+        return self.seal(round, result.flat.cpu(), {"train_loss": result.loss})
+
+    def bench(self, learner: Learner) -> Bench:
+        """What a training from the parameters takes, where this node trains."""
+        return bench(self.device, learner, self.flat, self.data.train)
 
     def _train_privately(self, round: int, private: PrivateTraining) -> Trained:
         """Where the budget does not pay for the round: the mixture as it is, which says nothing new of our data."""
@@ -203,7 +209,7 @@ class TorchLearner:
         metrics: dict[str, float] = {}
         for name, part in (("validation", self.data.validation), ("test", self.data.test)):
             if len(part):
-                seen = trainer.evaluate(self.learner, self.flat, part)
+                seen = measure(self.device, self.learner, self.flat, part)
                 metrics |= {f"{name}_{metric}": value for metric, value in seen.items()}
         return metrics
 

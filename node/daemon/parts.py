@@ -373,7 +373,7 @@ def served_data(outside: Outside, ears: Ears) -> ServedData:
         prepared.opened.session.data,
         place if outside.settings.share is None else outside.settings.share,
         learner,
-        partial(try_one_step, learner.learner),
+        partial(try_one_step, learner.learner, device=learner.device),
         outside.peers.fetch_to,
         ears.tell,
     )

@@ -24,6 +24,7 @@ from node.home import Home, bind_home, keep_session_file, open_home
 from node.learning import parameters, trainer
 from node.learning.builtin_tasks import BUILTIN_TASKS
 from node.learning.codecs import codec
+from node.learning.devices import CPU, bench, choose, present
 from node.learning.local_work import train_from
 from node.learning.served import no_examples
 from node.learning.task import Learner, LocalSplit, Share, prepare
@@ -54,7 +55,9 @@ def prepare_node(settings: StartSettings) -> Prepared:
     """Reads, checks and joins; synchronous. Raises NodeError or LedgerError naming the first thing that is wrong."""
     home = open_home(settings.home.path)
     identity = load_identity(home.identity)
+    device = choose(settings.device, present())
     opened = open_session(settings.session_path, settings.rpc)
+    device = private_device(opened, settings.device, device)
     learner = session_learner(opened, settings.task)
     if settings.misbehave is not None:
         require_experiment(opened, learner, settings.misbehave)
@@ -71,7 +74,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
         learner.without_numbers()
     shelf = None
     if len(data.train):
-        try_one_step(learner, data)
+        try_one_step(learner, data, device)
         shelf = served_shelf(opened, str(account.address), home, data)
     privacy = None if coordinates(opened, str(account.address)) else opened.session.privacy
     way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
@@ -89,6 +92,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     trust = TrustSettings(objective=opened.session.objective)
     coding, rounds = codec(opened.session.codec), opened.session.rounds
     torch_learner = TorchLearner(learner, data, coding, seat, trust, flat, rounds=rounds, spool=Spool(home.spool))
+    torch_learner.device = device
     if settings.misbehave is not None:
         misbehave(torch_learner, settings.misbehave)
     if way is not None:
@@ -128,6 +132,18 @@ def coordinates(opened: OpenSession, account: str) -> bool:
     """Whether an account is its session's coordinator."""
     coordinated = opened.session.coordinated
     return coordinated is not None and coordinated.coordinator.lower() == account.lower()
+
+
+def private_device(opened: OpenSession, wanted: str, device: torch.device) -> torch.device:
+    """Where a session with a budget trains: on the CPU, where the same noise gives the same update after a crash."""
+    if opened.session.privacy is None or device == CPU:
+        return device
+    if wanted.strip().lower() != "auto":
+        raise ConfigError(
+            f"--device {wanted}: session {opened.session.name} has a privacy budget and trains on the CPU, where an "
+            "update that was paid for is the same when it is made again: choose --device auto or cpu"
+        )
+    return CPU
 
 
 def require_experiment(opened: OpenSession, learner: Learner, attack: str) -> None:
@@ -217,10 +233,17 @@ def listening_place(address: str) -> tuple[socket.AddressFamily, str, int]:
     return family, parts[1], int(parts[3])
 
 
-def try_one_step(learner: Learner, data: LocalSplit) -> None:
+def try_one_step(learner: Learner, data: LocalSplit, device: torch.device = CPU) -> None:
     """Raises TaskError if model, data and loss do not fit; also spares the first round torch's first-use imports."""
     few = data.train.rows(torch.arange(min(2, len(data.train))))
-    train_from(learner, learner.initial(), few, trainer.Plan(1, torch.Generator()))
+    ready = bench(device, learner, learner.initial(), few)
+    try:
+        train_from(ready.learner, ready.flat, ready.data, trainer.Plan(1, torch.Generator()))
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:  # of the task's augment, or of the device
+        raise TaskError(
+            f"task {learner.task.name!r} does not train on {device}: {str(error).splitlines()[0]}"
+            + ("" if device == CPU else ": start with --device cpu")
+        ) from error
 
 
 def share_reader(

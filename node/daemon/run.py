@@ -20,6 +20,7 @@ from node.daemon.status import Status, keep_writing
 from node.daemon.watching import hear_announcements
 from node.daemon.witness import Witness
 from node.home import lock_home
+from node.learning.devices import CPU
 from node.messages import ABSENT
 from node.network.metrics_page import metrics_page
 from node.session.gossip import RoundReport
@@ -52,6 +53,8 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
         tell(f"member {prepared.directory.own_index} of session {session_id:016x} ({session.name})")
         if session.coordinated is not None:
             tell(describe_part(prepared))
+        if prepared.learner.device != CPU:
+            tell(f"training on {prepared.learner.device}")
         async with open_parts(settings, prepared, tell) as parts, AsyncExitStack() as stack:
             life = Life(parts, signals, tell)
             if settings.metrics is not None:

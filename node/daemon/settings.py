@@ -34,6 +34,7 @@ class StartSettings:
     replicate_s: float = 20.0  # at the end, for the copies of the last snapshots
     older_snapshot: bool = False  # a home without state may go on from an older snapshot than its newest
     threads: int = 0  # torch threads; 0: all cores but one
+    device: str = "auto"  # that trains: auto, cpu, cuda, cuda:N or mps
     role: str | None = None  # coordinator or worker, if the operator wants to be sure
     throttle_s: float = 0.0  # slept after each training step, to be a slow worker on purpose
     misbehave: str | None = None  # an attack, in a session that is an experiment

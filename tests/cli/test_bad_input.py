@@ -276,3 +276,11 @@ def test_privacy_options_need_a_budget_and_a_budget_what_it_can_protect(run, hom
     assert run(*create, *out, "--epsilon", "1", "--delta", "0.01", "--accountant", "rdp").exit_code == 0
     start = ("start", "--session", tmp_path / "private.toml", "--home", home.path, "--task", f"{TASK}:task")
     says(run(*start), "delta 0.01", "below 1 / 400")
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("cuda:99", ("--device cuda:99", "choose")), ("gpu", ("'gpu'", "choose auto, cpu, cuda, cuda:N or mps"))],
+)
+def test_a_device_that_is_not_there(start, device, words):
+    assert says(start("--device", device), *words)
