@@ -108,3 +108,17 @@ async def test_federated_rounds_learn_the_pipe():
 def test_a_foreign_checkpoint_is_refused():
     with pytest.raises(HomeError, match="no coordinator's"):
         AveragingLearner(learner(0), Aggregation()).restore(learner(0).checkpoint())
+
+
+@pytest.mark.parametrize("batches", [0, 3])
+async def test_a_round_with_augmentation_that_is_trained_again_after_a_restart_is_the_same(batches):
+    def shaken(inputs, generator):
+        return inputs + torch.randn(inputs.shape, generator=generator)
+
+    noisy = replace(task, augment=shaken)
+    seen = []
+    for round, a_task in ((3, noisy), (3, noisy), (4, noisy), (3, task)):
+        worker = WorkingLearner(learner(1, a_task), batches=batches)
+        seen.append((await worker.train(round, 0, lambda: False)).trained.digest)
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3, "other rounds draw otherwise, and the draws count"
