@@ -111,14 +111,6 @@ class Coordination(_Part):
     aggregation: Aggregation = Aggregation()
     convergence: Convergence = Convergence()
 
-    @model_validator(mode="after")
-    def _state_can_be_taken_over(self) -> Self:
-        if self.election_s and self.aggregation.rule in ("fedadam", "fedyogi", "fedadagrad", "sgd", "adam"):
-            raise ValueError(
-                f"the rule {self.aggregation.rule} keeps a state that only its coordinator has: no election_s with it"
-            )
-        return self
-
 
 class Privacy(_Part):
     """What every member may reveal of each example it trains on (docs/privacy.md)."""

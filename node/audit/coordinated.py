@@ -20,7 +20,7 @@ from node.learning import aggregation, parameters
 from node.learning.aggregation import Moments
 from node.learning.parameters import ParameterSpec
 from node.messages import ABSENT, WEIGHT_SUM, Input
-from node.session.succession import Term, coordinator_of
+from node.session.succession import Term, term_of
 
 MOMENTS = "moments.safetensors"
 RELATIVE, ABSOLUTE = 1e-5, 1e-7  # float tolerance of a step of torch's optimizers
@@ -47,7 +47,11 @@ class CoordinatedRules:
 
     def coordinator(self, round: int) -> int:
         """Who coordinated a round."""
-        return coordinator_of(self.coordinators, round)
+        return term_of(self.coordinators, round).member
+
+    def began(self, round: int) -> int:
+        """The first round of its coordinator, in which the optimizer's state is a fresh one."""
+        return term_of(self.coordinators, round).first
 
     def is_coordinators(self, step: Step) -> bool:
         """Whether a step is its round's coordinator's."""
@@ -210,7 +214,7 @@ class CoordinatedCheck:
         inputs = [vectors[entry.member, step.round - entry.lag] for entry in used]
         weights = np.array([entry.weight for entry in used], dtype=np.uint16)
         rule, model = self.rules.coordination.aggregation, vectors[step.member, step.round]
-        when = aggregation.When(step.round, self.rules.rounds)
+        when = aggregation.When(step.round, self.rules.rounds, self.rules.began(step.round))
         settled = aggregation.settle(rule, model, inputs, weights, before, when)
         digest = hashlib.sha256(parameters.encode(spec, settled.flat)).digest()
         if digest != step.mix.mixed_hash and not self._is_close(step, spec, settled.flat, files.mixed):
@@ -238,16 +242,19 @@ class CoordinatedCheck:
         return update.vector
 
     def _moments(self, step: Step, content: bytes, size: int) -> Moments | Fault:
-        """The optimizer's state before the step; it has to be the one after the step before, where that is known."""
+        """The optimizer's state before the step: in a coordinator's first round a fresh one, else what the last step left.
+
+        Where the step before could not be replayed, it is taken as it is said to be.
+        """
         try:
             said = aggregation.decode_moments(content, size)
         except UpdateError as error:
             return _fault(step, "optimizer state", f"the moments of {size} numbers", str(error))
         expected = self._after[1] if self._after is not None and self._after[0] == step.round - 1 else None
-        if step.round == 1:
+        if step.round == self.rules.began(step.round):
             expected = aggregation.fresh_moments(self.rules.coordination.aggregation, size)
         if expected is not None and not self._same(said, expected):
-            return _fault(step, "optimizer state", "that after the round before", "another")
+            return _fault(step, "optimizer state", "a fresh one, or that after the round before", "another")
         return said
 
     def _same(self, said: Moments, expected: Moments) -> bool:

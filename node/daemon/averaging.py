@@ -42,6 +42,7 @@ class AveragingLearner:
     torch_learner: TorchLearner
     rule: Aggregation
     rounds: int = 1  # of the session
+    began: int = 1  # the round in which this coordinator's optimizer began with a fresh state
     moments: Moments | None = None
     went_in: dict[int, int] = field(default_factory=dict)
     seen: list[Mapping[str, float]] = field(default_factory=list)
@@ -86,7 +87,7 @@ class AveragingLearner:
 
     def _settle(self, round: int, used: Sequence[Vector], weights: Weights) -> None:
         """The new model takes the old one's place, part by part: with updates on disk, memory holds one model."""
-        flat, when = self.torch_learner.flat, aggregation.When(round, self.rounds)
+        flat, when = self.torch_learner.flat, aggregation.When(round, self.rounds, self.began)
         if aggregation.has_moments(self.rule) and self.moments is None:
             self.moments = aggregation.fresh_moments(self.rule, len(flat))
         for part, settled in aggregation.settle_parts(self.rule, flat, used, weights, self.moments, when):

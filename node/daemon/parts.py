@@ -13,8 +13,8 @@ from node.daemon.averaging import AveragingLearner, WorkingLearner, is_coordinat
 from node.daemon.joining import Joining
 from node.daemon.journal import Journal
 from node.daemon.ports import DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
-from node.daemon.prepare import Prepared, initial_parameters, try_one_step
-from node.daemon.served_data import ServedData
+from node.daemon.prepare import Prepared, initial_parameters, place_of, try_one_step
+from node.daemon.served_data import OwnersRest, ServedData, taken_from
 from node.daemon.settings import StartSettings
 from node.daemon.succession import LedgerSuccession, Takeover, step_down
 from node.errors import NetworkError, PeerError
@@ -206,7 +206,8 @@ class CoordinatorPart:
     def __init__(self, outside: Outside, ears: Ears, coordinated: Coordination) -> None:
         prepared, session = outside.prepared, outside.prepared.opened.session
         self.outside, self.ears = outside, ears
-        learner = AveragingLearner(prepared.learner, coordinated.aggregation, session.rounds)
+        began = 1 if outside.takeover is None else outside.takeover.succession.current.first
+        learner = AveragingLearner(prepared.learner, coordinated.aggregation, session.rounds, began)
         self.ports = coordinated_ports(outside, DiskJournal(outside.journal, learner))
         plan = coordinated_plan(outside, coordinated)
         spread = coordinated.deadline_spread
@@ -227,7 +228,8 @@ class CoordinatorPart:
         self.life = Coordinator(plan, self.ports, learner, collector, push, goal, ears.observe, self._watch)
         self.life.linger_s = outside.settings.linger_s
         self.life.require_office = None if outside.takeover is None else outside.takeover.require_office
-        manifest = None if prepared.shelf is None else prepared.shelf.manifest()
+        kept = partial(taken_from, outside.settings.home.data)  # who is elected passes on what it was told itself
+        manifest = kept() if prepared.shelf is None else prepared.shelf.manifest()
         self.life.data = "" if manifest is None else f"{manifest.digest.hex()}:{manifest.size}"
         self.stopping = self.life.stopping
         self._below = False
@@ -314,7 +316,9 @@ class WorkerPart:
             chance,
             ears.observe,
         )
-        if prepared.opened.session.data.source == "served":
+        if prepared.shelf is not None:
+            self.life.supply = OwnersRest()
+        elif prepared.opened.session.data.source == "served":
             self.life.supply = served_data(outside, ears)
         self.life.election = outside.takeover
         self.stopping = self.life.stopping
@@ -360,14 +364,18 @@ def own_rounds(outside: Outside) -> int:
 
 
 def served_data(outside: Outside, ears: Ears) -> ServedData:
-    """A learner's split, on its way from the coordinator."""
+    """A learner's split, on its way from the session's own coordinator."""
     prepared = outside.prepared
     learner = prepared.learner
     coordinated, directory = prepared.opened.session.coordinated, prepared.directory
     assert coordinated is not None
-    coordinator = directory.index_of_account(coordinated.coordinator)
-    own = directory.own_index
-    place = own - int(coordinator is not None and coordinator < own)
+    account = coordinated.coordinator
+    place = place_of(account, [seat.account for seat in directory.seats], directory.own_index)
+
+    def owner() -> str | None:
+        index = directory.index_of_account(account)
+        return None if index is None else directory.peer_of(index)
+
     return ServedData(
         outside.settings.home.data,
         prepared.opened.session.data,
@@ -375,6 +383,7 @@ def served_data(outside: Outside, ears: Ears) -> ServedData:
         learner,
         partial(try_one_step, learner.learner, device=learner.device),
         outside.peers.fetch_to,
+        owner,
         ears.tell,
     )
 

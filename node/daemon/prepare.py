@@ -207,8 +207,12 @@ def worker_number(opened: OpenSession, index: int) -> int:
     if coordinated is None:
         return index
     members = opened.ledger.members(opened.session_id)
-    earlier = [m.account.lower() for m in members if m.index < index]
-    return index - int(coordinated.coordinator.lower() in earlier)
+    return place_of(coordinated.coordinator, [member.account for member in members], index)
+
+
+def place_of(coordinator: str, accounts: Sequence[str], index: int) -> int:
+    """The number of a member among the workers; `accounts` are the members' in the order of joining."""
+    return index - int(coordinator.lower() in (account.lower() for account in accounts[:index]))
 
 
 def require_free(address: str) -> None:

@@ -37,10 +37,11 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class When:
-    """Which round of how many, for a schedule."""
+    """Which round of how many, for a schedule, and in which one the optimizer's state began."""
 
     round: int
     rounds: int
+    began: int = 1  # an elected coordinator's first round, which it begins with a fresh state
 
 
 FIRST = When(1, 1)
@@ -147,7 +148,7 @@ def _settle(
 
 
 def fresh_moments(rule: Aggregation, size: int) -> Moments:
-    """What the first round starts from."""
+    """What a coordinator's first round starts from."""
     if rule.rule in OPTIMIZERS:
         return Moments(torch.zeros(size), torch.zeros(size))
     return Moments(torch.zeros(size), torch.full((size,), rule.tau**2, dtype=torch.float32))
@@ -205,7 +206,7 @@ def _optimize(rule: Aggregation, model: Tensor, gradient: Tensor, moments: Momen
     if rule.rule == "adam":
         betas = (rule.beta1, rule.beta2)
         optimizer = torch.optim.Adam([parameter], rule.server_rate, betas, eps=rule.tau, foreach=False)
-        steps = torch.tensor(float(when.round - 1))
+        steps = torch.tensor(float(when.round - when.began))
         optimizer.state[parameter] = {"step": steps, "exp_avg": first, "exp_avg_sq": second}
     else:
         optimizer = torch.optim.SGD([parameter], rule.server_rate, rule.momentum, foreach=False)

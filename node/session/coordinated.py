@@ -97,8 +97,8 @@ class Trainee(Protocol):
 class Supply(Protocol):
     """Where a learner's data come from in a session that serves them."""
 
-    async def obtain(self, said: Content | None, holder: str) -> bool:
-        """Whether the data are here now; may take long. False if those that were said are bad, or none were said."""
+    async def obtain(self, said: Content | None) -> bool:
+        """Whether the data are here now; may take long. False if those that were said are bad, or none are known."""
 
 
 class Election(Protocol):

@@ -65,9 +65,9 @@ def is_takeover(term: Term, record: Recorded, election_s: float) -> bool:
     return continues and record.at >= term.at + election_s
 
 
-def coordinator_of(known: Sequence[Term], round: int) -> int:
-    """Who coordinated a round."""
-    return next(term.member for term in reversed(known) if term.first <= round or term is known[0])
+def term_of(known: Sequence[Term], round: int) -> Term:
+    """The term that a round belongs to."""
+    return next(term for term in reversed(known) if term.first <= round or term is known[0])
 
 
 def place_after(term: Term, own: int, active: Sequence[int]) -> int:

@@ -241,21 +241,28 @@ class Worker:
             await self._until_superseded(announcement.round, lambda: None)
 
     async def _supplied(self, announcement: Announcement, orders: Orders) -> bool:
-        """Whether there are data to train on; served ones are waited for, however long it takes."""
+        """Whether there are data to train on; served ones are waited for until the session's end."""
         if self.supply is None or orders.end:
             return True
         self.observe("receiving data", announcement.round)
         supplied = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_stopped, nursery.cancel_scope.cancel)
-            supplied = await self.supply.obtain(orders.manifest(), announcement.peer_id)
+            nursery.start_soon(self._until_over, nursery.cancel_scope.cancel)
+            supplied = await self.supply.obtain(orders.manifest())
             nursery.cancel_scope.cancel()
         return supplied
 
-    async def _until_stopped(self, then: Callable[[], object]) -> None:
-        while not self._leaves():
+    async def _until_over(self, then: Callable[[], object]) -> None:
+        """Calls `then` once there is no further round, or we are to stop."""
+        while not self._leaves() and not self._says_end(self._newest()):
             await trio.sleep(LOOK_S)
         then()
+
+    def _says_end(self, newest: Announcement | None) -> bool:
+        try:
+            return newest is not None and bool(read_orders(newest.note).end)
+        except PeerError:
+            return False
 
     async def _download(self, announcement: Announcement) -> Payload | None:
         """The model's bytes, verified; None when a newer model is there, or we are to stop."""

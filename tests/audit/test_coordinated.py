@@ -234,10 +234,10 @@ def test_a_worker_that_claims_a_model_of_no_round_is_found():
     assert session.faults()[0] == [(1, 3, "input")]
 
 
-def handed_over(at=3):
+def handed_over(at=3, rule=None):
     """A session whose coordinator, member 0, is gone after its record of round `at` − 1; member 1 goes on."""
-    session, old = honest(), at - 1
-    model = session.vectors[0, old]
+    session, old = honest(rule), at - 1
+    model, moments = session.vectors[0, old], None
     kept = [s for s in session.steps if s.round < old or (s.member not in (0, 1) and s.round == old)]
     session.terms = (Term(1, at),)
     del session.hashes[1, old]
@@ -246,14 +246,17 @@ def handed_over(at=3):
             session.hashes.pop(key, None)
         session.vectors[1, round], session.hashes[1, round] = model, sha(model)
         row, used = quantise([0.0, 0.0, 2.0, 1.0]), [session.vectors[member, round] for member in (2, 3)]
-        settled = settle(session.rule, model, used, row[2:], None, When(round, ROUNDS))
+        if aggregation.has_moments(session.rule):
+            before = moments or aggregation.fresh_moments(session.rule, 30)
+            session.moments[round] = aggregation.encode_moments(before)
+        settled = settle(session.rule, model, used, row[2:], moments, When(round, ROUNDS, at))
         lags = (ABSENT, 0, 0, 0)
         entries = tuple(Input(m, int(w), lag) for m, (w, lag) in enumerate(zip(row, lags, strict=True)))
         kept.append(Step(1, sha(model), Mix(round, WORKERS + 1, entries, sha(settled.flat), None)))
         for member in (2, 3):
             adopted = (Input(1, 65535, -1), Input(member, 0, 0))
             kept.append(Step(member, session.hashes[member, round], Mix(round, 4, adopted, sha(settled.flat), None)))
-        model = settled.flat
+        model, moments = settled.flat, settled.moments
     start = session.hashes[1, at]
     session.steps = [
         replace(s, mix=replace(s.mix, inputs=(Input(1, 65535, -1), Input(s.member, 0, 0)), mixed_hash=start))
@@ -264,9 +267,27 @@ def handed_over(at=3):
     return session
 
 
-def test_a_change_of_coordinator_is_clean():
-    session = handed_over()
+@pytest.mark.parametrize("name", RULES)
+def test_a_change_of_coordinator_is_clean(name):
+    session = handed_over(rule=Aggregation(rule=name, faulty=1))
     assert session.faults() == ([], ROUNDS - 1)
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedadagrad", "sgd", "adam"])
+def test_a_new_coordinator_that_goes_on_with_the_old_ones_optimizer_is_found(name):
+    session = handed_over(rule=Aggregation(rule=name))
+    session.moments[3] = honest(session.rule).moments[3]
+    assert (1, 3, "optimizer state") in session.faults()[0]
+
+
+def test_adam_counts_its_steps_from_the_new_coordinators_first_round():
+    rule = Aggregation(rule="adam")
+    fresh = aggregation.fresh_moments(rule, 30)
+    model, gradient = torch.zeros(30), torch.randn(30, generator=torch.Generator().manual_seed(2))
+    row = quantise([1.0])
+    first = settle(rule, model, [gradient], row, fresh, When(1, ROUNDS)).flat
+    assert torch.equal(settle(rule, model, [gradient], row, fresh, When(3, ROUNDS, began=3)).flat, first)
+    assert not torch.allclose(settle(rule, model, [gradient], row, fresh, When(3, ROUNDS)).flat, first)
 
 
 def test_a_new_coordinator_that_does_not_go_on_from_the_last_model_is_found():

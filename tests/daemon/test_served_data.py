@@ -10,7 +10,7 @@ import trio
 from node.config import Shares
 from node.daemon import served_data
 from node.daemon.handing_out import hand_out, read_manifest
-from node.daemon.served_data import ServedData
+from node.daemon.served_data import OwnersRest, ServedData, taken_from
 from node.errors import ConfigError, DataError, HomeError, PeerError, TaskError
 from node.learning.served import no_examples
 from node.learning.task import Examples, LocalSplit
@@ -44,7 +44,7 @@ class Wire:
 def taker(place, wire, directory, shares=SHARES, check=lambda data: None):
     made = learner(place)
     made.data = LocalSplit(no_examples(), no_examples(), no_examples())
-    return ServedData(directory, shares, place, made, check, wire.fetch, lambda line: None)
+    return ServedData(directory, shares, place, made, check, wire.fetch, lambda: "boss", lambda line: None)
 
 
 def shelf_in(path, shares=SHARES):
@@ -56,7 +56,7 @@ async def test_learners_get_disjoint_splits_that_are_the_whole(tmp_path):
     rows = []
     for place in range(3):
         worker = taker(place, Wire(shelf), tmp_path / str(place))
-        assert await worker.obtain(shelf.manifest(), "boss")
+        assert await worker.obtain(shelf.manifest())
         data = worker.learner.data
         assert (len(data.train), len(data.validation)) == (16, 4)
         rows += [tuple(row) for part in (data.train, data.validation) for row in part.inputs.tolist()]
@@ -67,7 +67,7 @@ async def test_who_joins_beyond_the_splits_gets_one_too(tmp_path):
     shelf = shelf_in(tmp_path / "boss")
     late, first = (taker(place, Wire(shelf), tmp_path / str(place)) for place in (3, 0))
     for worker in (late, first):
-        assert await worker.obtain(shelf.manifest(), "boss")
+        assert await worker.obtain(shelf.manifest())
     assert torch.equal(late.learner.data.train.inputs, first.learner.data.train.inputs)
 
 
@@ -77,10 +77,10 @@ async def test_what_was_cut_off_goes_on_at_the_next_byte_also_after_a_restart(tm
     wire = Wire(shelf, pieces=100)
     with trio.CancelScope() as killed:
         wire.after_two = killed.cancel
-        await taker(0, wire, tmp_path / "w").obtain(shelf.manifest(), "boss")
+        await taker(0, wire, tmp_path / "w").obtain(shelf.manifest())
     assert len(wire.sent) == 2
     again = taker(0, wire, tmp_path / "w")
-    assert await again.obtain(shelf.manifest(), "boss")
+    assert await again.obtain(shelf.manifest())
     split = read_manifest(shelf.open(shelf.manifest().digest).read_bytes()).splits[0]
     assert sum(wire.sent) == shelf.manifest().size + split.bytes, "no byte came twice"
     assert len(again.learner.data.train) == 16
@@ -90,11 +90,57 @@ async def test_what_is_on_the_disk_is_not_asked_for_again_unless_it_is_damaged(t
     shelf, wire = shelf_in(tmp_path / "boss"), None
     for expected in (2, 0, 1):
         wire = Wire(shelf)
-        assert await taker(1, wire, tmp_path / "w").obtain(shelf.manifest(), "boss")
+        assert await taker(1, wire, tmp_path / "w").obtain(shelf.manifest())
         assert len(wire.sent) == expected
         if not expected:
             largest = max((tmp_path / "w").iterdir(), key=lambda path: path.stat().st_size)
             largest.write_bytes(bytes(largest.stat().st_size))
+
+
+async def test_after_a_restart_a_learner_finds_its_split_also_if_who_coordinates_names_none(tmp_path):
+    shelf, wire = shelf_in(tmp_path / "boss"), None
+    assert taken_from(tmp_path / "w") is None
+    for said, expected in ((shelf.manifest(), 2), (None, 0)):
+        wire = Wire(shelf)
+        worker = taker(1, wire, tmp_path / "w")
+        assert await worker.obtain(said)
+        assert (len(worker.learner.data.train), len(wire.sent)) == (16, expected)
+    assert taken_from(tmp_path / "w") == shelf.manifest(), "what it tells the others if it is elected"
+
+
+async def test_a_learner_without_its_split_says_once_that_only_the_owner_has_it_and_takes_it_when_the_owner_is_back(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(served_data, "PAUSE_S", 0.001)
+    shelf, told, asked = shelf_in(tmp_path / "boss"), [], []
+    wire = Wire(shelf)
+
+    async def fetch(wanted, holder, seconds, path):
+        asked.append(holder)
+        if len(asked) < 5:
+            raise PeerError("boss is not connected")
+        await wire.fetch(wanted, holder, seconds, path)
+
+    worker = taker(0, wire, tmp_path / "w")
+    worker.fetch, worker.tell = fetch, told.append
+    with trio.fail_after(5):
+        assert await worker.obtain(shelf.manifest())
+    assert asked == ["boss"] * 6
+    assert sum("only the session's own coordinator can give it" in line for line in told) == 1
+    gone = taker(0, wire, tmp_path / "x")
+    gone.owner, gone.tell = (lambda: None), told.append
+    with trio.move_on_after(0.05):
+        await gone.obtain(shelf.manifest())
+    assert "has left the session" in told[-1]
+    assert not await OwnersRest().obtain(shelf.manifest()), "the splits are the learners'"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"manifest": "zz", "bytes": 1}', b'{"manifest": 3, "bytes": 1}']
+)
+def test_a_damaged_note_of_where_a_split_came_from_is_none(tmp_path, content):
+    (tmp_path / served_data.POINTER).write_bytes(content)
+    assert taken_from(tmp_path) is None
 
 
 def test_the_coordinator_cuts_once(tmp_path):
@@ -119,11 +165,11 @@ async def test_a_learner_refuses_what_its_session_does_not_allow(tmp_path):
         wire = Wire(shelf)
         worker = taker(0, wire, tmp_path / str(number), shares)
         worker.tell = told.append
-        assert not await worker.obtain(shelf.manifest(), "boss")
-        assert not await worker.obtain(shelf.manifest(), "boss")
+        assert not await worker.obtain(shelf.manifest())
+        assert not await worker.obtain(shelf.manifest())
         assert len(wire.sent) == 1, "the manifest only, and once"
-    assert not await taker(0, Wire(shelf), tmp_path / "none").obtain(None, "boss")
-    assert not await taker(0, Wire(shelf), tmp_path / "big").obtain(Content(bytes(32), 2**40), "boss")
+    assert not await taker(0, Wire(shelf), tmp_path / "none").obtain(None)
+    assert not await taker(0, Wire(shelf), tmp_path / "big").obtain(Content(bytes(32), 2**40))
     assert ["a manifest of 3 splits" in told[0], "the session allows 100" in told[1]] == [True, True]
 
 
@@ -133,7 +179,7 @@ async def test_data_that_the_model_cannot_take_are_refused(tmp_path):
 
     shelf = shelf_in(tmp_path / "boss")
     worker = taker(0, Wire(shelf), tmp_path / "w", check=check)
-    assert not await worker.obtain(shelf.manifest(), "boss")
+    assert not await worker.obtain(shelf.manifest())
     assert not len(worker.learner.data.train)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from node.home import read_status
+from tests.e2e import test_served_data
 from tests.e2e.test_coordinated import audit, finished, homes, make, session_file  # noqa: F401
 from tests.nodes import NodeProcess, running, start_all
 
@@ -50,3 +51,52 @@ def test_an_elected_coordinator_is_killed_and_comes_back_as_whatever_the_ledger_
     assert [answer.get("finished_round") for _, answer in ends[1:]] == [25, 25]
     report = audit(session_file, chain)
     assert report["clean"], report["first_fault"]
+
+
+FEDYOGI, SGD = {"rule": "fedyogi", "server_rate": 0.3}, {"rule": "sgd", "server_rate": 0.1}
+
+
+@pytest.mark.parametrize(("rules", "update"), [(FEDYOGI, "parameters"), (SGD, "gradients")])
+def test_who_is_elected_begins_the_optimizers_state_anew(chain, homes, session_file, rules, update):  # noqa: F811
+    chosen = {"election_s": 6.0, "accumulate": 3, **rules}
+    make(homes[0], chain, session_file, chosen, rounds=25, round_deadline_s=10.0, quorum=1, update=update)
+    nodes = start_all(homes, session_file, "--throttle", "0.05", "--publish")
+    boss, *others = nodes
+    with running(nodes):
+        boss.wait_for(lambda status: finished(status) >= 4)
+        boss.kill()
+        ends = [node.end(150.0) for node in others]
+    assert [(code, answer.get("finished_round")) for code, answer in ends] == [(0, 25)] * 3
+    report = audit(session_file, chain)
+    assert report["clean"], report["first_fault"]
+    assert report["steps_replayed"] >= report["steps_total"] - 3, "all but those around the death"
+
+
+def test_learners_keep_their_splits_when_who_gave_them_is_gone(chain, homes, session_file, tmp_path):  # noqa: F811
+    file = tmp_path / "served_flow.py"
+    file.write_text(test_served_data.TASK)
+    chosen = ("--task", f"{file}:task", "--no-mdns", "--publish", "--throttle", "0.02")
+    session = {"task": f"{file}:task", "rounds": 40, "members": 3, "data": "served", "quorum": 1}
+    make(homes[0], chain, session_file, {"election_s": 6.0}, **session, round_deadline_s=10.0)
+    boss = NodeProcess(homes[0], session_file, *chosen, "--data-dir", str(tmp_path))
+    nodes = [boss]
+    with running(nodes):
+        nodes += [NodeProcess(home, session_file, *chosen, "--peers", boss.address()) for home in homes[1:]]
+        boss.wait_for(lambda status: finished(status) >= 4 and len(status["finished_rounds"][-1].get("work", [])) == 3)
+        boss.kill()
+        by_index = {node.status()["member"]: node for node in nodes[1:]}
+        second, third, fourth = (by_index[index] for index in sorted(by_index))
+        second.wait_for(lambda status: any(len(each["inputs"]) > 2 for each in status["finished_rounds"]), 120.0)
+        fourth.kill()
+        again = NodeProcess(fourth.home, session_file, *chosen, "--peers", second.address())
+        nodes.append(again)
+        at = finished(again.status())
+        again.wait_for(lambda status: finished(status) > at or status["state"] == "training", 60.0)
+        old = NodeProcess(homes[0], session_file, *chosen, "--data-dir", str(tmp_path), "--peers", second.address())
+        nodes.append(old)
+        ends = [node.end(120.0) for node in (old, second, third, again)]
+    assert [code for code, _ in ends] == [0] * 4
+    report = audit(session_file, chain)
+    assert report["clean"], report["first_fault"]
+    work = read_status(second.home)["finished_rounds"][-1]["work"]
+    assert sorted(one["member"] for one in work) == sorted(index for index in by_index if by_index[index] is not second)

@@ -381,8 +381,8 @@ class Supply:
     def __init__(self, wait_s):
         self.wait_s, self.asked = wait_s, []
 
-    async def obtain(self, said, holder):
-        self.asked.append((said, holder))
+    async def obtain(self, said):
+        self.asked.append(said)
         await trio.sleep(self.wait_s)
         self.wait_s = 0.0  # now they are here
         return True
@@ -398,21 +398,35 @@ async def test_a_learner_trains_once_its_data_have_come_and_others_need_not_wait
     with trio.fail_after(1000):
         await run_all(nodes)
     assert [mix.round for mix in boss.disk.mixes] == list(range(1, 21))
-    assert supplies[0].asked[0] == (Content(b"\xab" * 32, 1000), "boss")
+    assert supplies[0].asked[0] == Content(b"\xab" * 32, 1000)
     assert lags(boss.disk.mixes[0])[3] == ABSENT
     assert workers[2].life.trainee.trained
     assert lags(boss.disk.mixes[-1])[3] == 0
 
 
 async def test_a_learner_that_waits_for_its_data_stops_when_told(autojump_clock):
-    session = make(3)
+    session = make(3, rounds=1000)
     boss, *workers = nodes = [session.coordinator(), *(session.worker(i) for i in (1, 2, 3))]
     workers[2].life.supply = Supply(10_000.0)
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
             for node in nodes:
                 nursery.start_soon(node.run)
-            await trio.sleep(100)
+            await trio.sleep(20)
             workers[2].life.stopping.set()
+            await trio.sleep(2)
+            assert not workers[2].life.ended, "it left, and the session goes on"
+            boss.life.stopping.set()
+    assert not workers[2].life.trainee.trained
+
+
+async def test_a_learner_whose_data_never_come_ends_with_the_session(autojump_clock):
+    session = make(3)
+    boss, *workers = nodes = [session.coordinator(), *(session.worker(i) for i in (1, 2, 3))]
+    workers[2].life.supply = Supply(10_000.0)
+    with trio.fail_after(1000):
+        await run_all(nodes)
     assert [mix.round for mix in boss.disk.mixes] == [1, 2, 3, 4]
+    assert workers[2].life.ended
+    assert workers[2].life.trainee.model == boss.life.aggregator.content
     assert not workers[2].life.trainee.trained

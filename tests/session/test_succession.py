@@ -9,7 +9,7 @@ import trio
 from node.errors import NetworkError
 from node.messages import ABSENT
 from node.session.ports import Progress
-from node.session.succession import Recorded, Term, coordinator_of, place_after, terms
+from node.session.succession import Recorded, Term, place_after, term_of, terms
 from tests.session.coordinated_fakes import CoordinatedDisk, FakeAggregator, make
 
 A, B, C = (bytes([n]) * 32 for n in (1, 2, 3))
@@ -26,7 +26,7 @@ PAST = [model(0, 1, A, 100), model(1, 1, C, 101), model(0, 2, B, 110), model(2, 
 def test_who_records_the_last_model_again_after_the_silence_coordinates_from_that_round_on():
     known = terms(0, [*PAST, model(2, 3, B, 140)], WAIT)
     assert [(term.member, term.first, term.newest) for term in known] == [(0, 1, 2), (2, 3, 3)]
-    assert [coordinator_of(known, round) for round in (1, 2, 3, 9)] == [0, 0, 2, 2]
+    assert [term_of(known, round).member for round in (1, 2, 3, 9)] == [0, 0, 2, 2]
 
 
 @pytest.mark.parametrize(
