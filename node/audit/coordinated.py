@@ -242,7 +242,7 @@ class CoordinatedCheck:
         return update.vector
 
     def _moments(self, step: Step, content: bytes, size: int) -> Moments | Fault:
-        """The optimizer's state before the step: in a coordinator's first round a fresh one, else what the last step left.
+        """The optimizer's state before the step: fresh in a coordinator's first round, else what the last step left.
 
         Where the step before could not be replayed, it is taken as it is said to be.
         """
