@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from ledger import History
+from ledger import History, Step
 from node.agreement import OpenSession
 from node.daemon.averaging import AveragingLearner
 from node.daemon.journal import Journal
@@ -75,15 +75,21 @@ def known_snapshots(history: History) -> list[Known]:
     return sorted(known, key=lambda one: one.round, reverse=True)
 
 
-def used_updates(history: History, member: int) -> dict[int, int]:
-    """By member, the newest round of which an update went into a recorded mix of `member`."""
+def used_updates(history: History, counts: Callable[[Step], bool]) -> dict[int, int]:
+    """By member, the newest round of which an update of it went into another's recorded mix that counts."""
     used: dict[int, int] = {}
     for step in history.steps():
-        if step.member == member and step.mix is not None:
-            came = [entry for entry in step.mix.inputs if entry.lag != ABSENT and entry.member != member]
-            for entry in came:
+        if step.mix is None or not counts(step):
+            continue
+        for entry in step.mix.inputs:
+            if entry.lag != ABSENT and entry.member != step.member:
                 used[entry.member] = max(step.round - entry.lag, used.get(entry.member, 0))
     return used
+
+
+def is_coordinators_row(step: Step) -> bool:
+    """Whether a mix is one that only a coordinator makes: of no later round than its own."""
+    return step.mix is not None and all(entry.lag >= 0 or entry.lag == ABSENT for entry in step.mix.inputs)
 
 
 def read_past(opened: OpenSession, account: str, member: int) -> Past | None:
@@ -93,7 +99,7 @@ def read_past(opened: OpenSession, account: str, member: int) -> Past | None:
         if history.rounds() is None:
             return None
         mine = [known for known in known_snapshots(history) if known.member == member]
-        used = used_updates(history, member)
+        used = used_updates(history, lambda step: step.member == member)
         committed = history.update_hash(member, head.next_round - 1)
     if committed is None and not mine:
         return None

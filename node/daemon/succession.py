@@ -19,7 +19,7 @@ from node.daemon.journal import Journal
 from node.daemon.learner import TorchLearner
 from node.daemon.ports import LedgerRecords
 from node.daemon.recording import Recorder
-from node.daemon.resume import keep_checkpoint, known_snapshots, read_mixed
+from node.daemon.resume import is_coordinators_row, keep_checkpoint, known_snapshots, read_mixed, used_updates
 from node.errors import HomeError, NetworkError, StorageError, UpdateError
 from node.messages import Mix
 from node.session.ports import Payload
@@ -151,15 +151,8 @@ class Takeover:
 
     def _used(self) -> dict[int, int]:
         """By member, the newest round of which an update went into a recorded model."""
-        used: dict[int, int] = {}
         with self._history() as history:
-            for step in history.steps():
-                entries = () if step.mix is None else step.mix.inputs
-                if all(entry.lag >= 0 or entry.lag == -128 for entry in entries):  # a coordinator's row
-                    for entry in entries:
-                        if entry.lag >= 0 and entry.member != step.member:
-                            used[entry.member] = max(step.round - entry.lag, used.get(entry.member, 0))
-        return used
+            return used_updates(history, is_coordinators_row)
 
     async def require_office(self) -> None:
         """Returns once all own records are on the chain, and nobody took over. NetworkError if somebody did."""
