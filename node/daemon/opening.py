@@ -11,7 +11,7 @@ from ledger.delivery import Terms
 from node.daemon.directory import publish_addresses
 from node.daemon.earlier import EarlierPayloads
 from node.daemon.journal import IN_MEMORY, Journal
-from node.daemon.parts import Outside, acts_as_coordinator, forget_stop
+from node.daemon.parts import Outside, coordinates, forget_stop
 from node.daemon.ports import Announced, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared
 from node.daemon.recording import Recorder
@@ -51,7 +51,7 @@ async def open_parts(settings: StartSettings, prepared: Prepared, tell: Callable
         outbox = Outbox(settings.home.outbox, prepared.opened.ledger, prepared.account, terms)
         recorder = Recorder(stack.enter_context(closing(outbox)))
         succession = await open_succession(settings, prepared)
-        if acts_as_coordinator(prepared, succession):
+        if coordinates(prepared, succession):
             forget_stop(journal)
         network = await stack.enter_async_context(open_peers(settings, prepared, journal))
         fetch, bounds = share_blocks(settings, prepared, network), Bounds(disk=settings.snapshot_disk)

@@ -13,7 +13,7 @@ from node.daemon.averaging import AveragingLearner, WorkingLearner, is_coordinat
 from node.daemon.joining import Joining
 from node.daemon.journal import Journal
 from node.daemon.ports import DiskJournal, IpfsSnapshots, LedgerRecords, NetworkPeers
-from node.daemon.prepare import Prepared, initial_parameters, place_of, try_one_step
+from node.daemon.prepare import Prepared, initial_parameters, is_named_coordinator, place_of, try_one_step
 from node.daemon.served_data import OwnersRest, ServedData, taken_from
 from node.daemon.settings import StartSettings
 from node.daemon.succession import LedgerSuccession, Takeover, step_down
@@ -89,21 +89,15 @@ def take_part(outside: Outside, ears: Ears) -> Part:
     if coordinated is None:
         return GossipPart(outside, ears)
     takeover = outside.takeover
-    if acts_as_coordinator(outside.prepared, None if takeover is None else takeover.succession):
+    if coordinates(outside.prepared, None if takeover is None else takeover.succession):
         return CoordinatorPart(outside, ears, coordinated)
     return WorkerPart(outside, ears, coordinated)
 
 
-def coordinates(prepared: Prepared) -> bool:
-    """Whether this account is its session's coordinator."""
-    coordinated = prepared.opened.session.coordinated
-    return coordinated is not None and coordinated.coordinator.lower() == str(prepared.account.address).lower()
-
-
-def acts_as_coordinator(prepared: Prepared, succession: LedgerSuccession | None) -> bool:
-    """Whether this account coordinates now: the session's coordinator, or who was elected since."""
+def coordinates(prepared: Prepared, succession: LedgerSuccession | None) -> bool:
+    """Whether this account coordinates now: the one that the session names, or who was elected since."""
     if succession is None:
-        return coordinates(prepared)
+        return is_named_coordinator(prepared.opened, str(prepared.account.address))
     return succession.current.member == prepared.directory.own_index
 
 
@@ -111,7 +105,7 @@ def describe_part(prepared: Prepared) -> str:
     """What a member of a coordinated session registered for, for people."""
     session, directory = prepared.opened.session, prepared.directory
     assert session.coordinated is not None
-    role = "coordinator" if coordinates(prepared) else "worker"
+    role = "coordinator" if is_named_coordinator(prepared.opened, str(prepared.account.address)) else "worker"
     workers = directory.count() - int(directory.index_of_account(session.coordinated.coordinator) is not None)
     return (
         f"{role}; {workers} workers so far, at most {session.coordinated.maximum}; {session.rounds} rounds of "

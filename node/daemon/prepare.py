@@ -76,7 +76,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     if len(data.train):
         try_one_step(learner, data, device)
         shelf = served_shelf(opened, str(account.address), home, data)
-    privacy = None if coordinates(opened, str(account.address)) else opened.session.privacy
+    privacy = None if is_named_coordinator(opened, str(account.address)) else opened.session.privacy
     way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
     for address in settings.listen:
         require_free(address)
@@ -105,7 +105,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
 
 def served_shelf(opened: OpenSession, account: str, home: Home, data: LocalSplit) -> Shelf | None:
     """A coordinator's whole data set, cut for the learners, where the session serves it."""
-    if opened.session.data.source != "served" or not coordinates(opened, account):
+    if opened.session.data.source != "served" or not is_named_coordinator(opened, account):
         return None
     return hand_out(home.data, data.train, opened.session.data, opened.session.seed)
 
@@ -128,8 +128,8 @@ def session_learner(opened: OpenSession, task: str | None) -> Learner:
     return learner
 
 
-def coordinates(opened: OpenSession, account: str) -> bool:
-    """Whether an account is its session's coordinator."""
+def is_named_coordinator(opened: OpenSession, account: str) -> bool:
+    """Whether an account is the coordinator that its session's file names."""
     coordinated = opened.session.coordinated
     return coordinated is not None and coordinated.coordinator.lower() == account.lower()
 
@@ -164,8 +164,7 @@ def misbehave(learner: TorchLearner, attack: str) -> None:
 
 def require_updates(opened: OpenSession, account: str, attack: str) -> None:
     """Raises ConfigError if the account coordinates the session: a coordinator sends no updates to forge."""
-    coordinated = opened.session.coordinated
-    if coordinated is not None and coordinated.coordinator.lower() == account.lower():
+    if is_named_coordinator(opened, account):
         raise ConfigError(
             f"--misbehave {attack}: account {account} coordinates session {opened.session.name} and sends no updates: "
             "misbehave as a worker"
@@ -179,7 +178,7 @@ def require_role(opened: OpenSession, account: str, role: str | None) -> None:
     name, coordinated = opened.session.name, opened.session.coordinated
     if coordinated is None:
         raise ConfigError(f"--role {role}: {name} is a gossip session, in which all are equal: leave --role out")
-    mine = "coordinator" if coordinated.coordinator.lower() == account.lower() else "worker"
+    mine = "coordinator" if is_named_coordinator(opened, account) else "worker"
     if mine != role:
         raise ConfigError(
             f"--role {role}: account {account} is a {mine} of session {name}, whose coordinator is "
@@ -255,7 +254,7 @@ def share_reader(
 ) -> Callable[[int], LocalSplit]:
     """Reads the data of the member with an index; of served data all for the coordinator, and none yet for a worker."""
     session = opened.session
-    served, everything = session.data.source == "served", coordinates(opened, account)
+    served, everything = session.data.source == "served", is_named_coordinator(opened, account)
 
     def read(index: int) -> LocalSplit:
         if served and not everything:

@@ -15,7 +15,7 @@ from ledger import History, Step
 from node.agreement import OpenSession
 from node.daemon.averaging import AveragingLearner
 from node.daemon.journal import Journal
-from node.daemon.prepare import Prepared, initial_parameters
+from node.daemon.prepare import Prepared, initial_parameters, is_named_coordinator
 from node.daemon.settings import StartSettings
 from node.errors import ContentMissing, HomeError, StorageError, UpdateError
 from node.learning import parameters
@@ -140,10 +140,9 @@ class Resumption:
         if past is None:
             return False
         self.tell(f"this home is empty, but member {member} has recorded {past.next_round - 1} rounds: going on")
-        coordinated = prepared.opened.session.coordinated
-        if coordinated is None:
+        if prepared.opened.session.coordinated is None:
             await self._as_equal(past)
-        elif coordinated.coordinator.lower() == account.lower():
+        elif is_named_coordinator(prepared.opened, account):
             await self._as_coordinator(past)
         else:  # a worker takes over whatever model comes next
             await keep_checkpoint(self.journal, past.next_round - 1, prepared.learner.checkpoint())

@@ -17,8 +17,7 @@ from node.config import Shares
 from node.daemon.handing_out import MANIFEST_LIMIT, read_manifest
 from node.daemon.learner import TorchLearner
 from node.errors import DataError, PeerError, TaskError
-from node.files import sha256_of_file
-from node.home import write_atomically
+from node.files import sha256_of_file, write_atomically
 from node.learning.served import read_split
 from node.learning.task import LocalSplit
 from node.messages import Content
