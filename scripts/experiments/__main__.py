@@ -6,6 +6,8 @@ python -m scripts.experiments write                only the document, from whate
 python -m scripts.experiments list --rows 4        the command of every run
 python -m scripts.experiments choose               cross-validation of learning rate and prior on held-out training data
 python -m scripts.experiments nodes                five real nodes, one of them an attacker, beside the simulation
+python -m scripts.experiments coordinated          sessions with a coordinator, simulated and of nine of real nodes
+python -m scripts.experiments again --every 40     some finished runs once more: whether this code gives the same bits
 python -m scripts.experiments --quick --docs DIR   a few short runs and every plot, under a minute; not over docs/
 """
 
@@ -22,15 +24,15 @@ from ledger import LedgerError
 from node.errors import NodeError
 from node.learning.datasets import load_images
 from node.simulation.attacks import ATTACKS
-from node.simulation.results import key
+from node.simulation.results import key, measure
 from node.simulation.run import SHARING
 from node.simulation.sweeps import read_rows
-from scripts.experiments import choose, nodes, portraits, quick
+from scripts.experiments import choose, coordination, nodes, portraits, quick
 from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, seeded
 from scripts.experiments.commands import command
 from scripts.experiments.document import Findings, write_document
 from scripts.experiments.engine import made_here, require_engine
-from scripts.experiments.samples import Results, by_key
+from scripts.experiments.samples import Results, Row, by_key
 from scripts.experiments.sweeping import say, sweep
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -57,6 +59,11 @@ class Files:
         """The runs of real nodes, and the simulations beside them."""
         return self.folder / "nodes.jsonl"
 
+    @property
+    def coordinated(self) -> Path:
+        """The sessions with a coordinator, and what they are compared with."""
+        return self.folder / "coordinated.jsonl"
+
 
 def main() -> None:
     options = parse()
@@ -82,6 +89,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--sharing", nargs="+", choices=SHARING, default=list(nodes.SHARING), help="of the simulations beside `nodes`"
     )
+    parser.add_argument("--every", type=int, default=40, help="of `again`: which finished runs, counted from the first")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--data-dir", type=Path, help="where the data sets lie, if not where `fl-node` finds them")
     parser.add_argument("--results", type=Path, default=Path("runs/experiments"), help="folder of the runs' rows")
@@ -109,12 +117,14 @@ def write(options: argparse.Namespace, files: Files) -> None:
         drawn(files.folder, unchanged),
         made_here(files.folder),
         by_key(read_rows(files.nodes)),
+        by_key(read_rows(files.coordinated)),
     )
     say(f"wrote {write_document(findings, options.docs or DOCS)}")
 
 
 def everything(options: argparse.Namespace, files: Files) -> None:
     run(options, files)
+    coordinated(options, files)
     write(options, files)
 
 
@@ -148,13 +158,46 @@ def real_nodes(options: argparse.Namespace, files: Files) -> None:
     print(json.dumps({"rows": [rows[name] for name in keys]}))
 
 
+def coordinated(options: argparse.Namespace, files: Files) -> None:
+    require_data(DATASETS[:1], options.data_dir)
+    require_engine(files.folder, options.keep)
+    coordination.run_missing(coordination.FULL, options, files.coordinated)
+
+
+def again(options: argparse.Namespace, files: Files) -> None:
+    rows = list(read_rows(files.rows))[:: max(1, options.every)]
+    other = [
+        row["key"] for row in rows if not is_same(row, measure(replace(settings_of(row), data_dir=options.data_dir)))
+    ]
+    say(f"{len(rows) - len(other)} of {len(rows)} finished runs have the same numbers now")
+    if other:
+        raise NodeError(f"these have others: {', '.join(other)}: remove the results, or mend the code")
+
+
+def settings_of(row: Row) -> Cell:
+    """The settings that a row was made with."""
+    return Cell(**row["settings"])
+
+
+def is_same(one: Row, other: Row) -> bool:
+    """Whether two rows have the same numbers, but for the time that they took."""
+    return {**one, "seconds": 0} == {**json.loads(json.dumps(other)), "seconds": 0}
+
+
 def quickly(options: argparse.Namespace, files: Files) -> None:
     require_data(quick.DATASETS, options.data_dir)
     require_engine(files.folder, options.keep)
     sweep(quick.runs(), options, files.rows)
     portraits.draw_missing(files.folder, options.data_dir, quick.shortened)
+    coordination.run_missing(coordination.QUICK, options, files.coordinated)
     results = Results(by_key(read_rows(files.rows)), quick.SEEDS, quick.shortened)
-    findings = Findings(results, Results({}, choose.SEEDS), drawn(files.folder, quick.shortened))
+    findings = Findings(
+        results,
+        Results({}, choose.SEEDS),
+        drawn(files.folder, quick.shortened),
+        coordinated=by_key(read_rows(files.coordinated)),
+        extent=coordination.QUICK,
+    )
     say(f"wrote {write_document(findings, options.docs)}")
 
 
@@ -181,6 +224,8 @@ ACTIONS: Mapping[str, Callable[[argparse.Namespace, Files], None]] = {
     "list": show,
     "choose": choice,
     "nodes": real_nodes,
+    "coordinated": coordinated,
+    "again": again,
 }
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.experiments import tables
+from scripts.experiments import coordination, tables
 from scripts.experiments.bars import bars
 from scripts.experiments.cells import DATASETS, SHARED, graph_places, places
 from scripts.experiments.choose import choice_table
 from scripts.experiments.commands import row_commands
 from scripts.experiments.figures import draw_figures, draw_portrait
-from scripts.experiments.markdown import table
+from scripts.experiments.markdown import image, table
 from scripts.experiments.nodes import nodes_table
 from scripts.experiments.portraits import PORTRAITS, Portrait
 from scripts.experiments.samples import Results, Row
@@ -36,6 +36,8 @@ class Findings:
     portraits: Mapping[str, Portrait]
     current: bool = True  # made by the code as it is now
     nodes: Mapping[str, Row] = field(default_factory=dict)  # of real nodes, and simulations with their settings, by key
+    coordinated: Mapping[str, Row] = field(default_factory=dict)  # of sessions with a coordinator, by key
+    extent: coordination.Extent = coordination.FULL
 
 
 def write_document(findings: Findings, folder: Path) -> Path:
@@ -84,6 +86,7 @@ def parts(findings: Findings, pictures: Path) -> dict[str, str]:
         "figures": figures(results, pictures),
         "portraits": portraits(findings.portraits, pictures),
         "choice": choice_table(findings.held_out, DATASETS),
+        **coordination.sections(findings.coordinated, findings.extent, pictures),
     }
 
 
@@ -148,8 +151,3 @@ def member_table(portrait: Portrait) -> str:
         for member, metrics in zip(portrait.honest, portrait.members, strict=True)
     ]
     return table(["member", "accuracy", "precision", "recall", "F1", "accuracy, own distribution"], rows)
-
-
-def image(file: str, caption: str) -> str:
-    """A picture in Markdown."""
-    return f"![{caption}](experiments/{file})\n\n*{caption}*"

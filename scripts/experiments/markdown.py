@@ -34,3 +34,8 @@ def verdict(bar: Bar) -> str:
         return bar.remark or NOT_RUN
     words = "met" if bar.met else f"**missed by {-(bar.margin or 0.0):.2f}**"
     return f"{words} ({bar.remark})" if bar.remark else words
+
+
+def image(file: str, caption: str) -> str:
+    """A picture in Markdown."""
+    return f"![{caption}](experiments/{file})\n\n*{caption}*"

@@ -66,6 +66,15 @@ def test_results_of_other_code_are_not_mixed_with_ours(tmp_path):
     assert engine.made_here(tmp_path)
 
 
+def test_results_of_code_that_gives_the_same_bits_are_ours_too(tmp_path, monkeypatch):
+    (tmp_path / "engine.txt").write_text("first\n")
+    monkeypatch.setattr(engine, "engine_digest", lambda: "third")
+    monkeypatch.setattr(engine, "SAME", {"first": "second"})
+    assert not engine.made_here(tmp_path)
+    monkeypatch.setattr(engine, "SAME", {"first": "second", "second": "third"})
+    assert engine.made_here(tmp_path)
+
+
 def test_comments_do_not_make_other_code():
     assert engine.statements('def f():\n    """Says."""\n    return 1  # one\n') == engine.statements(
         "def f():\n    return 1\n"
