@@ -28,7 +28,7 @@ LEARNERS = {"update": "gradients", "data": "served"}
 
 @pytest.mark.parametrize(
     ("rules", "kind"),
-    [({"rule": "fedavg"}, {}), ({"rule": "sgd", "server_rate": 0.05, "accumulate": 3}, LEARNERS)],
+    [({"rule": "fedavg"}, {}), ({"rule": "sgd", "server_rate": 0.005, "accumulate": 3}, LEARNERS)],
     ids=["coordinator and workers", "leader and learners"],
 )
 def test_two_train_the_whole_model_on_augmented_images(chain, homes, session_file, tmp_path, rules, kind):  # noqa: F811
