@@ -20,12 +20,13 @@ import trio
 
 from ledger import Devnet, DevnetOptions
 from node.agreement import CoordinationWishes, Wishes, create_session
-from node.demo import DemoNode, DemoSettings, end_all, last_words, make_home, start_node
+from node.demo import DemoNode, DemoSettings, end_all, last_words, make_home, start_node, wait_for_address
 from node.errors import NodeError
 from scripts.experiments.nodes import join
 from scripts.experiments.samples import Row
 
 PATIENCE_S = 900.0
+START_S = 300.0  # for the first node to listen, on a machine that has other things to do
 BELOW_S = 20.0  # a coordinator waits so long for its quorum beyond the deadline
 
 
@@ -73,6 +74,8 @@ def run_case(case: Case, data_dir: Path | None) -> Row:
             if case.throttle_s and index:
                 extra += ["--throttle", str(case.throttle_s[index - 1])]
             node.process = start_node(settings, node, nodes[0] if index else None, passphrase, extra)
+            if not index:
+                wait_for_address(node, START_S)
         if case.failed:
             kill_some(nodes, case)
         watched = nodes[:1] if coordinated else nodes
