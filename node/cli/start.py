@@ -95,7 +95,7 @@ from node.storage import parse_retention
     "throttle_s",
     default=0.0,
     type=click.FloatRange(0, 3600),
-    help="Sleep so many seconds after each training step of a coordinated session, as a slow machine would.",
+    help="Take at least so many seconds for each training step of a coordinated session, as a slow machine would.",
 )
 @click.option(
     "--keep-snapshots",

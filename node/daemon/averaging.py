@@ -160,13 +160,32 @@ def is_coordinators(checkpoint: Path) -> bool:
 
 
 @dataclass
+class Pace:
+    """Makes each training step take at least so many seconds, as on a slow machine: its own work is part of them."""
+
+    step_s: float
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _last: float | None = None
+
+    def keep(self) -> None:
+        """Called before each step; sleeps for what is left of the one before (before the first: for one step)."""
+        if self.step_s:
+            now = self.clock()
+            left_s = self.step_s - (now - (now if self._last is None else self._last))
+            if left_s > 0:
+                self.sleep(left_s)
+            self._last = self.clock()
+
+
+@dataclass
 class WorkingLearner:
     """Implements `node.session.coordinated.Trainee`."""
 
     torch_learner: TorchLearner
     proximal: float = 0.0  # μ of FedProx
     batches: int = 0  # of a gradient; 0: updates are parameters
-    throttle_s: float = 0.0  # slept after each step, to be a slow worker on purpose
+    throttle_s: float = 0.0  # that a step takes at least, to be a slow worker on purpose
 
     async def adopt(self, payload: Payload, measure: bool) -> Mapping[str, float]:
         """Makes the model in a float32 payload its own; its metrics on own data, if wanted. UpdateError."""
@@ -189,7 +208,7 @@ class WorkingLearner:
             return self._train_privately(base.private, round, steps, stop)
         full = self.batches or base.learner.task.steps_per_round(len(base.data.train))
         plan = trainer.Plan(min(steps, full) or full, base.seat.generator("train", round))
-        between = Interruptions(stop, self._pause, time.monotonic)
+        between = Interruptions(stop, self._pauses(), time.monotonic)
         if self.batches:
             ready = base.bench(base.learner)
             done = gradient_of(ready.learner, ready.flat, ready.data, plan, between)
@@ -203,8 +222,10 @@ class WorkingLearner:
     def _train_privately(
         self, private: PrivateTraining, round: int, steps: int, stop: Callable[[], bool]
     ) -> WorkDone | None:
+        pause = self._pauses()
+
         def check() -> bool:
-            self._pause()
+            pause()
             return stop()
 
         base, began = self.torch_learner, time.monotonic()
@@ -224,7 +245,12 @@ class WorkingLearner:
         """Spent so far of a privacy budget; None without one."""
         return self.torch_learner.epsilon()
 
-    def _pause(self) -> None:
-        trio.from_thread.check_cancelled()
-        if self.throttle_s:
-            time.sleep(self.throttle_s)
+    def _pauses(self) -> Callable[[], None]:
+        """What is done before each step of a training."""
+        pace = Pace(self.throttle_s)
+
+        def pause() -> None:
+            trio.from_thread.check_cancelled()
+            pace.keep()
+
+        return pause

@@ -36,7 +36,7 @@ class StartSettings:
     threads: int = 0  # torch threads; 0: all cores but one
     device: str = "auto"  # that trains: auto, cpu, cuda, cuda:N or mps
     role: str | None = None  # coordinator or worker, if the operator wants to be sure
-    throttle_s: float = 0.0  # slept after each training step, to be a slow worker on purpose
+    throttle_s: float = 0.0  # that a training step takes at least, to be a slow worker on purpose
     misbehave: str | None = None  # an attack, in a session that is an experiment
     confirmations: int = 1  # blocks on top of a record before it counts as there
     quorum_s: float = 600.0  # to wait for the session's quorum

@@ -1,12 +1,13 @@
 """What load balancing gives: `python scripts/bench/balancing.py [--json] [--rounds N] [--step SECONDS]`.
 
-Real nodes: a chain, a coordinator and 8 workers in processes of their own, MNIST softmax. Every worker sleeps after
-each training step (`fl-node start --throttle`), so that its speed is set and not left to how busy this machine is: six
-sleep STEP, one 4 and one 20 times as long. Three sessions: all fast; with the two slow ones, balanced; with them and
-without balancing, where each round waits for everybody (quorum 8), for a few rounds.
+Real nodes: a chain, a coordinator and 8 workers in processes of their own, MNIST softmax. A step of every worker takes
+at least so long (`fl-node start --throttle`: it sleeps for what its work leaves), so that its speed is set, as long as
+a step's work fits into STEP: six take STEP, one 4 and one 20 times as long. Three sessions: all fast; with the two slow
+ones, balanced; with them and without balancing, where each round waits for everybody (quorum 8), for a few rounds.
 
 With --json the last line has `round_time_ratio` (balanced / all fast), `unbalanced_ratio` (unbalanced / all fast), both
-of the mean time per round, and `accuracy_difference` (all fast − balanced, in points, after as many rounds).
+of the mean time per round, and `accuracy_difference` (all fast − balanced, in points, after as many rounds). Each
+case's `seconds_per_step` says how slow each worker in fact was.
 """
 
 import argparse
@@ -79,6 +80,7 @@ def run_case(case: Case, place: Path, chain: Devnet, step_s: float) -> dict[str,
         "round_s": [round(each, 2) for each in times],
         "accuracy": rounds[-1]["metrics"]["test_accuracy"],
         "steps": {one["member"]: one["steps"] for one in rounds[-1]["work"]},
+        "seconds_per_step": {one["member"]: round(one["training_s"] / one["steps"], 4) for one in rounds[-1]["work"]},
     }
     print(json.dumps(result), file=sys.stderr)
     return result
@@ -111,7 +113,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object on the last line")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--unbalanced-rounds", type=int, default=2)
-    parser.add_argument("--step", type=float, default=0.06, help="seconds that a fast worker sleeps after a step")
+    parser.add_argument("--step", type=float, default=0.06, help="seconds that a step of a fast worker takes at least")
     options = parser.parse_args()
     cases = [
         Case("all fast", {}, True, 6, options.rounds),

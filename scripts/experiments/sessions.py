@@ -42,7 +42,7 @@ class Case:
     seed: int = 1
     failed: int = 0  # killed for good, those with the largest numbers
     fails_after: int = 3  # rounds
-    throttle_s: tuple[float, ...] = ()  # slept after each step, by worker
+    throttle_s: tuple[float, ...] = ()  # that a step takes at least, by worker
     balance: bool = True
     task: str = "mnist-softmax"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from node.config import Aggregation
-from node.daemon.averaging import AveragingLearner, WorkingLearner
+from node.daemon.averaging import AveragingLearner, Pace, WorkingLearner
 from node.daemon.learner import Seat, TorchLearner
 from node.errors import HomeError
 from node.learning import parameters, trainer
@@ -122,3 +122,18 @@ async def test_a_round_with_augmentation_that_is_trained_again_after_a_restart_i
         seen.append((await worker.train(round, 0, lambda: False)).trained.digest)
     assert seen[0] == seen[1]
     assert len(set(seen)) == 3, "other rounds draw otherwise, and the draws count"
+
+
+@pytest.mark.parametrize(("work_s", "seconds"), [(0.0, 2.0), (0.05, 2.0), (0.3, 6.0)])
+def test_a_throttled_worker_takes_so_long_for_a_step_whatever_of_it_is_work(work_s, seconds):
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    pace = Pace(0.1, lambda: now[0], sleep)
+    for _ in range(20):
+        pace.keep()
+        now[0] += work_s
+    assert now[0] == pytest.approx(seconds, abs=0.11)
+    Pace(0.0, lambda: now[0], pytest.fail).keep()
