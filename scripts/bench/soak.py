@@ -3,7 +3,8 @@
 Runs real nodes on this machine through many rounds of a small model on a real chain, and reads each process's memory
 (resident set) and open descriptors as it goes. After a warm-up (the first third) the mean over the nodes is cut into
 20 stretches; the slope of a line through them, with its 95 % confidence interval, is what a round costs that never
-comes back. With --json the last line is {"nodes", "rounds", "seconds", "rows": [{"quantity", "start", "end",
+comes back. A run that --timeout ends is judged by the rounds that it reached. With --json the last line is {"nodes",
+"rounds" (reached), "seconds", "faults", "rows": [{"quantity", "start", "end",
 "slope_per_round", "interval", "flat"}]}; `flat` is whether zero is inside the interval, or growth over all rounds is
 under 5 % of the start. OUT/soak.png shows each node's curve, OUT/samples.csv has the readings. Exit status 1 if not
 everything is flat.
@@ -80,6 +81,8 @@ class Readings:
 
 def slope(samples: Sequence[Sample], quantity: str, rounds: int) -> dict[str, Any]:
     """The slope of a quantity per round after the warm-up, and its 95 % confidence interval."""
+    if rounds < 3 * STRETCHES:
+        sys.exit(f"only {rounds} rounds were reached, the slope needs {3 * STRETCHES}: give it a longer --timeout")
     kept = [one for one in samples if one.round > rounds / 3]
     width = (rounds - rounds / 3) / STRETCHES
     stretches: dict[int, list[float]] = defaultdict(list)
@@ -138,12 +141,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for one in readings.samples:
             writer.writerow([one.node, round(one.seconds, 1), one.round, round(one.memory_mb, 2), one.descriptors])
     draw(readings.samples, options.out / "soak.png")
+    reached = max((one.round for one in readings.samples), default=0)
     return {
         "nodes": options.nodes,
-        "rounds": options.rounds,
+        "rounds": reached,
         "seconds": round(time.monotonic() - readings.started, 1),
         "faults": list(finished.faults),
-        "rows": [slope(readings.samples, quantity, options.rounds) for quantity in QUANTITIES],
+        "rows": [slope(readings.samples, quantity, reached) for quantity in QUANTITIES],
     }
 
 
