@@ -65,6 +65,12 @@ from node.storage import parse_retention
     multiple=True,
     help="Multiaddr of a relay through which others can dial this node, if it is behind a NAT; may be repeated.",
 )
+@click.option(
+    "--hole-punching",
+    envvar="FL_NODE_HOLE_PUNCHING",
+    is_flag=True,
+    help="With --relay: get from relayed connections to direct ones by punching holes through both NATs.",
+)
 @click.option("--mdns/--no-mdns", envvar="FL_NODE_MDNS", default=True, show_default=True, help="Find peers nearby.")
 @click.option(
     "--dht/--no-dht",
@@ -172,6 +178,10 @@ def start(
         choices[way] = tuple(str(parse_peer_address(text)) for text in split(choices[way]))
     if not choices["listen"]:
         raise ConfigError("nothing to listen on: pass --listen /ip4/0.0.0.0/tcp/0")
+    if choices["hole_punching"] and not choices["relays"]:
+        raise ConfigError(
+            "--hole-punching needs a relay, through which members agree when to dial: pass --relay ADDRESS too"
+        )
     choices["keep_snapshots"] = parse_retention(choices["keep_snapshots"])
     if choices["ipfs"] is not None and choices["snapshot_disk"] is not None:
         raise ConfigError(

@@ -24,6 +24,7 @@ from node.daemon.settings import StartSettings
 from node.daemon.spool import open_spool
 from node.daemon.succession import LedgerSuccession, Takeover
 from node.errors import NetworkError
+from node.network.punching import PunchRules
 from node.network.service import Network, NetworkSettings, open_network
 from node.network.sink import SpoolRule
 from node.session.board import Board
@@ -136,6 +137,7 @@ def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) ->
         peers=(*settings.peers, *session.peers.bootstrap),
         trackers=(*settings.trackers, *session.peers.trackers),
         relays=settings.relays,
+        punching=PunchRules() if settings.hole_punching else None,
         mdns=settings.mdns,
         dht=settings.dht,
         session_id=prepared.opened.session_id,

@@ -19,6 +19,7 @@ class StartSettings:
     peers: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ()
     relays: tuple[str, ...] = ()  # through which others can dial this node
+    hole_punching: bool = False  # with relays: punch holes through NATs to members that a relay connects
     mdns: bool = True
     dht: bool = False  # look for members in the Kademlia directory of fl-nodes
     publish: bool = False  # put our addresses on the ledger

@@ -88,6 +88,7 @@ class Status:
                 "peer_id": peer,
                 "member": directory.index_of(peer),
                 "connected": peer in connected,
+                "link": self._network.link(peer),
                 "latency_ms": _milliseconds(self._network.latency(peer)) if peer in connected else None,
                 "score": round(self._network.standings.score(peer), 1),
                 **asdict(traffic.get(peer, zero)),

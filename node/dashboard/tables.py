@@ -139,7 +139,8 @@ def _peer_table(status: Mapping[str, Any]) -> Table:
         table.add_column(column, justify="left" if column == "peer" else "right")
     rounds = status.get("finished_rounds") or [{}]
     for peer in status.get("peers", []):
-        cells = (peer["peer_id"], str(peer.get("member", "–")), "yes" if peer.get("connected") else "no")
+        connected = ("by relay" if peer.get("link") == "relayed" else "yes") if peer.get("connected") else "no"
+        cells = (peer["peer_id"], str(peer.get("member", "–")), connected)
         standing = (number(peer.get("latency_ms"), 1), number(peer.get("score"), 0))
         counts = [
             size(source.get(way, 0))

@@ -30,10 +30,10 @@ async def send(stream: INetStream, message: Message) -> None:
     await stream.write(encode_uvarint(len(data)) + data)
 
 
-async def receive(stream: INetStream, kind: type[M]) -> M:
-    """The next message; raises what the stream or the decoder raises."""
+async def receive(stream: INetStream, kind: type[M], limit: int = MAX_MESSAGE) -> M:
+    """The next message, of at most `limit` bytes; raises what the stream or the decoder raises."""
     message = kind()
-    message.ParseFromString(await read_varint_prefixed_bytes_limited(stream, MAX_MESSAGE))
+    message.ParseFromString(await read_varint_prefixed_bytes_limited(stream, limit))
     return message
 
 

@@ -61,6 +61,14 @@ def release_inbound_slots(swarm: Swarm) -> None:
     swarm.upgrade_inbound_raw_conn = upgrade_and_wait
 
 
+async def upgrade_as_listener(swarm: Swarm, raw_conn: IRawConnection, maddr: Multiaddr) -> IMuxedConn:
+    """Makes a connection that we dialed one on which we answer the handshakes; returns when it stands.
+
+    (What `release_inbound_slots` puts in place of the swarm's method returns only when the connection has ended.)
+    """
+    return await Swarm.upgrade_inbound_raw_conn(swarm, raw_conn, maddr)
+
+
 def gate_connections(swarm: Swarm, admission: Admission) -> None:
     """Fault: there is no gate on peer ids (the allow-list is for IP addresses).
 

@@ -3,7 +3,7 @@
 Knows no session. docs/decisions.md says what was measured against the library's defaults.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -56,23 +56,29 @@ class RunningHost:
     traffic: TrafficLedger
     door: Door
     budget: BufferBudget
+    transport: MeteredTCP
 
 
 @asynccontextmanager
 async def run_host(
-    identity: Identity, listen: Sequence[str], admission: Admission, limits: HostLimits | None = None
+    identity: Identity,
+    listen: Sequence[str],
+    admission: Admission,
+    limits: HostLimits | None = None,
+    from_listener: Collection[str] = (),
 ) -> AsyncIterator[RunningHost]:
     """A host that listens on `listen` (TCP multiaddrs) until the block ends.
 
-    `admission` says whether one more connection of a peer id is welcome. Raises NetworkError for an address that
-    cannot be listened on.
+    `admission` says whether one more connection of a peer id is welcome. What is in `from_listener` is dialed from the
+    port that we listen on, which then is not ours alone. Raises NetworkError for an address that cannot be listened on.
     """
     limits = limits or HostLimits()
-    bound = await bind(listen)
+    bound = await bind(listen, shared=bool(from_listener))
     announced = [address for each in bound for address in concrete(each.address, each.port)]
     traffic = TrafficLedger()
     door = Door(limits.door)
-    host = _build(identity, announced, MeteredTCP(traffic, bound, door), limits)
+    transport = MeteredTCP(traffic, bound, door, from_listener)
+    host = _build(identity, announced, transport, limits)
     budget = BufferBudget(limits.max_buffered)
     swarm = host.get_network()
     swarm.upgrader.muxer_multistream = hardening.OwnMuxer(limits.yamux, budget)
@@ -81,7 +87,7 @@ async def run_host(
         if len(host.get_network().listeners) != len(bound):
             raise NetworkError(f"cannot listen on all of {', '.join(listen)}; choose other --listen addresses")
         try:
-            yield RunningHost(host, tuple(announced), traffic, door, budget)
+            yield RunningHost(host, tuple(announced), traffic, door, budget, transport)
         finally:
             await _close_all(host)
 

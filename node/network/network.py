@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import trio
+from libp2p.abc import ConnectionType, INetConn
 from libp2p.peer.id import ID
 
 from node.errors import NetworkError, PeerError
@@ -18,14 +19,16 @@ from node.network.metrics import Metric, labelled, single
 from node.network.parts import Parts
 from node.network.peer_book import MAX_ADDRESSES
 from node.network.standing import Standings
+from node.network.upgrading import Upgrader
 
 
 class Network:
     """`announcements` delivers each believed announcement of another member once; `standings` knows who misbehaved."""
 
-    def __init__(self, parts: Parts, asker: Asker) -> None:
+    def __init__(self, parts: Parts, asker: Asker, upgrader: Upgrader | None = None) -> None:
         self._parts = parts
         self._asker = asker
+        self._upgrader = upgrader
         self.peer_id = parts.identity.peer_id
         self.announcements: trio.MemoryReceiveChannel[Announcement] = parts.inbox.receive
         self.standings: Standings = parts.standings
@@ -39,6 +42,16 @@ class Network:
     def connected(self) -> frozenset[str]:
         """Peer ids of the members that a connection is open to."""
         return self._parts.connector.connected()
+
+    def link(self, peer_id: str) -> str | None:
+        """How a peer is connected: "direct", "relayed", or None if it is not."""
+        kinds = {conn.get_connection_type() for conn in self._connections(peer_id)}
+        if not kinds:
+            return None
+        return "relayed" if kinds == {ConnectionType.RELAYED} else "direct"
+
+    def _connections(self, peer_id: str) -> list[INetConn]:
+        return list(self._parts.running.host.get_network().get_connections(ID.from_string(peer_id)))
 
     def hint(self, peer_id: str, addresses: Iterable[str]) -> None:
         """Notes where a member may be reached, from the ledger say; what is no address is left out."""
@@ -128,7 +141,8 @@ class Network:
 
     def latency(self, peer_id: str) -> float | None:
         """Smoothed round-trip time to a connected peer, seconds; None if it is not connected or not yet known."""
-        for connection in self._parts.running.host.get_network().get_connections(ID.from_string(peer_id)):
+        found = self._connections(peer_id)
+        for connection in sorted(found, key=lambda each: each.get_connection_type() == ConnectionType.RELAYED):
             rtt = connection.muxed_conn.rtt()
             if rtt:
                 return float(rtt)
@@ -146,6 +160,7 @@ class Network:
         """All of it for `metrics.prometheus_text`; peers that are no members are summed up as "others"."""
         traffic = self._traffic_of_members()
         latencies = {peer_id: self.latency(peer_id) for peer_id in self.connected()}
+        relayed = sum(self.link(peer_id) == "relayed" for peer_id in latencies)
         late = self.lateness()
         lateness = {"0.5": late.median, "0.99": late.p99, "1": late.worst}
         announces = {tracker: seconds for tracker, (seconds, _) in self.tracker_seconds().items()}
@@ -160,6 +175,7 @@ class Network:
             labelled("fl_node_received_bytes_total", "counter", "On the wire, by peer.", "peer", bytes_in),
             labelled("fl_node_sent_bytes_total", "counter", "On the wire, by peer.", "peer", bytes_out),
             single("fl_node_connected_members", "gauge", "Members connected now.", len(latencies)),
+            single("fl_node_relayed_members", "gauge", "Those of them that only a relay connects.", relayed),
             labelled("fl_node_round_trip_seconds", "gauge", "Smoothed, by peer.", "peer", known),
             labelled("fl_node_peer_score", "gauge", "Below 0: misbehaved.", "peer", self.standings.scores()),
             labelled("fl_node_refused_total", "counter", "What was refused, by cause.", "cause", refused),
@@ -169,6 +185,7 @@ class Network:
             labelled("fl_node_loop_lateness_seconds", "gauge", "Over the last minute.", "quantile", lateness),
             labelled("fl_node_tracker_announce_seconds", "gauge", "The last one, by tracker.", "tracker", announces),
             labelled("fl_node_tracker_look_up_seconds", "gauge", "The last one, by tracker.", "tracker", look_ups),
+            *(self._upgrader.metrics() if self._upgrader else ()),
         ]
 
     def _traffic_of_members(self) -> dict[str, Traffic]:

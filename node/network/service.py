@@ -21,6 +21,7 @@ from node.network.network import Network
 from node.network.parts import Caller, Parts, assemble
 from node.network.serving import PayloadSource
 from node.network.settings import NetworkSettings
+from node.network.upgrading import Upgrader
 
 __all__ = ["Network", "NetworkSettings", "open_network"]
 
@@ -44,7 +45,7 @@ async def open_network(
     named = [*map(parse_peer_address, settings.peers), *trackers, *relays]
     admission = _Admission()
     try:
-        async with run_host(identity, settings.listen, admission, settings.host) as running:
+        async with run_host(identity, settings.listen, admission, settings.host, _from_listener(settings)) as running:
             running = replace(running, addresses=(*running.addresses, *map(circuit_address, relays)))
             parts = assemble(identity, settings, running, Caller(gate, payloads, own_announcements))
             admission.ask = parts.connector.admits
@@ -52,7 +53,8 @@ async def open_network(
                 parts.peers.pin(each.peer_id, each.address)
             async with parts.gossip.run(settings.session_id), trio.open_nursery() as nursery:
                 asker = Asker(parts)
-                network = Network(parts, asker)
+                upgrader = _upgrader(parts, [each.peer_id for each in relays])
+                network = Network(parts, asker, upgrader)
                 _start(nursery, parts, asker, network)
                 for each in trackers:
                     nursery.start_soon(asker.ask_tracker, each.peer_id)
@@ -60,6 +62,8 @@ async def open_network(
                     CircuitDoor(running.host, relays)
                 for each in relays:
                     nursery.start_soon(keep_reservation, running.host, each, parts.connector.connect)
+                if upgrader is not None:
+                    nursery.start_soon(upgrader.run)
                 yield network
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -77,6 +81,18 @@ def _start(nursery: trio.Nursery, parts: Parts, asker: Asker, network: Network) 
     if parts.settings.mdns:
         session, addresses = parts.settings.session_id, parts.running.addresses
         nursery.start_soon(run_mdns, session, parts.identity.peer_id, addresses, network.hint)
+
+
+def _from_listener(settings: NetworkSettings) -> list[str]:
+    """The relays' addresses, if holes are to be punched: a NAT's mapping for a relay then is that of the listener."""
+    return [] if settings.punching is None else [parse_peer_address(text).address for text in settings.relays]
+
+
+def _upgrader(parts: Parts, relays: Sequence[str]) -> Upgrader | None:
+    rules = parts.settings.punching
+    if rules is None or not relays:
+        return None
+    return Upgrader(parts.running, parts.gate, relays, parts.peers.addresses, rules)
 
 
 class _Admission:

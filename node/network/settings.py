@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from node.network.connecting import ConnectionRules
 from node.network.fetching import FetchTimes
 from node.network.host import HostLimits
+from node.network.punching import PunchRules
 from node.network.serving import ServingTimes
 from node.network.sink import SpoolRule
 
@@ -20,6 +21,7 @@ class NetworkSettings:
     payload_limit: int  # bytes; larger announcements are refused
     trackers: tuple[str, ...] = ()  # multiaddrs with /p2p/
     relays: tuple[str, ...] = ()  # multiaddrs with /p2p/; through them others can dial this node
+    punching: PunchRules | None = None  # with relays: whether to get from relayed connections to direct ones
     dht: bool = False  # whether to find members through the Kademlia directory of fl-nodes
     ask_seconds: float = 15.0  # between questions to a random member for the members it knows
     spool: SpoolRule = field(default_factory=SpoolRule)

@@ -1,10 +1,11 @@
 """TCP for libp2p: metered streams, and listeners on sockets that were bound beforehand and do not let in everybody.
 
 Replaces two things of py-libp2p 0.8.1's TCP: listeners use SO_REUSEPORT, so a second node of the same user silently
-shares a port in use, and they run as trio system tasks, where an error ends the program.
+shares a port in use, and they run as trio system tasks, where an error ends the program. For hole punching, dials can
+leave from the port that we listen on (`shared_port.py`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,10 @@ from node.errors import NetworkError
 from node.network.addresses import host_and_port, parse_address
 from node.network.door import Door
 from node.network.metering import MeteredStream, TrafficLedger
+from node.network.shared_port import connect_from, let_dials_share
 
 BACKLOG = 128
+ANY_LISTENER = ("", 0)  # as the source of a dial: the port of the listener that fits
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,22 @@ class BoundAddress:
     listener: trio.SocketListener
 
 
-async def bind(addresses: Sequence[str]) -> list[BoundAddress]:
-    """Listening sockets for TCP multiaddrs; port 0 chooses a free port.
+async def bind(addresses: Sequence[str], *, shared: bool = False) -> list[BoundAddress]:
+    """Listening sockets for TCP multiaddrs; port 0 chooses a free port. If `shared`, our dials may leave from them.
 
     Raises NetworkError naming the address that is malformed, in use or not this machine's.
     """
     async with AsyncExitStack() as until_all_are_bound:
         bound = []
         for address in map(parse_address, addresses):
-            each = await _bind_one(address)
+            each = await _bind_one(address, shared)
             until_all_are_bound.push_async_callback(each.listener.aclose)
             bound.append(each)
         until_all_are_bound.pop_all()
     return bound
 
 
-async def _bind_one(address: str) -> BoundAddress:
+async def _bind_one(address: str, shared: bool) -> BoundAddress:
     host, port = host_and_port(address)
     family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
     sock = trio.socket.socket(family, trio.socket.SOCK_STREAM)
@@ -60,6 +63,8 @@ async def _bind_one(address: str) -> BoundAddress:
             sock.setsockopt(trio.socket.IPPROTO_IPV6, trio.socket.IPV6_V6ONLY, 1)
         await sock.bind((host, port))
         sock.listen(BACKLOG)
+        if shared:
+            let_dials_share(sock)
     except OSError as error:
         sock.close()
         raise NetworkError(
@@ -70,17 +75,46 @@ async def _bind_one(address: str) -> BoundAddress:
 
 
 class MeteredTCP(TCP):
-    """Dials and accepts metered streams; listens only on sockets that were bound with `bind`."""
+    """Dials and accepts metered streams; listens only on sockets that were bound with `bind`.
 
-    def __init__(self, ledger: TrafficLedger, bound: Sequence[BoundAddress], door: Door) -> None:
+    The addresses in `from_listener` are dialed from the listening port if that goes.
+    """
+
+    def __init__(
+        self, ledger: TrafficLedger, bound: Sequence[BoundAddress], door: Door, from_listener: Collection[str] = ()
+    ) -> None:
         super().__init__()
+        self._from_listener = frozenset(from_listener)
         self._ledger = ledger
         self._door = door
         self._bound: Mapping[str, trio.SocketListener] = {each.address: each.listener for each in bound}
 
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """A connection to a multiaddr of TCP over IP or DNS. Raises OpenConnectionError."""
+        if str(maddr).partition("/p2p/")[0] in self._from_listener:
+            with suppress(OpenConnectionError):  # such as: the last connection from this port is not forgotten yet
+                return await self.dial_with_source(maddr, ANY_LISTENER)
+        return await super().dial(maddr)
+
     async def _dial_resolved(self, maddr: Multiaddr, source: tuple[str, int] | None = None) -> IRawConnection:
-        dialed = await super()._dial_resolved(maddr, source)
+        if source is not None:
+            return RawConnection(await self.dial_from_listener(str(maddr)), True)
+        dialed = await super()._dial_resolved(maddr)
         return RawConnection(MeteredStream(dialed.stream.stream, self._ledger), True)
+
+    async def dial_from_listener(self, address: str) -> MeteredStream:
+        """A stream to an IP address and TCP port, from the port that we listen on. Raises OpenConnectionError."""
+        host, port = host_and_port(address.partition("/p2p/")[0])
+        try:
+            own = next(name for name in self._own_ends() if (":" in name[0]) == (":" in host))
+            return MeteredStream(await connect_from(own, host, port), self._ledger)
+        except StopIteration as error:
+            raise OpenConnectionError(f"no listener to dial {address} from") from error
+        except OSError as error:
+            raise OpenConnectionError(f"cannot dial {address} from the listening port: {error}") from error
+
+    def _own_ends(self) -> list[tuple[str, int]]:
+        return [each.socket.getsockname()[:2] for each in self._bound.values()]
 
     def create_listener(self, handler_function: THandler) -> IListener:
         """A listener that hands metered streams to `handler_function`."""
