@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import trio
-from libp2p.abc import INetStream
+from libp2p.abc import IMuxedConn, INetStream
 
 from node.errors import IdentityError, PeerError
 from node.messages import Announcement
@@ -116,6 +116,14 @@ class ExchangeClient:
     def forget(self, peer_id: str) -> None:
         """Drops the idle streams of a peer that has left."""
         self._idle.pop(peer_id, None)
+
+    async def leave(self, conn: IMuxedConn) -> None:
+        """Closes the idle streams on a connection that is not to be used any more."""
+        idle = self._idle[str(conn.peer_id)]
+        leaving = [each for each in idle if each.stream.muxed_conn is conn]
+        idle[:] = [each for each in idle if each not in leaving]
+        for each in leaving:
+            await each.stream.reset()
 
     @asynccontextmanager
     async def _conversation(self, peer_id: str) -> AsyncIterator[Frames]:

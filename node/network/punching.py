@@ -50,7 +50,8 @@ class PunchRules:
     handshake: float = 5.0  # once they have met
     pause: float = 2.0  # after an attempt that failed
     look: float = 0.5  # between looks at which connections there are
-    grace: float = 20.0  # until a relayed connection is closed after a direct one stands
+    grace: float = 20.0  # until a relayed connection is closed after a direct one stands, if no transfer uses it
+    longest: float = 300.0  # until it is closed in any case: a transfer goes on where it stopped
     loopback: bool = False  # whether addresses of this machine may be dialed; for tests
 
 

@@ -21,7 +21,7 @@ from node.network.network import Network
 from node.network.parts import Caller, Parts, assemble
 from node.network.serving import PayloadSource
 from node.network.settings import NetworkSettings
-from node.network.upgrading import Upgrader
+from node.network.upgrading import Surroundings, Upgrader
 
 __all__ = ["Network", "NetworkSettings", "open_network"]
 
@@ -92,7 +92,8 @@ def _upgrader(parts: Parts, relays: Sequence[str]) -> Upgrader | None:
     rules = parts.settings.punching
     if rules is None or not relays:
         return None
-    return Upgrader(parts.running, parts.gate, relays, parts.peers.addresses, rules)
+    around = Surroundings(parts.gate, relays, parts.peers.addresses, parts.client.leave)
+    return Upgrader(parts.running, around, rules)
 
 
 class _Admission:

@@ -5,6 +5,7 @@ shares a port in use, and they run as trio system tasks, where an error ends the
 leave from the port that we listen on (`shared_port.py`).
 """
 
+import ipaddress
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -114,7 +115,9 @@ class MeteredTCP(TCP):
             raise OpenConnectionError(f"cannot dial {address} from the listening port: {error}") from error
 
     def _own_ends(self) -> list[tuple[str, int]]:
-        return [each.socket.getsockname()[:2] for each in self._bound.values()]
+        """Where we listen, loopback last: nothing outside can be dialed from there."""
+        ends: list[tuple[str, int]] = [each.socket.getsockname()[:2] for each in self._bound.values()]
+        return sorted(ends, key=lambda end: ipaddress.ip_address(end[0]).is_loopback)
 
     def create_listener(self, handler_function: THandler) -> IListener:
         """A listener that hands metered streams to `handler_function`."""

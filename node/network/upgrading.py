@@ -5,10 +5,11 @@ nobody answers there. Members whose NATs do not let that happen stay on the rela
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import trio
-from libp2p.abc import ConnectionType, INetConn
+from libp2p.abc import ConnectionType, IMuxedConn, INetConn
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID, PROTOCOL_ID_V11, PROTOCOL_ID_V12
 
@@ -23,30 +24,32 @@ from node.network.punching import Puncher, PunchRules
 logger = logging.getLogger(__name__)
 
 PLAIN_DIAL_SECONDS = 3.0
+ASK_AGAIN_SECONDS = 30.0
 LASTING = (PROTOCOL_ID, PROTOCOL_ID_V11, PROTOCOL_ID_V12)  # streams that stay open; py-libp2p opens them anew
 
 
-class Upgrader:
-    """Looks after the connections of a host for as long as `run` does. `relays` are the peer ids of its relays."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What the upgrader needs of others."""
 
-    def __init__(
-        self,
-        running: RunningHost,
-        gate: Callable[[str], bool],
-        relays: Sequence[str],
-        addresses: Callable[[str], Sequence[str]],
-        rules: PunchRules | None = None,
-    ) -> None:
+    gate: Callable[[str], bool]  # who is a member
+    relays: Sequence[str]  # peer ids of this node's relays
+    addresses: Callable[[str], Sequence[str]]  # where a peer is known to be dialed
+    leave: Callable[[IMuxedConn], Awaitable[None]]  # closes the idle streams on a connection
+
+
+class Upgrader:
+    """Looks after the connections of a host for as long as `run` does."""
+
+    def __init__(self, running: RunningHost, around: Surroundings, rules: PunchRules) -> None:
         self._running = running
         self._swarm = running.host.get_network()
-        self._gate = gate
-        self._relays = relays
-        self._addresses = addresses
-        self._rules = rules or PunchRules()
+        self._around = around
+        self._rules = rules
         self._seen: dict[INetConn, list[str]] = {}  # where relays see us, by our connection to each
         self._begun: set[INetConn] = set()  # relayed connections that we tried to make superfluous
         self._since: dict[INetConn, float] = {}  # when a relayed connection was found superfluous
-        self.puncher = Puncher(running, gate, self.own_places, self._rules)
+        self.puncher = Puncher(running, around.gate, self.own_places, rules)
 
     def own_places(self) -> list[str]:
         """Where others should dial us."""
@@ -71,7 +74,7 @@ class Upgrader:
                 self._forget_the_closed()
                 self._ask_relays(nursery)
                 for peer_id in list(map(str, self._swarm.connections)):
-                    if self._gate(peer_id):
+                    if self._around.gate(peer_id):
                         self._look_at(peer_id, nursery)
                 await trio.sleep(self._rules.look)
 
@@ -82,23 +85,27 @@ class Upgrader:
         self._seen = {conn: addresses for conn, addresses in self._seen.items() if conn in open_now}
 
     def _ask_relays(self, nursery: trio.Nursery) -> None:
-        for relay in self._relays:
+        for relay in self._around.relays:
             for conn in self._swarm.get_connections(ID.from_string(relay)):
                 if conn not in self._seen:
                     self._seen[conn] = []
                     nursery.start_soon(self._ask_relay, relay, conn)
 
     async def _ask_relay(self, relay: str, conn: INetConn) -> None:
-        seen = places(await ask_observed(self._running.host, relay), loopback=self._rules.loopback)
-        self._seen[conn] = seen
-        logger.info("relay %s sees this node at %s", relay, ", ".join(seen) or "no address that it would name")
+        while conn in self._seen:
+            seen = places(await ask_observed(self._running.host, relay), loopback=self._rules.loopback)
+            if seen:
+                self._seen[conn] = seen
+                logger.info("relay %s sees this node at %s", relay, ", ".join(seen))
+                return
+            logger.info("relay %s does not say where it sees this node; asking again", relay)
+            await trio.sleep(ASK_AGAIN_SECONDS)
 
     def _look_at(self, peer_id: str, nursery: trio.Nursery) -> None:
         relayed = self.puncher.connections(peer_id, ConnectionType.RELAYED)
         if self.puncher.is_direct(peer_id):
             for conn in relayed:
-                if self._is_superfluous(conn):
-                    nursery.start_soon(self._close, peer_id, conn)
+                nursery.start_soon(self._phase_out, peer_id, conn)
             return
         ours = [conn for conn in relayed if conn.muxed_conn.is_initiator]
         theirs = [conn for conn in relayed if conn not in ours]
@@ -126,7 +133,7 @@ class Upgrader:
 
     async def _dial_plainly(self, peer_id: str) -> bool:
         """Whether the peer can be reached at an address that it is known by, and now is."""
-        known = [address for address in self._addresses(peer_id) if not address.endswith(CIRCUIT)]
+        known = [address for address in self._around.addresses(peer_id) if not address.endswith(CIRCUIT)]
 
         async def one(address: str) -> None:
             try:
@@ -139,14 +146,13 @@ class Upgrader:
                 nursery.start_soon(one, address)
         return self.puncher.is_direct(peer_id)
 
-    def _is_superfluous(self, conn: INetConn) -> bool:
-        """Whether a relayed connection beside a direct one has been there long enough, and carries no transfer."""
-        since = self._since.setdefault(conn, trio.current_time())
-        if trio.current_time() - since < self._rules.grace:
-            return False
-        return all(stream.get_protocol() in LASTING for stream in conn.get_streams())
-
-    async def _close(self, peer_id: str, conn: INetConn) -> None:
+    async def _phase_out(self, peer_id: str, conn: INetConn) -> None:
+        """Leaves a relayed connection beside a direct one; closes it when it has been idle for long enough."""
+        now = trio.current_time()
+        age = now - self._since.setdefault(conn, now)
         with containing("closing a relayed connection", peer_id):
-            logger.info("the relayed connection to peer %s is closed: there is a direct one", peer_id)
-            await conn.close()
+            await self._around.leave(conn.muxed_conn)
+            idle = all(stream.get_protocol() in LASTING for stream in conn.get_streams())
+            if age >= self._rules.longest or (idle and age >= self._rules.grace):
+                logger.info("the relayed connection to peer %s is closed: there is a direct one", peer_id)
+                await conn.close()

@@ -116,6 +116,10 @@ def test_an_address_to_listen_on_that_is_malformed(start):
     assert says(start("--listen", "/ip4/127.0.0.1/udp"), "/ip4/127.0.0.1/udp")
 
 
+def test_hole_punching_without_a_relay(start):
+    assert says(start("--hole-punching"), "--hole-punching", "--relay ADDRESS")
+
+
 def test_a_port_that_is_in_use_costs_no_membership(start, run, session_file):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

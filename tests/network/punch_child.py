@@ -1,6 +1,7 @@
 """The relay, alice behind one NAT, bob behind another: `python -m tests.network.punch_child relay|alice|bob`.
 
-Bob says what happens: whether alice's public address can be dialed, how they are linked, what he fetched.
+Bob says what happens: whether alice's public address can be dialed, how they are linked, what he fetched. The relay
+answers each line with the bytes that it carried.
 """
 
 import logging
@@ -33,12 +34,8 @@ async def relay() -> None:
     async with run_host(RELAY, ["/ip4/0.0.0.0/tcp/4010"], lambda peer_id: True) as running:
         serving = Relay(running.host)
         say("ready")
-        carried = 0
-        while True:
-            await trio.sleep(0.1)
-            if serving.carried != carried:
-                carried = serving.carried
-                say(f"carried {carried}")
+        while await trio.to_thread.run_sync(sys.stdin.readline):
+            say(str(serving.carried))
 
 
 async def member(name: str) -> None:
@@ -48,8 +45,8 @@ async def member(name: str) -> None:
     wanted = settings(listen=LISTEN[name], relays=(AT,), punching=RULES)
     async with open_network(identity(name), wanted, MEMBERS.__contains__, own, own.since) as network:
         if name == "alice":
-            await until(lambda: RELAY.peer_id in network._parts.connector.linked(), 60)
-            say("ready")
+            await until(lambda: len(network._upgrader.own_places()) > 1, 60)
+            say(f"ready at {network._upgrader.own_places()[0]}")
             await trio.sleep_forever()
         await meet(network)
         fetched = await network.fetch(announcement, [ALICE.peer_id], trio.current_time() + 60)
