@@ -1,16 +1,18 @@
 """Every fault that the audit promises to find, injected into a session on a real chain, and located."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 import trio
 
-from ledger import Devnet, DevnetOptions, Input, Record
+from ledger import Devnet, DevnetOptions, History, Input, Record
+from ledger.signed import signed_transaction
 from node.audit.report import Coverage, Gap
 from node.audit.run import AuditSettings, audit_session
 from node.config import Privacy
-from node.daemon.watching import save_evidence
+from node.daemon.watching import announcement_json, save_evidence
 from node.errors import ConfigError
 from node.learning import parameters
 from node.learning.parameters import ParameterSpec
@@ -230,6 +232,27 @@ def test_signed_evidence_in_a_home_convicts_who_showed_another_update_and_nobody
     assert [note.member for note in report.notes if note.kind == "equivocal input"] == [0, 2, 3]
     assert report.steps_replayed == report.steps_total - 3
     assert session.judge(first=3).clean
+
+
+def test_an_announcement_and_the_record_that_contradicts_it_convict_too(forge):
+    session = forge(at(1, 2, reveals_another), cohort=3)
+    ledger, session_id = session.record()
+    with History(ledger, session_id) as history:
+        recorded = next(step for step in history.steps() if (step.member, step.round) == (1, 2))
+        binding = history.member_entries()[1].binding
+    told = {
+        "announcement": announcement_json(proof_against(session, 1, 2).first),
+        "record": {
+            "transaction": signed_transaction(session.chain, recorded.tx_hash).hex(),
+            "binding": binding.hex(),
+            "chain_id": session.chain.chain_id(),
+        },
+    }
+    (session.place / "evidence").mkdir()
+    (session.place / "evidence" / "contradiction-1-2.json").write_text(json.dumps(told))
+    report = session.judge()
+    assert [(fault.member, fault.round, fault.kind) for fault in report.faults] == [(1, 2, "equivocation")]
+    assert report.faults[0].found == "it announced one update and recorded another"
 
 
 def test_evidence_beside_the_session_file_is_taken_without_a_home_being_named(forge):
