@@ -27,7 +27,6 @@ from scripts.experiments.samples import Row
 
 PATIENCE_S = 900.0
 START_S = 300.0  # for the first node to listen, on a machine that has other things to do
-BELOW_S = 20.0  # a coordinator waits so long for its quorum beyond the deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,11 @@ class Case:
     throttle_s: tuple[float, ...] = ()  # that a step takes at least, by worker
     balance: bool = True
     task: str = "mnist-softmax"
+
+    @property
+    def ends_below(self) -> bool:
+        """Whether too few workers are left for another round."""
+        return self.failed > self.workers - self.quorum
 
     @property
     def key(self) -> str:
@@ -70,7 +74,7 @@ def run_case(case: Case, data_dir: Path | None) -> Row:
             join(node, session, passphrase)
         stack.callback(end_all, nodes)
         for index, node in enumerate(nodes):
-            extra = ["--task", case.task, "--quorum-timeout", str(BELOW_S if case.failed else PATIENCE_S)]
+            extra = ["--task", case.task, "--quorum-timeout", str(PATIENCE_S)]
             if case.throttle_s and index:
                 extra += ["--throttle", str(case.throttle_s[index - 1])]
             node.process = start_node(settings, node, nodes[0] if index else None, passphrase, extra)
@@ -78,6 +82,8 @@ def run_case(case: Case, data_dir: Path | None) -> Row:
                 wait_for_address(node, START_S)
         if case.failed:
             kill_some(nodes, case)
+        if case.ends_below:
+            stop_below(nodes[0])
         watched = nodes[:1] if coordinated else nodes
         wait_for_end(watched)
         require_end(watched, case)
@@ -122,6 +128,16 @@ def kill_some(nodes: Sequence[DemoNode], case: Case) -> None:
         node.process.kill()
 
 
+def stop_below(coordinator: DemoNode) -> None:
+    """Stops a coordinator once it says that it is below its quorum."""
+    deadline = time.monotonic() + PATIENCE_S
+    while "below the quorum" not in str(coordinator.status().get("state")):
+        if time.monotonic() > deadline or coordinator.process is None or coordinator.process.poll() is not None:
+            raise NodeError(f"{coordinator.name} never said that it is below its quorum: {last_words(coordinator)}")
+        time.sleep(0.1)
+    coordinator.process.terminate()
+
+
 def wait_for_end(nodes: Sequence[DemoNode]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while any(node.process is not None and node.process.poll() is None for node in nodes):
@@ -131,14 +147,11 @@ def wait_for_end(nodes: Sequence[DemoNode]) -> None:
 
 
 def require_end(nodes: Sequence[DemoNode], case: Case) -> None:
-    """Below its quorum a coordinator ends with an error that says so; everybody else ends well."""
-    below = case.failed > case.workers - case.quorum
+    """Everybody ends well; without a quorum before the last round, with one after it."""
     for node in nodes:
         assert node.process is not None
         ended, finished = node.process.returncode, len(node.status().get("finished_rounds", []))
-        if below and (ended == 0 or "updates after" not in last_words(node)):
-            raise NodeError(f"{node.name} went on below its quorum: {last_words(node)}")
-        if not below and (ended or finished != case.rounds):
+        if ended or (finished < case.rounds) != case.ends_below:
             raise NodeError(f"{node.name} ended with status {ended} after {finished} rounds: {last_words(node)}")
 
 
