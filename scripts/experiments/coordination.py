@@ -258,7 +258,8 @@ def topologies_table(rows: Mapping[str, Row], extent: Extent) -> str:
         curves = simulated_curves(rows, extent, way)
         sample = Sample({seed: 100 * curve[-1] for seed, curve in curves.items() if curve})
         real = nodes_curve(rows, extent, way)
-        lines.append([name, f"{100 * real[-1]:.2f}" if real else NOT_RUN, shown(sample, extent.seeds)])
+        known = f"{100 * real[-1]:.2f}" if real else NOT_RUN if way != "fixed" else "-"  # nodes learn their rows
+        lines.append([name, known, shown(sample, extent.seeds)])
     return table(["", "nodes", "simulation"], lines)
 
 
