@@ -21,6 +21,7 @@ from node.network.identity import peer_id_of
 log = logging.getLogger(__name__)
 LOOK_S = 3.0
 TRIES = 20  # to get the signed transaction of one contradiction
+LOOK_BACK = 5_000  # blocks: who records before the others start can't show them something else unseen
 REMEMBERED = 4096  # announcements, and as many commitments; records may come minutes after what they commit to
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class Witness:
 
     opened: OpenSession
     evidence: Path  # the directory for what it finds
-    next_block: int | None = None  # None: from the chain's head on
+    next_block: int | None = None  # None: LOOK_BACK before the chain's head
     _announced: "OrderedDict[Key, Announcement]" = field(default_factory=OrderedDict)
     _recorded: "OrderedDict[Key, tuple[MemberEntry, Commitment]]" = field(default_factory=OrderedDict)
     _failed: dict[Key, int] = field(default_factory=dict)  # how often the evidence of a contradiction could not be had
@@ -84,7 +85,7 @@ class Witness:
     def _ask(self) -> tuple[int, dict[str, MemberEntry], list[Commitment]]:
         ledger, session_id = self.opened.ledger, self.opened.session_id
         head = ledger.chain.block_number()
-        first = head if self.next_block is None else self.next_block
+        first = max(0, head - LOOK_BACK) if self.next_block is None else self.next_block
         if first > head:
             return head, {}, []
         found = list(commitments(ledger.chain, ledger.address, session_id, first, head))

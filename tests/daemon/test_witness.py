@@ -28,7 +28,7 @@ class Stage:
         message = binding_message(chain.chain_id, self.ledger.address, self.session_id, self.account.address)
         self.ledger.join(self.account, self.session_id, Membership(MALLORY.public_key, MALLORY.sign(message)))
         opened = SimpleNamespace(ledger=self.ledger, session_id=self.session_id)
-        self.witness = Witness(opened, place / "evidence", next_block=0)
+        self.witness = Witness(opened, place / "evidence")
 
     def announce(self, digest, round=3):
         signed = MALLORY.sign(announcement_bytes(self.session_id, round, digest, 10, "float32"))
@@ -70,6 +70,13 @@ async def test_the_record_may_come_before_the_announcement(stage):
     assert await stage.witness.look() == []
     stage.announce(b"\x01" * 32)
     assert len(await stage.witness.look()) == 1
+
+
+async def test_a_record_of_before_the_node_started_counts(stage):
+    stage.record(b"\x02" * 32)
+    stage.record(b"\x03" * 32, 4)
+    stage.announce(b"\x01" * 32)
+    assert len(await stage.witness.look()) == 1  # its first
 
 
 async def test_who_records_what_it_announced_leaves_no_evidence(stage):

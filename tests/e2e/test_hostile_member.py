@@ -8,13 +8,15 @@ import pytest
 import torch
 import trio
 
-from ledger import Membership, binding_message, load_keystore
+from ledger import Input, Membership, Mix, Record, binding_message, load_keystore
+from node.audit.run import AuditSettings, audit_session
 from node.daemon.prepare import session_learner
 from node.home import read_status
 from node.learning import parameters
 from node.messages import ABSENT, Announcement, announcement_bytes
 from node.network.identity import load_identity
 from node.network.service import NetworkSettings, open_network
+from node.storage import digest_of, open_snapshots
 from tests.e2e.test_discovery import metric
 from tests.nodes import PASSPHRASE, TASK, NodeProcess, make_home, make_session, running
 
@@ -105,6 +107,60 @@ async def play(identity, opened, bad, nodes) -> str:
         url = nodes[0].status()["metrics_url"]
         with await trio.to_thread.run_sync(urllib.request.urlopen, url) as response:
             return response.read().decode()
+
+
+@pytest.mark.slow
+def test_who_shows_one_update_and_records_another_is_convicted_by_the_audit_and_nobody_else(chain, tmp_path):
+    homes = [make_home(tmp_path / name) for name in ("alice", "bob", "mallory")]
+    path = tmp_path / "session.toml"
+    opened = make_session(homes[0], chain, path, rounds=6, snapshot_every=1)
+    spec = session_learner(opened, f"{TASK}:task").spec
+    identity, account = load_identity(homes[2].identity), load_keystore(homes[2].keystore, PASSPHRASE)
+    message = binding_message(chain.chain_id, opened.ledger.address, opened.session_id, account.address)
+    opened.ledger.join(account, opened.session_id, Membership(identity.public_key, identity.sign(message)))
+    shown, recorded = (parameters.encode(spec, torch.full((spec.size,), number)) for number in (0.0, 0.5))
+    first = NodeProcess(homes[0], path, "--no-mdns")
+    with running([first]):
+        second = NodeProcess(homes[1], path, "--no-mdns", "--peers", first.address())
+        with running([second]):
+            trio.run(contradict, homes[2].path, (identity, account), opened, (shown, recorded), (first, second))
+            assert [node.end()[0] for node in (first, second)] == [0, 0]
+    blind = trio.run(audit_session, AuditSettings(path, chain.url, (str(homes[2].path),)), lambda _line: None)
+    report = trio.run(audit_session, AuditSettings(path, chain.url), lambda _line: None)
+    assert (0, 1, "equivocation") not in [(fault.member, fault.round, fault.kind) for fault in blind.faults]
+    assert [(fault.member, fault.round, fault.kind) for fault in report.faults] == [(0, 1, "equivocation")]
+    assert report.steps_replayed == report.steps_total - report.steps_without_snapshot > 0
+
+
+async def contradict(home, keys, opened, updates, nodes) -> None:
+    """Announces the first update of round 1, records the second, with a snapshot, until both nodes have noticed."""
+    (identity, account), (shown, recorded) = keys, updates
+    shelf, digest = Shelf(), hashlib.sha256(shown).digest()
+    said = announcement_bytes(opened.session_id, 1, digest, len(shown), "float32")
+    announced = Announcement(opened.session_id, 1, digest, len(shown), "float32", identity.peer_id, identity.sign(said))
+    shelf.payloads[digest] = shown
+    shelf.announced.append(announced)
+    settings = NetworkSettings(
+        listen=("/ip4/127.0.0.1/tcp/0",),
+        peers=(nodes[0].address(),),
+        mdns=False,
+        session_id=opened.session_id,
+        payload_limit=1 << 20,
+    )
+    async with open_network(identity, settings, lambda peer_id: True, shelf, shelf.since) as network:
+        await network.announce(announced)
+        async with open_snapshots(home) as snapshots:
+            cid = digest_of(await snapshots.add({"update": recorded, "mixed.safetensors": recorded}))
+        row = (Input(0, 65_535), Input(1, 0, ABSENT), Input(2, 0, ABSENT))
+        other = hashlib.sha256(recorded).digest()
+        for record in (
+            Record(opened.session_id, 1, other, None),
+            Record(opened.session_id, 2, None, Mix(3, row, other, cid)),
+        ):
+            await trio.to_thread.run_sync(opened.ledger.submit, account, record)
+        with trio.fail_after(120):
+            while not all(list(node.home.evidence.glob("contradiction-0-1.json")) for node in nodes):
+                await trio.sleep(0.2)
 
 
 def finished(node) -> int:
