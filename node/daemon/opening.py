@@ -24,7 +24,7 @@ from node.daemon.settings import StartSettings
 from node.daemon.spool import open_spool
 from node.daemon.succession import LedgerSuccession, Takeover
 from node.errors import NetworkError
-from node.network.punching import PunchRules
+from node.network.meeting import PunchRules
 from node.network.service import Network, NetworkSettings, open_network
 from node.network.sink import SpoolRule
 from node.session.board import Board

@@ -1,34 +1,28 @@
 """Hole punching (DCUtR, https://github.com/libp2p/specs/blob/master/relay/DCUtR.md): two members that a relay connects,
 each behind a NAT, dial each other at the same moment, so that each NAT takes the other's SYN for an answer.
 
-Here is one attempt, from both sides; when to make one is `upgrading.py`. The messages are py-libp2p's, and
-docs/decisions.md says why the rest is not. An attempt that fails leaves the relayed connection as it was.
+Here is what both sides say in one attempt; the dials are `meeting.py`, when to try is `upgrading.py`. The messages are
+py-libp2p's; docs/decisions.md says why the rest is not. An attempt that fails leaves the relayed connection as it was.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import trio
 from google.protobuf.message import DecodeError
-from libp2p.abc import ConnectionType, IMuxedConn, INetConn, INetStream
+from libp2p.abc import ConnectionType, IMuxedConn, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
-from libp2p.transport.exceptions import OpenConnectionError
-from multiaddr import Multiaddr
 
 from node.errors import PeerError
-from node.network import hardening
-from node.network.containment import containing
 from node.network.delimited import encode_addresses, receive, send
 from node.network.host import RunningHost
-from node.network.metering import MeteredStream
+from node.network.meeting import Meeting, PunchRules
 from node.network.observed import places
 from node.network.wire import patience
 
@@ -36,23 +30,6 @@ logger = logging.getLogger(__name__)
 
 DCUTR = "/libp2p/dcutr"
 MAX_MESSAGE = 4096  # bytes, as specified
-AGAIN_SECONDS = 0.25  # between two dials of one address, where the first was refused
-GLANCE_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class PunchRules:
-    """Seconds and counts."""
-
-    tries: int = 3  # for each relayed connection
-    answer: float = 10.0  # for all messages of one attempt
-    dial: float = 5.0  # in which SYNs are sent
-    handshake: float = 5.0  # once they have met
-    pause: float = 2.0  # after an attempt that failed
-    look: float = 0.5  # between looks at which connections there are
-    grace: float = 20.0  # until a relayed connection is closed after a direct one stands, if no transfer uses it
-    longest: float = 300.0  # until it is closed in any case: a transfer goes on where it stopped
-    loopback: bool = False  # whether addresses of this machine may be dialed; for tests
 
 
 class Puncher:
@@ -62,8 +39,7 @@ class Puncher:
         self, running: RunningHost, gate: Callable[[str], bool], own: Callable[[], Sequence[str]], rules: PunchRules
     ) -> None:
         self._host = running.host
-        self._transport = running.transport
-        self._swarm = running.host.get_network()
+        self.meeting = Meeting(running, rules)
         self._gate = gate
         self._own = own
         self._rules = rules
@@ -73,15 +49,6 @@ class Puncher:
         self.refused: Counter[str] = Counter()
         running.host.set_stream_handler(TProtocol(DCUTR), self.handle)
 
-    def connections(self, peer_id: str, kind: ConnectionType) -> list[INetConn]:
-        """The open connections to a peer of one kind: direct or relayed."""
-        found = self._swarm.get_connections(ID.from_string(peer_id))
-        return [conn for conn in found if conn.get_connection_type() == kind and not conn.is_closed]
-
-    def is_direct(self, peer_id: str) -> bool:
-        """Whether a connection to the peer is open that needs no relay."""
-        return bool(self.connections(peer_id, ConnectionType.DIRECT))
-
     async def attempt(self, peer_id: str) -> bool:
         """Whether a direct connection stands after one attempt, which we, who were dialed, begin. Raises PeerError."""
         with self._attempting(peer_id):
@@ -90,7 +57,7 @@ class Puncher:
                     told = await self._agree(peer_id)
             except (BaseLibp2pError, DecodeError) as error:
                 raise PeerError(f"peer {peer_id} punches no hole ({type(error).__name__}: {error})") from error
-            return await self._meet(peer_id, told, client=False)
+            return await self.meeting.meet(peer_id, told, client=False)
 
     async def _agree(self, peer_id: str) -> list[str]:
         """The addresses to dial now: half a round trip after telling the peer to."""
@@ -125,7 +92,7 @@ class Puncher:
             except (BaseLibp2pError, DecodeError, PeerError):
                 self._refuse(peer_id, "broken")
                 raise
-            await self._meet(peer_id, told, client=True)
+            await self.meeting.meet(peer_id, told, client=True)
 
     def _objection(self, through: IMuxedConn, peer_id: str) -> str | None:
         """Why not to take part: whoever may name addresses to us can have us dial them."""
@@ -149,7 +116,7 @@ class Puncher:
         outcome = "failed"
         try:
             yield
-            outcome = "direct" if self.is_direct(peer_id) else "failed"
+            outcome = "direct" if self.meeting.is_direct(peer_id) else "failed"
         finally:
             self._under_way.discard(peer_id)
             self.outcomes[outcome] += 1
@@ -169,48 +136,3 @@ class Puncher:
         if message.type != kind:
             raise PeerError(f"message {message.type} of the hole punching protocol came where {kind} is due")
         return message
-
-    # Dials
-
-    async def _meet(self, peer_id: str, addresses: Sequence[str], *, client: bool) -> bool:
-        """Dials all addresses until a direct connection stands: one of ours, or one that came to our listener."""
-        connecting = [trio.CancelScope() for _ in addresses]
-        async with trio.open_nursery() as nursery:
-            for address, scope in zip(addresses, connecting, strict=True):
-                nursery.start_soon(self._knock, peer_id, address, client, scope)
-            with trio.move_on_after(self._rules.dial):
-                while not self.is_direct(peer_id):
-                    await trio.sleep(GLANCE_SECONDS)
-            for scope in connecting:  # handshakes that have begun go on: the peer may count on another than we
-                scope.cancel()
-        return self.is_direct(peer_id)
-
-    async def _knock(self, peer_id: str, address: str, client: bool, connecting: trio.CancelScope) -> None:
-        with containing("punch", peer_id):
-            with connecting:
-                met = await self._connected(address)
-            if connecting.cancelled_caught:
-                return
-            try:
-                with trio.fail_after(self._rules.handshake):
-                    await self._upgrade(met, peer_id, address, client)
-            except BaseException:
-                with trio.CancelScope(shield=True), trio.move_on_after(1):
-                    await met.close()
-                raise
-
-    async def _connected(self, address: str) -> MeteredStream:
-        while True:
-            try:
-                return await self._transport.dial_from_listener(address)
-            except OpenConnectionError as error:
-                logger.debug("punch: %s", error)
-                await trio.sleep(AGAIN_SECONDS)
-
-    async def _upgrade(self, met: MeteredStream, peer_id: str, address: str, client: bool) -> None:
-        """Both sides dialed; whoever began the attempt answers the handshakes, as specified."""
-        raw = RawConnection(met, client)
-        if client:
-            await self._host.upgrade_outbound_connection(raw, ID.from_string(peer_id))
-        else:
-            await hardening.upgrade_as_listener(self._swarm, raw, Multiaddr(address))

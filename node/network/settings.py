@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from node.network.connecting import ConnectionRules
 from node.network.fetching import FetchTimes
 from node.network.host import HostLimits
-from node.network.punching import PunchRules
+from node.network.meeting import PunchRules
 from node.network.serving import ServingTimes
 from node.network.sink import SpoolRule
 

@@ -6,8 +6,8 @@ leave from the port that we listen on (`shared_port.py`).
 """
 
 import ipaddress
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from node.network.shared_port import connect_from, let_dials_share
 
 BACKLOG = 128
 ANY_LISTENER = ("", 0)  # as the source of a dial: the port of the listener that fits
+
+Meet = Callable[[MeteredStream], Awaitable[None]]  # carries a connection until it ends
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class MeteredTCP(TCP):
         self._ledger = ledger
         self._door = door
         self._bound: Mapping[str, trio.SocketListener] = {each.address: each.listener for each in bound}
+        self._expected: dict[tuple[str, int], Meet] = {}
 
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         """A connection to a multiaddr of TCP over IP or DNS. Raises OpenConnectionError."""
@@ -114,6 +117,17 @@ class MeteredTCP(TCP):
         except OSError as error:
             raise OpenConnectionError(f"cannot dial {address} from the listening port: {error}") from error
 
+    @contextmanager
+    def expecting(self, addresses: Sequence[str], meet: Meet) -> Iterator[None]:
+        """Inside, connections that come to our listeners from these addresses are given to `meet`."""
+        expected = dict.fromkeys(map(host_and_port, addresses), meet)
+        self._expected.update(expected)
+        try:
+            yield
+        finally:
+            for each in expected:
+                self._expected.pop(each, None)
+
     def _own_ends(self) -> list[tuple[str, int]]:
         """Where we listen, loopback last: nothing outside can be dialed from there."""
         ends: list[tuple[str, int]] = [each.socket.getsockname()[:2] for each in self._bound.values()]
@@ -121,7 +135,13 @@ class MeteredTCP(TCP):
 
     def create_listener(self, handler_function: THandler) -> IListener:
         """A listener that hands metered streams to `handler_function`."""
-        return BoundListener(self._bound, self._ledger, self._door, handler_function)
+
+        async def handle(stream: MeteredStream) -> None:
+            source = stream.get_remote_address()
+            meet = self._expected.get(source) if source else None
+            await (meet or handler_function)(stream)
+
+        return BoundListener(self._bound, self._ledger, self._door, handle)
 
 
 class BoundListener(IListener):

@@ -17,9 +17,10 @@ from node.errors import PeerError
 from node.network.addresses import CIRCUIT
 from node.network.containment import containing
 from node.network.host import RunningHost, dial
+from node.network.meeting import PunchRules
 from node.network.metrics import Metric, labelled
 from node.network.observed import ask_observed, own_places, places
-from node.network.punching import Puncher, PunchRules
+from node.network.punching import Puncher
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,8 @@ class Upgrader:
             await trio.sleep(ASK_AGAIN_SECONDS)
 
     def _look_at(self, peer_id: str, nursery: trio.Nursery) -> None:
-        relayed = self.puncher.connections(peer_id, ConnectionType.RELAYED)
-        if self.puncher.is_direct(peer_id):
+        relayed = self.puncher.meeting.connections(peer_id, ConnectionType.RELAYED)
+        if self.puncher.meeting.is_direct(peer_id):
             for conn in relayed:
                 nursery.start_soon(self._phase_out, peer_id, conn)
             return
@@ -144,7 +145,7 @@ class Upgrader:
         async with trio.open_nursery() as nursery:
             for address in known:
                 nursery.start_soon(one, address)
-        return self.puncher.is_direct(peer_id)
+        return self.puncher.meeting.is_direct(peer_id)
 
     async def _phase_out(self, peer_id: str, conn: INetConn) -> None:
         """Leaves a relayed connection beside a direct one; closes it when it has been idle for long enough."""

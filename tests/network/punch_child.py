@@ -11,8 +11,8 @@ import sys
 import trio
 
 from node.network.host import run_host
+from node.network.meeting import PunchRules
 from node.network.network import Network
-from node.network.punching import PunchRules
 from node.network.relaying import Relay
 from node.network.service import open_network
 from tests.network.members import Shelf, identity, settings, until

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ import trio.testing
 from libp2p.abc import ConnectionType
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
+from libp2p.relay.circuit_v2.dcutr import DCUtRProtocol
 from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
+from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.varint import encode_uvarint
 from multiaddr import Multiaddr
 
@@ -22,8 +25,9 @@ from node.network.addresses import parse_peer_address
 from node.network.circuit import CircuitDoor, keep_reservation
 from node.network.delimited import encode_addresses, receive, send
 from node.network.host import dial, run_host
+from node.network.meeting import PunchRules
 from node.network.observed import MAX_ADDRESSES, ask_observed, own_places, places
-from node.network.punching import DCUTR, MAX_MESSAGE, Puncher, PunchRules
+from node.network.punching import DCUTR, MAX_MESSAGE, Puncher
 from node.network.relaying import Relay
 from node.network.transport import bind
 from tests.network.members import LOOPBACK, Shelf, identity, member, until
@@ -168,14 +172,40 @@ async def is_refused(stream):
 async def test_two_who_dial_each_other_at_once_become_direct_and_keep_the_relayed_connection():
     async with relayed() as (alice, bob):
         at_alice, at_bob = puncher(alice), puncher(bob)
-        assert not at_alice.is_direct(BOB.peer_id)
+        assert not at_alice.meeting.is_direct(BOB.peer_id)
         assert await at_alice.attempt(BOB.peer_id)
-        await until(lambda: at_bob.is_direct(ALICE.peer_id))
+        await until(lambda: at_bob.meeting.is_direct(ALICE.peer_id))
         await until(lambda: at_bob.outcomes == {"direct": 1})
         assert at_alice.outcomes == {"direct": 1}
-        assert at_alice.connections(BOB.peer_id, ConnectionType.RELAYED)
+        assert at_alice.meeting.connections(BOB.peer_id, ConnectionType.RELAYED)
         stream = await alice.host.new_stream(ID.from_string(BOB.peer_id), ["/ipfs/id/1.0.0"])
         assert stream.muxed_conn.get_connection_type() == ConnectionType.DIRECT  # new streams take the direct one
+
+
+@pytest.mark.real
+async def test_a_dial_that_is_at_the_listener_before_the_other_side_dials_is_met_all_the_same(monkeypatch):
+    async with relayed() as (alice, bob):
+
+        async def too_late(address):
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(bob.transport, "dial_from_listener", too_late)
+        at_alice, at_bob = puncher(alice), puncher(bob)
+        assert await at_alice.attempt(BOB.peer_id)
+        await until(lambda: at_bob.meeting.is_direct(ALICE.peer_id))
+
+
+@pytest.mark.real
+async def test_the_dcutr_of_stock_py_libp2p_is_understood_from_both_sides():
+    async with relayed() as (alice, bob):
+        at_alice = puncher(alice)
+        async with background_trio_service(DCUtRProtocol(bob.host)):
+            assert await at_alice.attempt(BOB.peer_id)
+    async with relayed() as (alice, bob):
+        at_bob = puncher(bob)
+        stock = DCUtRProtocol(alice.host)
+        async with background_trio_service(stock):  # it begins by itself
+            await until(lambda: at_bob.outcomes["direct"] == 1, 20)
 
 
 @pytest.mark.real
@@ -185,7 +215,7 @@ async def test_whoever_cannot_be_met_stays_on_the_relay():
         assert not await at_alice.attempt(BOB.peer_id)
         await until(lambda: at_bob.outcomes == {"failed": 1})
         assert at_alice.outcomes == {"failed": 1}
-        assert at_alice.connections(BOB.peer_id, ConnectionType.RELAYED)
+        assert at_alice.meeting.connections(BOB.peer_id, ConnectionType.RELAYED)
 
 
 @pytest.mark.real
@@ -205,7 +235,7 @@ async def test_garbage_oversized_messages_and_the_wrong_order_are_refused_and_co
         await send(stream, connect)  # where SYNC is due
         await is_refused(stream)
         await until(lambda: at_bob.refused["broken"] == 5)
-        assert at_bob.connections(ALICE.peer_id, ConnectionType.RELAYED)
+        assert at_bob.meeting.connections(ALICE.peer_id, ConnectionType.RELAYED)
 
 
 @pytest.mark.real
@@ -297,6 +327,27 @@ async def test_members_that_can_be_dialed_leave_the_relay_and_go_on_hearing_of_e
                     with suppress(NetworkError):
                         await alice.announce(second)
                     await trio.sleep(0.5)
+
+
+@pytest.mark.real
+async def test_a_relayed_connection_stays_until_what_is_under_way_on_it_has_ended():
+    async with run_host(RELAY, [LOOPBACK], lambda peer_id: True) as middle:
+        serving, at = Relay(middle.host), f"{middle.addresses[0]}/p2p/{RELAY.peer_id}"
+        rules = replace(RULES, look=1.0, grace=0.1)
+        changes = {"gate": MEMBERS, "relays": (at,), "punching": rules}
+        async with member("alice", **changes) as alice, member("bob", **changes) as bob:
+            await until(lambda: serving.reservations() == 2)
+            bob.hint(alice.peer_id, [f"{at}/p2p-circuit"])
+            await until(lambda: bob.link(alice.peer_id) == "relayed")
+            (through,) = bob._connections(alice.peer_id)
+            under_way = await through.new_stream()
+            await until(lambda: bob.link(alice.peer_id) == "direct", 20)
+            with trio.move_on_after(3):
+                while serving.circuits() == 1:
+                    await trio.sleep(0.05)
+            assert serving.circuits() == 1
+            await under_way.reset()
+            await until(lambda: serving.circuits() == 0, 20)
 
 
 # Between network namespaces, behind NATs
