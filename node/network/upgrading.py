@@ -119,10 +119,11 @@ class Upgrader:
 
     async def _upgrade(self, peer_id: str) -> None:
         with containing("upgrade", peer_id):
-            if await self._dial_plainly(peer_id):
-                logger.info("peer %s can be dialed: the connection is direct now", peer_id)
-                return
+            await self._dial_plainly(peer_id)
             for number in range(1, self._rules.tries + 1):
+                if self.puncher.meeting.is_direct(peer_id):  # by our dial, or by what the peer began
+                    logger.info("the connection to peer %s is direct now", peer_id)
+                    return
                 try:
                     if await self.puncher.attempt(peer_id):
                         logger.info("punched a hole to peer %s (attempt %d): it is direct now", peer_id, number)
@@ -132,8 +133,8 @@ class Upgrader:
                 await trio.sleep(self._rules.pause)
             logger.info("no hole to peer %s in %d attempts: it stays on the relay", peer_id, self._rules.tries)
 
-    async def _dial_plainly(self, peer_id: str) -> bool:
-        """Whether the peer can be reached at an address that it is known by, and now is."""
+    async def _dial_plainly(self, peer_id: str) -> None:
+        """Dials all addresses that a peer is known by, once."""
         known = [address for address in self._around.addresses(peer_id) if not address.endswith(CIRCUIT)]
 
         async def one(address: str) -> None:
@@ -145,7 +146,6 @@ class Upgrader:
         async with trio.open_nursery() as nursery:
             for address in known:
                 nursery.start_soon(one, address)
-        return self.puncher.meeting.is_direct(peer_id)
 
     async def _phase_out(self, peer_id: str, conn: INetConn) -> None:
         """Leaves a relayed connection beside a direct one; closes it when it has been idle for long enough."""

@@ -1,7 +1,6 @@
 """Hole punching: the protocol between hosts on loopback, and members behind NATs in network namespaces."""
 
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
@@ -30,6 +29,7 @@ from node.network.observed import MAX_ADDRESSES, ask_observed, own_places, place
 from node.network.punching import DCUTR, MAX_MESSAGE, Puncher
 from node.network.relaying import Relay
 from node.network.transport import bind
+from tests.network.behind_nats import four_namespaces
 from tests.network.members import LOOPBACK, Shelf, identity, member, until
 
 ROOT = Path(__file__).parents[2]
@@ -353,22 +353,10 @@ async def test_a_relayed_connection_stays_until_what_is_under_way_on_it_has_ende
 # Between network namespaces, behind NATs
 
 
-def ip(*words: str) -> bool:
-    return subprocess.run(["ip", *words], capture_output=True).returncode == 0
-
-
 @pytest.fixture
 def namespaces():
-    """Of alice, of bob, of the relay, and of the network between them."""
-    names = [f"fl{os.getpid()}{letter}" for letter in "lrmn"]
-    if shutil.which("ip") is None or not os.access("/dev/net/tun", os.W_OK) or not ip("netns", "add", names[0]):
-        pytest.skip("needs the privilege to make network namespaces (ip netns add) and TUN devices (/dev/net/tun)")
-    try:
-        assert all(ip("netns", "add", name) for name in names[1:])
+    with four_namespaces() as names:
         yield names
-    finally:
-        for name in names:
-            ip("netns", "del", name)
 
 
 class Child:
