@@ -24,6 +24,7 @@ from libp2p.kad_dht.pb.kademlia_pb2 import Message as KademliaMessage
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
 
 from node.errors import IdentityError, NetworkError, PeerError
 from node.network import wire_pb2
@@ -32,6 +33,7 @@ from node.network.cids import cid_of, digest_and_codec
 from node.network.delimited import decode_peer
 from node.network.identity import public_key_of
 from node.network.members_pubsub import MembersPubsub
+from node.network.observed import MAX_ADDRESSES, places
 from node.network.wire import MAX_CHUNK, Frames, decode, read_announcement
 from node.network.yamux import BufferBudget, Yamux, YamuxLimits
 from node.network.yamux_frames import FrameParser, Violation
@@ -114,6 +116,15 @@ def peers(data: bytes) -> None:
             decode_peer(each.id, each.addrs)
 
 
+def punch(data: bytes) -> None:
+    """Where a relay or a peer says that somebody can be dialed."""
+    with suppress(DecodeError):
+        message = HolePunch()
+        message.ParseFromString(data)
+        assert len(places(message.ObsAddrs)) <= MAX_ADDRESSES
+    places([data])
+
+
 def gossip(data: bytes) -> None:
     with suppress(DecodeError):
         rpc = rpc_pb2.RPC()
@@ -136,7 +147,7 @@ def yamux(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (request, reply, announcement, chunk, cid, address, peers, gossip, yamux)
+    each.__name__: each for each in (request, reply, announcement, chunk, cid, address, peers, punch, gossip, yamux)
 }
 
 

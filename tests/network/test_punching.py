@@ -333,16 +333,18 @@ async def test_members_that_can_be_dialed_leave_the_relay_and_go_on_hearing_of_e
 async def test_a_relayed_connection_stays_until_what_is_under_way_on_it_has_ended():
     async with run_host(RELAY, [LOOPBACK], lambda peer_id: True) as middle:
         serving, at = Relay(middle.host), f"{middle.addresses[0]}/p2p/{RELAY.peer_id}"
-        rules = replace(RULES, look=1.0, grace=0.1)
+        rules = replace(RULES, look=0.3, grace=0.1)
         changes = {"gate": MEMBERS, "relays": (at,), "punching": rules}
         async with member("alice", **changes) as alice, member("bob", **changes) as bob:
             await until(lambda: serving.reservations() == 2)
             bob.hint(alice.peer_id, [f"{at}/p2p-circuit"])
             await until(lambda: bob.link(alice.peer_id) == "relayed")
-            (through,) = bob._connections(alice.peer_id)
+            through = next(
+                c for c in bob._connections(alice.peer_id) if c.get_connection_type() == ConnectionType.RELAYED
+            )
             under_way = await through.new_stream()
             await until(lambda: bob.link(alice.peer_id) == "direct", 20)
-            with trio.move_on_after(3):
+            with trio.move_on_after(1):
                 while serving.circuits() == 1:
                     await trio.sleep(0.05)
             assert serving.circuits() == 1
