@@ -65,6 +65,8 @@ async def open_parts(settings: StartSettings, prepared: Prepared, tell: Callable
         if succession is not None:
             tools = (succession, prepared.directory, journal, records, recorder, snapshots, prepared.learner)
             takeover = Takeover(*tools, tell)
+        wait_s, office = patience(settings, prepared.opened.session.peers), office_of(prepared, succession)
+        resumption = Resumption(prepared, journal, snapshots, settings.older_snapshot, wait_s, office, tell)
         outside = Outside(
             settings,
             prepared,
@@ -74,7 +76,7 @@ async def open_parts(settings: StartSettings, prepared: Prepared, tell: Callable
             ipfs_port(settings, prepared, snapshots, replication.tools.room),
             snapshots,
             open_board(prepared),
-            await resume(settings, prepared, journal, snapshots, tell),
+            await resumption.run(),
             takeover,
         )
         yield Parts(outside, network, recorder, replication)
@@ -94,13 +96,11 @@ def open_board(prepared: Prepared) -> Board:
     return Board(prepared.opened.session_id, prepared.directory, window=window)
 
 
-async def resume(
-    settings: StartSettings, prepared: Prepared, journal: Journal, snapshots: Snapshots, tell: Callable[[str], None]
-) -> bool:
-    """Whether the home was empty, and goes on from the ledger and a snapshot."""
-    peers = prepared.opened.session.peers
-    wait_s = patience(settings, (*peers.bootstrap, *peers.trackers))
-    return await Resumption(prepared, journal, snapshots, settings.older_snapshot, wait_s, tell).run()
+def office_of(prepared: Prepared, succession: LedgerSuccession | None) -> int | None:
+    """The first round in which this member coordinates; None if it does not."""
+    if not coordinates(prepared, succession):
+        return None
+    return 1 if succession is None else succession.current.first
 
 
 async def publish(prepared: Prepared, network: Network) -> bool:

@@ -13,9 +13,10 @@ import trio
 
 from ledger import History, Step
 from node.agreement import OpenSession
+from node.config import Meeting
 from node.daemon.averaging import AveragingLearner
 from node.daemon.journal import Journal
-from node.daemon.prepare import Prepared, initial_parameters, is_named_coordinator
+from node.daemon.prepare import Prepared, initial_parameters
 from node.daemon.settings import StartSettings
 from node.errors import ContentMissing, HomeError, StorageError, UpdateError
 from node.learning import parameters
@@ -48,7 +49,7 @@ class Past:
     next_round: int
     committed: bytes | None  # the update of round next_round − 1
     snapshots: tuple[Known, ...]
-    used: Mapping[int, int]  # by member, the newest round of which an update went into a mix of this one
+    used: Mapping[int, int]  # by member, the newest round of which an update went into a coordinator's mix
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,9 @@ class Found:
     source: str
 
 
-def patience(settings: StartSettings, bootstrap: Sequence[str]) -> float:
+def patience(settings: StartSettings, peers: Meeting) -> float:
     """Seconds to wait for somebody who has a snapshot: none where nobody could come."""
-    ways = (*settings.peers, *settings.trackers, *bootstrap)
+    ways = (*settings.peers, *settings.trackers, *peers.bootstrap, *peers.trackers)
     return PATIENCE_S if ways or settings.mdns or settings.dht else 0.0
 
 
@@ -99,7 +100,7 @@ def read_past(opened: OpenSession, account: str, member: int) -> Past | None:
         if history.rounds() is None:
             return None
         mine = [known for known in known_snapshots(history) if known.member == member]
-        used = used_updates(history, lambda step: step.member == member)
+        used = used_updates(history, is_coordinators_row)
         committed = history.update_hash(member, head.next_round - 1)
     if committed is None and not mine:
         return None
@@ -123,6 +124,7 @@ class Resumption:
     snapshots: Snapshots
     older: bool  # whether a snapshot older than the newest will do
     patience_s: float  # for peers to come who have one
+    office: int | None  # the first round in which this member coordinates; None: it does not
     tell: Tell
 
     async def run(self) -> bool:
@@ -142,9 +144,9 @@ class Resumption:
         self.tell(f"this home is empty, but member {member} has recorded {past.next_round - 1} rounds: going on")
         if prepared.opened.session.coordinated is None:
             await self._as_equal(past)
-        elif is_named_coordinator(prepared.opened, account):
+        elif self.office is not None and (self.office == 1 or past.next_round - 1 > self.office):
             await self._as_coordinator(past)
-        else:  # a worker takes over whatever model comes next
+        else:  # a worker takes over whatever model comes next; who was just elected is assembled (succession.py)
             await keep_checkpoint(self.journal, past.next_round - 1, prepared.learner.checkpoint())
         return True
 
@@ -203,7 +205,10 @@ class Resumption:
         base.flat = parameters.decode(base.learner.spec, found.payload)
         if found.round < last and past.committed is not None:
             self.journal.save_recorded(last, past.committed)
-        learner = AveragingLearner(base, rule, session.rounds, went_in=dict(past.used))  # no update goes in twice
+        began = self.office or 1
+        learner = AveragingLearner(
+            base, rule, session.rounds, began, went_in=dict(past.used)
+        )  # no update goes in twice
         await keep_checkpoint(self.journal, found.round, learner.checkpoint())
         self.tell(f"going on with round {found.round + 1} from {found.source}: nothing is lost")
 

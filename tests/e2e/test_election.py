@@ -1,5 +1,7 @@
 """A coordinator that is gone for good, real nodes on a real chain: the next member goes on, and the audit agrees."""
 
+import shutil
+
 import pytest
 
 from node.home import read_status
@@ -49,6 +51,31 @@ def test_an_elected_coordinator_is_killed_and_comes_back_as_whatever_the_ledger_
         ends = [node.end(120.0) for node in (again, *rest)]
     assert [code for code, _ in ends] == [0] * 3
     assert [answer.get("finished_round") for _, answer in ends[1:]] == [25, 25]
+    report = audit(session_file, chain)
+    assert report["clean"], report["first_fault"]
+
+
+def test_an_elected_coordinator_that_lost_its_disk_goes_on_after_its_last_recorded_round(chain, homes, session_file):  # noqa: F811
+    make(homes[0], chain, session_file, {"election_s": 6.0}, rounds=25, round_deadline_s=10.0, quorum=1)
+    nodes = start_all(homes, session_file, "--throttle", "0.02", "--publish")
+    boss, *others = nodes
+    with running(nodes):
+        boss.wait_for(lambda status: finished(status) >= 3)
+        boss.kill()
+        first, *rest = sorted(others, key=lambda node: node.status()["member"])
+        first.wait_for(lambda status: sum(len(each["inputs"]) > 2 for each in status["finished_rounds"]) >= 3, 120.0)
+        listen = first.address().split("/p2p/")[0]
+        for node in (first, *rest):  # nobody is there to take over meanwhile
+            node.kill()
+        shutil.rmtree(first.home.state)
+        for file in first.home.path.glob("outbox.sqlite*"):
+            file.unlink()
+        again = NodeProcess(first.home, session_file, "--no-mdns", "--listen", listen, "--publish")
+        nodes.append(again)
+        nodes += [NodeProcess(node.home, session_file, "--no-mdns", "--peers", again.address()) for node in rest]
+        ends = [node.end(120.0) for node in nodes[4:]]
+    assert [(code, answer.get("finished_round")) for code, answer in ends] == [(0, 25)] * 3
+    assert len(read_status(first.home)["finished_rounds"][-1]["inputs"]) > 2, "it coordinates to the end"
     report = audit(session_file, chain)
     assert report["clean"], report["first_fault"]
 
