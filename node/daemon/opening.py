@@ -11,7 +11,8 @@ from ledger.delivery import Terms
 from node.daemon.directory import publish_addresses
 from node.daemon.earlier import EarlierPayloads
 from node.daemon.journal import IN_MEMORY, Journal
-from node.daemon.parts import Outside, coordinates, forget_stop
+from node.daemon.outside import Outside
+from node.daemon.parts import coordinates, forget_stop
 from node.daemon.ports import Announced, IpfsSnapshots, LedgerRecords, NetworkPeers
 from node.daemon.prepare import Prepared
 from node.daemon.recording import Recorder

@@ -13,7 +13,8 @@ import trio
 from node.daemon.directory import keep_fresh
 from node.daemon.metrics import node_metrics
 from node.daemon.opening import Parts, open_parts, publish
-from node.daemon.parts import Ears, describe_part, take_part
+from node.daemon.outside import Ears
+from node.daemon.parts import describe_part, take_part
 from node.daemon.prepare import prepare_node
 from node.daemon.settings import StartSettings
 from node.daemon.status import Status, keep_writing
