@@ -42,7 +42,7 @@ def finished(status):
 @pytest.mark.parametrize(
     ("rule", "loss"),
     [
-        ("fedavg", 0.05),
+        pytest.param("fedavg", 0.05, marks=pytest.mark.slow),
         pytest.param("sgd", 6.0, marks=pytest.mark.slow),
         pytest.param("fedadam", 4.0, marks=pytest.mark.slow),
         pytest.param("trimmed_mean", 0.05, marks=pytest.mark.slow),

@@ -51,7 +51,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10, 60])
 def test_a_chain_that_stops_and_starts_again_with_its_state_gets_every_record_once_and_in_order(tmp_path, seconds):
     homes = [make_home(tmp_path / name) for name in ("alice", "bob")]
     options = DevnetOptions(block_time=0.5, free_gas=True, port=free_port())
