@@ -4,9 +4,10 @@ Knows no network. Two announcements of one member for one round with different h
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice, zip_longest
 
 from node.messages import Announcement
 
@@ -32,6 +33,18 @@ class Equivocation:
 
     first: Announcement
     second: Announcement
+
+
+def newest_of_each(announcements: Iterable[Announcement], limit: int) -> list[Announcement]:
+    """At most `limit` of them: each member's newest, then each one's second newest, and so on.
+
+    By round alone, members that announce rounds far ahead would leave no room for anybody else.
+    """
+    members: dict[str, list[Announcement]] = {}
+    for each in sorted(announcements, key=lambda one: one.round, reverse=True):
+        members.setdefault(each.peer_id, []).append(each)
+    turns = zip_longest(*members.values())
+    return list(islice((each for turn in turns for each in turn if each is not None), limit))
 
 
 class AnnouncementBook:

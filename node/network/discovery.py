@@ -41,6 +41,8 @@ class _Listener(ServiceListener):
                 info = zc.get_service_info(type_, name, LOOK_UP_MS)
             except EventLoopBlocked:
                 continue  # a busy machine; an exception would end zeroconf's thread
+            except AssertionError:
+                return  # zeroconf was closed meanwhile, which it asserts against
             if info is not None:
                 self._found(info)
                 return

@@ -125,7 +125,8 @@ class StreamOpener:
 def assemble(identity: Identity, settings: NetworkSettings, running: RunningHost, caller: Caller) -> Parts:
     """The parts, with the host answering the exchange and bitswap protocols."""
     standings, faults = Standings(trio.current_time), OwnFaults()
-    peers = PeerBook(identity.peer_id, trio.current_time, random.Random(identity.peer_id))  # noqa: S311  (jitter)
+    chance = random.Random(identity.peer_id)  # noqa: S311  (jitter)
+    peers = PeerBook(identity.peer_id, trio.current_time, chance, is_member=caller.gate)
     connector = Connector(running.host, peers, caller.gate, standings, settings.connections)
     open_stream = StreamOpener(running, connector)
     book = AnnouncementBook(settings.session_id, settings.payload_limit, caller.gate)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 MAX_ADDRESSES = 8  # per peer and kind of source
 MAX_PEERS = 8192
+EXPIRY_SECONDS = 3600.0  # for those who are no members
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,28 @@ class _Entry:
     deferred: bool = False  # whether it had its chance to dial us first
     failures: int = 0
     not_before: float = 0.0
+    heard: float = 0.0  # when somebody last spoke of it, or a dial worked
 
     def addresses(self) -> list[str]:
         return self.own + [each for each in self.hints if each not in self.own]
 
 
 class PeerBook:
-    """Peers by id. `clock` is seconds, `chance` draws the jitter."""
+    """Peers by id. `clock` is seconds, `chance` draws the jitter; members do not expire, and make room last."""
 
     def __init__(
-        self, own_id: str, clock: Callable[[], float], chance: random.Random, rules: RedialRules | None = None
+        self,
+        own_id: str,
+        clock: Callable[[], float],
+        chance: random.Random,
+        rules: RedialRules | None = None,
+        is_member: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._own_id = own_id
         self._clock = clock
         self._chance = chance
         self._rules = rules or RedialRules()
+        self._is_member = is_member
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def pin(self, peer_id: str, address: str) -> None:
@@ -82,6 +90,7 @@ class PeerBook:
     def due(self) -> list[str]:
         """Peers that may be dialed now."""
         now = self._clock()
+        self._expire(now)
         return [peer_id for peer_id, each in self._entries.items() if each.not_before <= now and each.addresses()]
 
     def is_pinned(self, peer_id: str) -> bool:
@@ -115,11 +124,23 @@ class PeerBook:
             self._make_room()
             entry = self._entries[peer_id] = _Entry()
         self._entries.move_to_end(peer_id)
+        entry.heard = self._clock()
         return entry
+
+    def _expire(self, now: float) -> None:
+        """Forgets whom nobody has spoken of for long, and whom no dial reaches."""
+        gone = [
+            peer_id
+            for peer_id, each in self._entries.items()
+            if now - each.heard > EXPIRY_SECONDS and each.failures and not each.pinned and not self._is_member(peer_id)
+        ]
+        for peer_id in gone:
+            del self._entries[peer_id]
 
     def _make_room(self) -> None:
         if len(self._entries) >= MAX_PEERS:
-            oldest = next((peer_id for peer_id, each in self._entries.items() if not each.pinned), None)
+            strangers = (id for id, each in self._entries.items() if not each.pinned and not self._is_member(id))
+            oldest = next(strangers, None) or next((id for id, each in self._entries.items() if not each.pinned), None)
             if oldest is not None:
                 del self._entries[oldest]
 

@@ -16,7 +16,7 @@ from libp2p.abc import INetStream
 from node.errors import PeerError
 from node.messages import Announcement
 from node.network.addresses import known_addresses
-from node.network.announcements import AnnouncementBook
+from node.network.announcements import AnnouncementBook, newest_of_each
 from node.network.containment import OwnFaults
 from node.network.identity import public_key_of
 from node.network.peer_book import MAX_ADDRESSES, PeerBook
@@ -164,7 +164,7 @@ class ExchangeServer:
         with self.faults.ours():
             own = list(self.own_announcements(since))
         known = {(each.peer_id, each.round): each for each in [*self.announcements.since(since), *own]}
-        newest = sorted(known.values(), key=lambda each: each.round)[-MAX_ANNOUNCEMENTS:]
+        newest = sorted(newest_of_each(known.values(), MAX_ANNOUNCEMENTS), key=lambda each: each.round)
         message = Announcements(announcements=[announcement_message(each) for each in newest])
         return await self._reply(frames, Reply(announcements=message))
 

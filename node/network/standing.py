@@ -31,7 +31,7 @@ class _Record:
 
 
 class Standings:
-    """Scores by peer id; the least recently touched are forgotten beyond MAX_PEERS."""
+    """Scores by peer id; beyond MAX_PEERS the least recently touched are forgotten, those who are banned last."""
 
     def __init__(self, clock: Callable[[], float], rules: StandingRules | None = None) -> None:
         self._clock = clock
@@ -72,7 +72,8 @@ class Standings:
         record.at = now
         self._records[peer_id] = record
         while len(self._records) > MAX_PEERS:
-            self._records.popitem(last=False)
+            free = (each for each, kept in self._records.items() if kept.banned_until <= now and each != peer_id)
+            del self._records[next(free, next(iter(self._records)))]  # ids are cheap: new ones must not lift a ban
         return record
 
 

@@ -188,10 +188,12 @@ def complete_row(cohort: tuple[int, ...], mixed: Mixed, contributions: list[Cont
 
 
 def traffic_since(before: Mapping[str, Traffic], after: Mapping[str, Traffic]) -> dict[str, Traffic]:
-    """Bytes per peer between two readings of the counters."""
-    spent = {}
+    """Bytes per peer between two readings of the counters, which begin at 0 again for a peer that was forgotten."""
+    spent, none = {}, Traffic(0, 0)
     for peer, now in after.items():
-        then = before.get(peer, Traffic(0, 0))
+        then = before.get(peer, none)
+        if now.bytes_in < then.bytes_in or now.bytes_out < then.bytes_out:
+            then = none
         spent[peer] = Traffic(now.bytes_in - then.bytes_in, now.bytes_out - then.bytes_out)
     return spent
 

@@ -1,4 +1,4 @@
-from node.network.announcements import MAX_ROUNDS_REMEMBERED, AnnouncementBook, Verdict
+from node.network.announcements import MAX_ROUNDS_REMEMBERED, AnnouncementBook, Verdict, newest_of_each
 from tests.network.members import SESSION, announce, identity
 
 ALICE, BOB = identity("alice"), identity("bob")
@@ -55,3 +55,12 @@ def test_the_newest_round_of_a_peer_is_told_whoever_told_it():
     for round in (3, 9, 2):
         judged.judge(announce(ALICE, round, b"payload"))
     assert judged.newest_round(ALICE.peer_id) == 9
+
+
+def test_who_announces_far_ahead_leaves_room_for_the_others():
+    honest = [announce(ALICE, round, b"honest") for round in (1, 2, 3)]
+    flood = [announce(BOB, 4_000_000_000 + n, b"flood") for n in range(20)]
+    chosen = newest_of_each([*flood, *honest], 8)
+    assert len(chosen) == 8
+    assert set(honest) <= set(chosen)
+    assert newest_of_each(honest, 2) == honest[:0:-1]

@@ -1,6 +1,6 @@
 import random
 
-from node.network.peer_book import MAX_ADDRESSES, PeerBook, RedialRules
+from node.network.peer_book import EXPIRY_SECONDS, MAX_ADDRESSES, MAX_PEERS, PeerBook, RedialRules
 
 
 class Clock:
@@ -101,3 +101,25 @@ def test_who_was_named_by_the_user_is_dialed_at_once():
     peers.pin("alice", "a")
     peers.hint("alice", ["a"])
     assert peers.due() == ["alice"]
+
+
+def test_invented_peers_crowd_out_no_member():
+    peers = PeerBook("a node", Clock(), random.Random(1), is_member=lambda peer_id: peer_id == "alice")
+    peers.said_by_itself("alice", ["a"])
+    for n in range(MAX_PEERS + 10):
+        peers.hint(f"invented {n}", ["b"])
+    assert peers.addresses("alice") == ["a"]
+    assert peers.addresses("invented 0") == []
+
+
+def test_who_is_no_member_and_out_of_reach_is_forgotten_after_an_hour():
+    clock = Clock()
+    peers = PeerBook("a node", clock, random.Random(1), is_member=lambda peer_id: peer_id == "alice")
+    for peer_id in ("alice", "bob", "carol"):
+        peers.hint(peer_id, ["a"])
+        peers.failed(peer_id)
+    clock.now = EXPIRY_SECONDS / 2
+    peers.hint("carol", ["a"])
+    clock.now = EXPIRY_SECONDS + 1
+    assert set(peers.due()) == {"alice", "carol"}
+    assert peers.addresses("bob") == []

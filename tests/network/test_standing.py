@@ -37,6 +37,16 @@ def test_the_number_of_peers_remembered_is_bounded():
     assert len(standings.scores()) == MAX_PEERS
 
 
+def test_a_crowd_of_new_peers_lifts_no_ban():
+    standings = Standings(Clock())
+    standings.penalize("mallory", 200, "corrupt-payload")
+    for n in range(MAX_PEERS + 100):
+        standings.penalize(f"peer {n}", 1, "noise")
+    assert standings.is_banned("mallory")
+    assert standings.score("peer 0") == 0
+    assert len(standings.scores()) == MAX_PEERS
+
+
 def test_a_token_bucket_allows_a_burst_and_then_a_rate():
     clock = Clock()
     bucket = TokenBucket(clock, rate=2, burst=3)

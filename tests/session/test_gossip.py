@@ -3,6 +3,7 @@ import trio
 
 from node.messages import ABSENT, Announcement, Traffic
 from node.session.deadline import AdaptiveDeadline
+from node.session.gossip import traffic_since
 from tests.session.fakes import FakePeers, make_member, make_session, sha256, with_rounds
 
 NAMES = ["alice", "bob", "carol"]
@@ -216,3 +217,13 @@ async def test_the_bytes_of_the_rounds_add_up_to_the_counter(autojump_clock, mon
     assert len(spent) == 4
     assert sum(each.bytes_in for each in spent) == readings[-1] - readings[0] > 0
     assert sum(each.bytes_out for each in spent) == 2 * (readings[-1] - readings[0])
+
+
+def test_the_bytes_of_a_round_are_never_negative():
+    before = {"alice": Traffic(1000, 2000), "bob": Traffic(5, 5)}
+    after = {"alice": Traffic(10, 20), "bob": Traffic(7, 5), "carol": Traffic(1, 2)}
+    assert traffic_since(before, after) == {
+        "alice": Traffic(10, 20),
+        "bob": Traffic(2, 0),
+        "carol": Traffic(1, 2),
+    }
