@@ -76,11 +76,11 @@ def known_snapshots(history: History) -> list[Known]:
     return sorted(known, key=lambda one: one.round, reverse=True)
 
 
-def used_updates(history: History, counts: Callable[[Step], bool]) -> dict[int, int]:
-    """By member, the newest round of which an update of it went into another's recorded mix that counts."""
+def used_updates(history: History) -> dict[int, int]:
+    """By member, the newest round of which an update of it went into a coordinator's recorded mix."""
     used: dict[int, int] = {}
     for step in history.steps():
-        if step.mix is None or not counts(step):
+        if step.mix is None or not is_coordinators_row(step):
             continue
         for entry in step.mix.inputs:
             if entry.lag != ABSENT and entry.member != step.member:
@@ -100,7 +100,7 @@ def read_past(opened: OpenSession, account: str, member: int) -> Past | None:
         if history.rounds() is None:
             return None
         mine = [known for known in known_snapshots(history) if known.member == member]
-        used = used_updates(history, is_coordinators_row)
+        used = used_updates(history)
         committed = history.update_hash(member, head.next_round - 1)
     if committed is None and not mine:
         return None

@@ -19,7 +19,7 @@ from node.daemon.journal import Journal
 from node.daemon.learner import TorchLearner
 from node.daemon.ports import LedgerRecords
 from node.daemon.recording import Recorder
-from node.daemon.resume import is_coordinators_row, keep_checkpoint, known_snapshots, read_mixed, used_updates
+from node.daemon.resume import keep_checkpoint, known_snapshots, read_mixed, used_updates
 from node.errors import HomeError, NetworkError, StorageError, UpdateError
 from node.messages import Mix
 from node.session.ports import Payload
@@ -152,7 +152,7 @@ class Takeover:
     def _used(self) -> dict[int, int]:
         """By member, the newest round of which an update went into a recorded model."""
         with self._history() as history:
-            return used_updates(history, is_coordinators_row)
+            return used_updates(history)
 
     async def require_office(self) -> None:
         """Returns once all own records are on the chain, and nobody took over. NetworkError if somebody did."""

@@ -81,17 +81,21 @@ def test_updates_that_are_none_are_left_out_and_counted(chain, tmp_path):
         assert "is left out" in (home.path / "node.log").read_text()
 
 
-async def play(identity, opened, bad, nodes) -> str:
-    """Announces one bad update per round, in step with the others; the first node's metrics before the last round."""
-    shelf = Shelf()
-    settings = NetworkSettings(
+def beside(node, opened) -> NetworkSettings:
+    """How a member that is not ours joins the session's network."""
+    return NetworkSettings(
         listen=("/ip4/127.0.0.1/tcp/0",),
-        peers=(nodes[0].address(),),
+        peers=(node.address(),),
         mdns=False,
         session_id=opened.session_id,
         payload_limit=1 << 20,
     )
-    async with open_network(identity, settings, lambda peer_id: True, shelf, shelf.since) as network:
+
+
+async def play(identity, opened, bad, nodes) -> str:
+    """Announces one bad update per round, in step with the others; the first node's metrics before the last round."""
+    shelf = Shelf()
+    async with open_network(identity, beside(nodes[0], opened), lambda peer_id: True, shelf, shelf.since) as network:
         for round, payload in enumerate(bad, 1):
             digest = hashlib.sha256(payload).digest()
             said = announcement_bytes(opened.session_id, round, digest, len(payload), "float32")
@@ -140,14 +144,7 @@ async def contradict(home, keys, opened, updates, nodes) -> None:
     announced = Announcement(opened.session_id, 1, digest, len(shown), "float32", identity.peer_id, identity.sign(said))
     shelf.payloads[digest] = shown
     shelf.announced.append(announced)
-    settings = NetworkSettings(
-        listen=("/ip4/127.0.0.1/tcp/0",),
-        peers=(nodes[0].address(),),
-        mdns=False,
-        session_id=opened.session_id,
-        payload_limit=1 << 20,
-    )
-    async with open_network(identity, settings, lambda peer_id: True, shelf, shelf.since) as network:
+    async with open_network(identity, beside(nodes[0], opened), lambda peer_id: True, shelf, shelf.since) as network:
         await network.announce(announced)
         async with open_snapshots(home) as snapshots:
             cid = digest_of(await snapshots.add({"update": recorded, "mixed.safetensors": recorded}))
