@@ -49,5 +49,5 @@ def test_memory_does_not_grow_with_the_run_and_no_key_or_home_is_needed(tmp_path
         assert code == 0
         assert report["clean"] is True
     assert (short[1]["steps_replayed"], whole[1]["steps_replayed"]) == (6, 36)
-    step = 3 * MODEL.payload_size / 1e6
-    assert whole[2] - short[2] < 2 * step < 0.1 * 36 * 2 * MODEL.payload_size / 1e6
+    # Thirty steps more would hold 30 vectors if each kept only one; an allocator's own peaks differ by some 10 MB.
+    assert whole[2] - short[2] < 0.5 * 30 * MODEL.payload_size / 1e6
