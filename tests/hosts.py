@@ -92,6 +92,10 @@ class Hosts:
         """Frames carried and lost since the start."""
         return self._say({"counts": True})
 
+    def link_counts(self, name: str) -> dict:
+        """What a host's link with a rate did since it has it, `up` and `down`: `bytes`, frames `lost`, `busy_s`."""
+        return self._say({"link": self.names.index(name)})
+
     def _say(self, order: dict) -> dict:
         self._switch.stdin.write(json.dumps(order) + "\n")
         return json.loads(self._switch.stdout.readline())

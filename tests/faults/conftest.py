@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -20,16 +21,20 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter):
+    if FOUND:
+        terminalreporter.section("what was found, for docs/faults.md")
     for name, text in FOUND.items():
         terminalreporter.write_line(f"{name}: {text}")
 
 
 @pytest.fixture
 def found(request):
-    """Keeps what a test found, in a line for docs/faults.md."""
+    """Keeps what a test found: a line at the end of the run, for the table in docs/faults.md."""
+
+    began = time.monotonic()
 
     def keep(text):
-        FOUND[request.node.name.removeprefix("test_")] = text
+        FOUND[request.node.name.removeprefix("test_")] = f"{text} ({time.monotonic() - began:.0f} s)"
 
     return keep
 
@@ -40,8 +45,8 @@ def shared_cluster(tmp_path_factory):
     with hosts(*MEMBERS, "chain", "ipfs") as made:
         cluster = Cluster(tmp_path_factory.mktemp("cluster"), made)
         try:
+            cluster.serve()
             cluster.build()
-            cluster.progress(MEMBERS, 2)
             yield cluster
         finally:
             cluster.remove()
@@ -49,12 +54,11 @@ def shared_cluster(tmp_path_factory):
 
 @pytest.fixture
 def cluster(shared_cluster):
-    """The running members, healed and running again after whatever the test did."""
+    """The running members, on links that are whole; those that the test before ended are started again."""
+    shared_cluster.revive()
+    shared_cluster.progress(MEMBERS, 2)
     yield shared_cluster
     shared_cluster.made.heal()
-    for name, node in shared_cluster.nodes.items():
-        if node.process.poll() is not None:
-            shared_cluster.start(name)
 
 
 @pytest.fixture

@@ -4,10 +4,12 @@ import contextlib
 import hashlib
 import shutil
 import sqlite3
+import time
 
 import pytest
 
 from tests.faults.cluster import MEMBERS, SMALL, lose_state
+from tests.faults.leavings import kill_in
 
 pytestmark = pytest.mark.faults
 
@@ -43,7 +45,7 @@ def goes_on(cluster, name):
     cluster.progress(MEMBERS, 2)
 
 
-def test_full_disk(cluster):
+def test_full_disk(cluster, found):
     first, others = cluster.round(SMALL), [name for name in MEMBERS if name != SMALL]
     node, ballast = cluster.nodes[SMALL], cluster.homes[SMALL].path / "ballast"
     fill(ballast)
@@ -55,9 +57,10 @@ def test_full_disk(cluster):
     ballast.unlink()
     goes_on(cluster, SMALL)
     cluster.check(first, may_miss=[SMALL])
+    found(f"reported: {answer['error'][:120]}")
 
 
-def test_corrupted_outbox(cluster):
+def test_corrupted_outbox(cluster, found):
     first, home = cluster.round("carol"), cluster.homes["carol"]
     cluster.nodes["carol"].kill()
     for leftover in home.path.glob("outbox.sqlite*"):
@@ -71,10 +74,11 @@ def test_corrupted_outbox(cluster):
     for kept in cluster.place.glob("outbox.sqlite*"):
         shutil.move(kept, home.path / kept.name)
     goes_on(cluster, "carol")
-    cluster.check(first)
+    report = cluster.check(first)
+    found(f"reported, restored by hand; {report['steps_replayed']} steps replayed")
 
 
-def test_corrupted_record(cluster):
+def test_corrupted_record(cluster, found):
     first, home = cluster.round("carol"), cluster.homes["carol"]
     cluster.made.wire(["carol"], ["chain"], loss=1.0)  # so that records wait
     cluster.until(lambda: cluster.status("carol")["records"]["pending"] >= 2, alive=["carol"])
@@ -88,12 +92,13 @@ def test_corrupted_record(cluster):
     with contextlib.closing(sqlite3.connect(home.outbox)) as db, db:
         db.execute("update records set entry = ? where seq = ?", (entry, seq))
     goes_on(cluster, "carol")
-    cluster.check(first)
+    report = cluster.check(first)
+    found(f"reported, restored by hand; {report['steps_replayed']} steps replayed")
 
 
-def test_corrupted_checkpoint(cluster):
+def test_corrupted_checkpoint(cluster, found):
     first, home = cluster.round("frank"), cluster.homes["frank"]
-    cluster.nodes["frank"].kill()
+    left = kill_in(cluster, "frank", "training", waiting=0)  # what it announced is on the ledger
     (checkpoint,) = home.state.glob("checkpoint-*.safetensors")
     flip(checkpoint)
     said = refused(cluster, "frank")
@@ -101,10 +106,14 @@ def test_corrupted_checkpoint(cluster):
     lose_state(home)
     goes_on(cluster, "frank")
     assert "snapshot" in cluster.log("frank")
-    cluster.check(first, may_miss=["frank"], gaps=["frank"])
+    report = cluster.check(first, may_miss=["frank"], gaps=["frank"])
+    began = cluster.began["frank"]
+    assert began >= left.round - 1
+    gaps = [(gap["from"], gap["to"]) for gap in report["gaps"]]
+    found(f"reported; killed in round {left.round}, went on with round {began} from a snapshot; gaps: {gaps}")
 
 
-def test_corrupted_update(cluster):
+def test_corrupted_update(cluster, found):
     first, home = cluster.round("erin"), cluster.homes["erin"]
     cluster.until(lambda: cluster.status("erin")["state"] == "gathering", alive=["erin"])
     cluster.nodes["erin"].kill()
@@ -112,7 +121,8 @@ def test_corrupted_update(cluster):
         flip(payload)
     goes_on(cluster, "erin")
     assert "the update of round" in cluster.log("erin")
-    cluster.check(first)
+    report = cluster.check(first)
+    found(f"reported, trained again with the same bits; {report['steps_replayed']} steps replayed")
 
 
 def is_whole(cluster, name, cid):
@@ -120,7 +130,7 @@ def is_whole(cluster, name, cid):
     return next(one["whole"] for one in listed if one["cid"] == cid)
 
 
-def test_corrupted_block(cluster):
+def test_corrupted_block(cluster, found):
     home, first = cluster.homes["dave"], cluster.round("dave")
     cluster.progress(MEMBERS, 4)
     cid = next(row for row in cluster.status("dave")["finished_rounds"] if row["round"] == first + 2)["snapshot"]
@@ -132,9 +142,11 @@ def test_corrupted_block(cluster):
     flip(block)
     assert not is_whole(cluster, "dave", cid)
     cluster.check(first)  # from another member's copy
-    cluster.nodes["dave"].kill()
-    cluster.start("dave")  # which reads every block
+    assert not is_whole(cluster, "dave", cid)
+    cluster.revive()
+    started = time.monotonic()  # dave reads every block
     cluster.until(lambda: f"snapshot {cid} was damaged on disk, and is whole again" in cluster.log("dave"))
     assert is_whole(cluster, "dave", cid)
-    cluster.progress(MEMBERS, 1)
-    cluster.check(first)
+    seconds = time.monotonic() - started
+    report = cluster.check(first)
+    found(f"audited from a copy; restored {seconds:.0f} s after the start; {report['steps_replayed']} steps replayed")

