@@ -101,15 +101,19 @@ class Hosts:
         return json.loads(self._switch.stdout.readline())
 
 
+def hosts_are_possible() -> bool:
+    """Whether this process may make network namespaces."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
+        return False
+    probe = f"fl{os.getpid() % 100000}x"
+    return ip("netns", "add", probe) and ip("netns", "del", probe)
+
+
 @contextlib.contextmanager
 def hosts(*names: str) -> Iterator[Hosts]:
     """Namespaces that are gone afterwards; skips the test without the privilege."""
-    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("ip") is None:
+    if not hosts_are_possible():
         pytest.skip(NEEDED)
-    probe = f"fl{os.getpid() % 100000}x"
-    if not ip("netns", "add", probe):
-        pytest.skip(NEEDED)
-    ip("netns", "del", probe)
     made = Hosts(names, f"fl{os.getpid() % 100000}{'abcdefghijklmnopqr'[next(_numbers) % 18]}")
     try:
         made.build()
