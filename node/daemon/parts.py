@@ -1,5 +1,6 @@
 """What a node does in its session, by topology, behind one small protocol: begin, go through the rounds, linger."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import trio
@@ -56,16 +57,34 @@ def coordinates(prepared: Prepared, succession: LedgerSuccession | None) -> bool
     return succession.current.member == prepared.directory.own_index
 
 
-def describe_part(prepared: Prepared) -> str:
-    """What a member of a coordinated session registered for, for people."""
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a member of a coordinated session registered for, and how many workers did; `maximum` is their limit."""
+
+    role: str
+    workers: int
+    maximum: int
+    update: str
+    rule: str
+
+    def __str__(self) -> str:
+        """For people."""
+        return (
+            f"{self.role}; {self.workers} workers so far, at most {self.maximum}; "
+            f"update {self.update}, rule {self.rule}"
+        )
+
+
+def registration(prepared: Prepared, succession: LedgerSuccession | None) -> Registration | None:
+    """What the session answers to this account now; None in a gossip session, where all are equal."""
     session, directory = prepared.opened.session, prepared.directory
-    assert session.coordinated is not None
-    role = "coordinator" if is_named_coordinator(prepared.opened, str(prepared.account.address)) else "worker"
-    workers = directory.count() - int(directory.index_of_account(session.coordinated.coordinator) is not None)
-    return (
-        f"{role}; {workers} workers so far, at most {session.coordinated.maximum}; {session.rounds} rounds of "
-        f"{session.task}, update {session.update}, rule {session.coordinated.aggregation.rule}"
-    )
+    if session.coordinated is None:
+        return None
+    role = "coordinator" if coordinates(prepared, succession) else "worker"
+    named = session.coordinated.coordinator.lower()
+    workers = sum(seat.account.lower() != named for seat in directory.seats)
+    rule = session.coordinated.aggregation.rule
+    return Registration(role, workers, session.coordinated.maximum, session.update, rule)
 
 
 def forget_stop(journal: Journal) -> None:

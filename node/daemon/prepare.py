@@ -83,6 +83,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     bind_home(home, opened.session_id, opened.session.name)
     keep_session_file(home, opened.content)
     directory = take_seat(settings, opened, identity, account)
+    require_place(opened, str(account.address), [seat.account for seat in directory.seats])
     if settings.share is None and directory.own_index != expected:
         data = data_of(worker_number(opened, directory.own_index))
         way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
@@ -191,12 +192,22 @@ def require_room(opened: OpenSession, account: str) -> None:
     coordinated = opened.session.coordinated
     if coordinated is None or opened.entry.member_count < coordinated.maximum:
         return
-    members = [member.account.lower() for member in opened.ledger.members(opened.session_id)]
-    workers = [member for member in members if member != coordinated.coordinator.lower()]
-    if account.lower() not in (*members, coordinated.coordinator.lower()) and len(workers) >= coordinated.maximum:
+    require_place(opened, account, [member.account for member in opened.ledger.members(opened.session_id)])
+
+
+def require_place(opened: OpenSession, account: str, accounts: Sequence[str]) -> None:
+    """Raises SessionFileError if the account is no worker that counts; `accounts` are in the order of joining.
+
+    It is asked again after joining: of several that join at once for the last place, the first on the ledger has it.
+    """
+    coordinated = opened.session.coordinated
+    if coordinated is None or is_named_coordinator(opened, account):
+        return
+    workers = [each.lower() for each in accounts if each.lower() != coordinated.coordinator.lower()]
+    if len(workers) >= coordinated.maximum and account.lower() not in workers[: coordinated.maximum]:
         raise SessionFileError(
-            f"session {opened.session.name} has {len(workers)} workers and takes at most {coordinated.maximum}: "
-            "ask its creator for a session with more places"
+            f"session {opened.session.name} has {len(workers)} workers and takes at most {coordinated.maximum}, of "
+            f"whom account {account} is none: ask its creator for a session with more places"
         )
 
 

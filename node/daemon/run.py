@@ -14,7 +14,7 @@ from node.daemon.directory import keep_fresh
 from node.daemon.metrics import node_metrics
 from node.daemon.opening import Parts, open_parts, publish
 from node.daemon.outside import Ears
-from node.daemon.parts import describe_part, take_part
+from node.daemon.parts import registration, take_part
 from node.daemon.prepare import prepare_node
 from node.daemon.settings import StartSettings
 from node.daemon.status import Status, keep_writing
@@ -51,13 +51,14 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
                 pass
         prepared = await trio.to_thread.run_sync(prepare_node, settings)
         session, session_id = prepared.opened.session, prepared.opened.session_id
-        tell(f"member {prepared.directory.own_index} of session {session_id:016x} ({session.name})")
-        if session.coordinated is not None:
-            tell(describe_part(prepared))
+        named = f"({session.name}), {session.rounds} rounds of {session.task}"
+        tell(f"member {prepared.directory.own_index} of session {session_id:016x} {named}")
         if prepared.learner.device != CPU:
             tell(f"training on {prepared.learner.device}")
         async with open_parts(settings, prepared, tell) as parts, AsyncExitStack() as stack:
             life = Life(parts, signals, tell)
+            if (registered := life.status.registration()) is not None:
+                tell(str(registered))
             if settings.metrics is not None:
                 read = partial(node_metrics, parts.network, parts.recorder, prepared.learner, life.status)
                 page = await stack.enter_async_context(metrics_page(*settings.metrics, read))
@@ -78,6 +79,8 @@ class Life:
         self.signals, self.tell = signals, tell
         self.rounds = self.prepared.opened.session.rounds
         self.status = Status(self.settings.home, self.prepared, self.network, self.recorder, self.replication)
+        succession = None if outside.takeover is None else outside.takeover.succession
+        self.status.registration = partial(registration, self.prepared, succession)
         self.part = take_part(outside, Ears(self._observe, tell))
         self.rounds_scope, self.settling = trio.CancelScope(), trio.CancelScope()
 

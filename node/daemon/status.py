@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import trio
 
+from node.daemon.parts import Registration
 from node.daemon.prepare import Prepared
 from node.daemon.recording import Recorder
 from node.daemon.replication import Replication
@@ -32,6 +33,7 @@ class Status:
         self.state, self.round = "starting", 0
         self.rounds: list[dict[str, Any]] = []
         self.metrics_url: str | None = None
+        self.registration: Callable[[], Registration | None] = lambda: None
 
     def resume(self) -> None:
         """Takes over the finished rounds that an earlier run of the same session wrote."""
@@ -68,6 +70,7 @@ class Status:
             "records": asdict(records),
             "snapshots": self.replication.as_json(),
             **self._privacy(),
+            **self._registration(),
             "finished_rounds": self.rounds,
             "updated": time.time(),
         }
@@ -75,6 +78,10 @@ class Status:
     def _privacy(self) -> dict[str, Any]:
         private = self._prepared.learner.private
         return {} if private is None else {"privacy": private.as_json()}
+
+    def _registration(self) -> dict[str, Any]:
+        registered = self.registration()
+        return {} if registered is None else {"registration": asdict(registered)}
 
     def _session(self) -> dict[str, Any]:
         session = self._prepared.opened.session

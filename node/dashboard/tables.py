@@ -96,6 +96,7 @@ def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("session", f"{session.get('name', '–')} ({session.get('id', '–')})"),
         ("node", "running" if status.get("running") else "not running"),
+        *_registered(status),
         ("peer id", str(status.get("peer_id", "–"))),
         ("account", str(status.get("account", "–"))),
         ("listening", ", ".join(status.get("addresses", [])) or "–"),
@@ -119,6 +120,14 @@ def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     if status.get("warning"):
         rows.append(("warning", str(status["warning"])))
     return rows
+
+
+def _registered(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a member of a coordinated session is, and how many workers there are; nothing in a gossip session."""
+    if not (registered := status.get("registration")):
+        return []
+    many = f"{registered['workers']} workers, at most {registered['maximum']}"
+    return [("role", f"{registered['role']}; {many}; update {registered['update']}, rule {registered['rule']}")]
 
 
 def _kept(snapshots: Mapping[str, Any]) -> str:

@@ -119,6 +119,11 @@ def test_beyond_the_maximum_a_worker_is_refused(chain, homes, session_file):
     nodes = start_all(homes[:2], session_file)
     with running(nodes):
         nodes[0].wait_for(lambda status: finished(status) >= 1)
+        registered = nodes[1].status()["registration"]
+        assert registered == {"role": "worker", "workers": 1, "maximum": 1, "update": "parameters", "rule": "fedavg"}
+        said = nodes[1].log.read_text()
+        assert "member 1 of session" in said
+        assert "worker; 1 workers so far, at most 1; update parameters, rule fedavg" in said
         late = NodeProcess(homes[2], session_file, "--peers", nodes[0].address(), "--no-mdns")
         nodes.append(late)
         code, answer = late.end()

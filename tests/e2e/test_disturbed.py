@@ -1,4 +1,4 @@
-"""The session with all faults at once, in a short form; `scripts/bench/disturbed.py` without options is the long one."""
+"""The session with all faults at once, in a short form of `scripts/bench/disturbed.py`."""
 
 import json
 import subprocess
