@@ -62,13 +62,17 @@ def status_view(status: Mapping[str, Any]) -> Group:
 
 
 def _work_table(work: Sequence[Mapping[str, Any]]) -> Table:
-    """What each worker of a coordinated session did in the last round, and in which time (seconds)."""
+    """What each worker of a coordinated session did in the last round, of how many steps of its whole round, in which
+    time (seconds), and its share of the next one.
+    """
     table = Table(title="work of the last round", title_justify="left", header_style="bold")
-    for column in ("worker", "steps", "examples", "download", "training", "upload", "round trip"):
+    for column in ("worker", "steps", "of", "next round", "examples", "download", "training", "upload", "round trip"):
         table.add_column(column, justify="right")
     for one in work:
         times = (number(one[f"{name}_s"], 2) for name in ("download", "training", "upload", "round_trip"))
-        table.add_row(str(one["member"]), str(one["steps"]), str(one["examples"]), *times)
+        full = one.get("full") or None  # of a status that an earlier version wrote: not known
+        shares = (number(full, 0), number(one.get("next_steps") or full, 0))
+        table.add_row(str(one["member"]), str(one["steps"]), *shares, str(one["examples"]), *times)
     return table
 
 

@@ -25,6 +25,8 @@ class Timing:
     training_s: float
     upload_s: float
     round_trip_s: float
+    full: int = 0  # the steps of a whole round by its own data
+    next_steps: int = 0  # its share of the next round: what it will be asked for; 0: a whole round
 
 
 @dataclass

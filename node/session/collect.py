@@ -151,9 +151,8 @@ class Collector:
         fresh = announcement.round == self.round
         trip_s = trio.current_time() - self._started if fresh else 0.0
         examples = min(work.examples, work.steps * self.plan.batch_size, self._most_examples(member, work))
-        seen = Timing(
-            member, announcement.round, work.steps, examples, work.download_s, work.training_s, upload_s, trip_s
-        )
+        times = (work.download_s, work.training_s, upload_s, trip_s)
+        seen = Timing(member, announcement.round, work.steps, examples, *times, full=work.full)
         self.balance.observe(seen, work)
         if fresh:
             self.deadline.observe(trip_s)

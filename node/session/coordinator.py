@@ -5,7 +5,7 @@ Everything that is promised is on disk before it is said, as in gossip; a restar
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 import trio
@@ -55,6 +55,7 @@ class Coordinator:
     stopping: trio.Event = field(default_factory=trio.Event)
     finished: int = 0  # the last round that is over
     ended: str = ""  # why there is no further round
+    shares: tuple[int, ...] = ()  # of the next round: steps by member, fixed when the round before closes
 
     async def run(self) -> int:
         """Goes through the rounds that are left, and tells everybody the end; returns the last finished round."""
@@ -111,7 +112,8 @@ class Coordinator:
         collected_at = trio.current_time()
         self.observe("averaging", round)
         result = await self.aggregator.aggregate(round, [delivery.counted for delivery in deliveries])
-        timings = tuple(delivery.timing for delivery in deliveries)
+        self.shares = self.collector.balance.steps(range(self.ports.directory.count()))
+        timings = tuple(with_share(delivery.timing, self.shares) for delivery in deliveries)
         snapshot = await self._snapshot(round, model, result, timings)
         discard(result.payload)
         members = max(self.ports.directory.count(), 1 + max(entry.member for entry in result.inputs))
@@ -142,8 +144,7 @@ class Coordinator:
         """Pushes the model's announcement to everybody; after a restart with the orders that were given before."""
         said = await self.ports.journal.announcement(round)
         if said is None or said.digest != model.digest or read_orders(said.note).end:
-            steps = self.collector.balance.steps(range(self.ports.directory.count()))
-            orders = Orders(steps=steps, data=self.data)
+            orders = Orders(steps=self.shares, data=self.data)
             said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(orders))
             await self.ports.journal.announced(said)
         self.push.say(said)
@@ -183,6 +184,11 @@ def full_row(members: int, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
     """The row with every member in it, ascending; those that nothing came from are absent."""
     there = {entry.member: entry for entry in inputs}
     return tuple(there.get(member, Input(member, 0, ABSENT)) for member in range(members))
+
+
+def with_share(timing: Timing, shares: tuple[int, ...]) -> Timing:
+    """A worker's round trip with what it will be asked for next."""
+    return replace(timing, next_steps=shares[timing.member] if timing.member < len(shares) else 0)
 
 
 def trip_seconds(deliveries: list[Delivery]) -> dict[str, float]:

@@ -142,7 +142,12 @@ class World:
         """A chain on a host of its own."""
         command = [sys.executable, "-m", "node", "devnet", "--host", "0.0.0.0", "--port", self.rpc.rsplit(":", 1)[1]]
         child = subprocess.Popen(
-            self.machines.inside(CHAIN, *command), stderr=subprocess.PIPE, text=True, cwd=ROOT, env=self.environment
+            self.machines.inside(CHAIN, *command),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=self.environment,
         )
         assert child.stderr is not None
         try:

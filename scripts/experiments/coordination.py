@@ -37,11 +37,10 @@ NODES_SPLIT = "shards:2"
 STEP_S = 0.02  # that a step of a worker takes at least that is not slow
 SLOW = (1, 1, 1, 4, 12)  # times
 BALANCED_ROUNDS, UNBALANCED_ROUNDS = 8, 4
-FULL_STEPS = (
-    150  # of a worker's round: a fifth of MNIST's training images, a fifth of them for validation, batches of 64
-)
+FULL_STEPS = 150  # of a worker's round: a fifth of MNIST's images, a fifth of them for validation, batches of 64
 PEERS = 5
 PEERS_SPLIT = "dirichlet:0.5"
+NEVER = "-"  # a cell for which no run is planned
 WAYS = {"coordinated": "coordinator and workers", "learned": "gossip, learned rows", "fixed": "gossip, equal rows"}
 
 
@@ -198,14 +197,19 @@ def failed_table(rows: Mapping[str, Row], extent: Extent) -> str:
         cells = [shown(final(rows, extent, extent.failing(split, failed)), extent.seeds) for split in SPLITS]
         row = rows.get(extent.failing_nodes(failed).key)
         known = rows.get(simulated_key(extent.failing(NODES_SPLIT, failed, extent.seeds[0])))
-        real = NOT_RUN if row is None else f"{100 * row['rounds'][-1]['accuracy']:.2f}"
-        closed = [NOT_RUN if each is None else str(len(each["rounds"])) for each in (known, row)]
+        missing = NOT_RUN if failed in NODES_FAILED else NEVER
+        real = missing if row is None else f"{100 * row['rounds'][-1]['accuracy']:.2f}"
+        closed = [
+            none if each is None else str(len(each["rounds"])) for each, none in ((known, NOT_RUN), (row, missing))
+        ]
         below = (
             ", below the quorum" if WORKERS - failed < QUORUM else ", the quorum" if WORKERS - failed == QUORUM else ""
         )
         lines.append([f"{failed} of {WORKERS}{below}", *cells, real, *closed])
     header = ["failed", *(f"{split}, simulation" for split in SPLITS), f"{NODES_SPLIT}, nodes"]
-    return table([*header, "rounds closed, simulation", "rounds closed, nodes"], lines)
+    planned = ", ".join(map(str, NODES_FAILED[:-1]))
+    why = f"{NEVER}: sessions of real nodes are run with {planned} and {NODES_FAILED[-1]} failed workers only."
+    return f"{table([*header, 'rounds closed, simulation', 'rounds closed, nodes'], lines)}\n\n{why}"
 
 
 def failed_chart(rows: Mapping[str, Row], extent: Extent) -> Chart:
@@ -258,9 +262,9 @@ def topologies_table(rows: Mapping[str, Row], extent: Extent) -> str:
         curves = simulated_curves(rows, extent, way)
         sample = Sample({seed: 100 * curve[-1] for seed, curve in curves.items() if curve})
         real = nodes_curve(rows, extent, way)
-        known = f"{100 * real[-1]:.2f}" if real else NOT_RUN if way != "fixed" else "-"  # nodes learn their rows
+        known = f"{100 * real[-1]:.2f}" if real else NOT_RUN if way != "fixed" else NEVER
         lines.append([name, known, shown(sample, extent.seeds)])
-    return table(["", "nodes", "simulation"], lines)
+    return f"{table(['', 'nodes', 'simulation'], lines)}\n\n{NEVER}: nodes always learn their rows."
 
 
 def simulated_curves(rows: Mapping[str, Row], extent: Extent, way: str) -> dict[int, list[float]]:

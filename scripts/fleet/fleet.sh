@@ -194,15 +194,25 @@ fetch_reports() {
     tar -xf "$scratch/$1.tar" --no-same-owner --no-same-permissions -C "$folder" >&2
 }
 
-# The logs of all hosts, a name before each line, until Ctrl-C; $1: so many old lines of each.
+# The logs of all hosts, a name before each line, until Ctrl-C or until no host is left; $1: so many old lines of each.
 follow_logs() {
     local i followers=()
     for i in "${!names[@]}"; do
-        (exec ssh "${ssh_options[@]}" -p "${ports[i]}" -- "${users[i]}@${hosts[i]}" \
-            "sh -s -- follow $(quoted "${homes[i]}")$(quoted "$1")" <"$here/on_host.sh" 2>/dev/null \
-            > >(sed -u -e 's/[[:cntrl:]]/ /g' -e "s/^/${names[i]}: /")) &
+        follow_log "$i" "$1" &
         followers+=($!)
     done
     trap 'kill "${followers[@]}" 2>/dev/null; exit 130' INT TERM
     wait "${followers[@]}"
+}
+
+# The log of host number $1, $2 old lines of it; says so when the host is lost.
+follow_log() {
+    local child
+    ssh "${ssh_options[@]}" -p "${ports[$1]}" -- "${users[$1]}@${hosts[$1]}" \
+        "sh -s -- follow $(quoted "${homes[$1]}")$(quoted "$2")" <"$here/on_host.sh" 2>/dev/null \
+        > >(sed -u -e 's/[[:cntrl:]]/ /g' -e "s/^/${names[$1]}: /") &
+    child=$!
+    trap 'kill "$child" 2>/dev/null; exit' TERM
+    wait "$child"
+    printf '%s: not followed any more\n' "${names[$1]}"
 }

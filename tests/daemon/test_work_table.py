@@ -1,5 +1,6 @@
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from node.dashboard.tables import status_view
@@ -13,6 +14,8 @@ WORK = {
     "training_s": 1.5,
     "upload_s": 0.125,
     "round_trip_s": 2.0,
+    "full": 48,
+    "next_steps": 15,
 }
 
 
@@ -25,7 +28,24 @@ def shown(rounds):
 def test_a_coordinators_status_shows_what_each_worker_did_and_how_long_it_took():
     text = shown([{"round": 7, "work": [WORK]}])
     row = next(line for line in text.splitlines() if "768" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["3", "12", "768", "0.25", "1.50", "0.12", "2.00"]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "3",
+        "12",
+        "48",
+        "15",
+        "768",
+        "0.25",
+        "1.50",
+        "0.12",
+        "2.00",
+    ]
+
+
+@pytest.mark.parametrize(("told", "cells"), [({"full": 48, "next_steps": 0}, ["48", "48"]), ({}, ["–", "–"])])
+def test_who_was_not_measured_is_asked_for_a_whole_round_and_what_is_not_known_is_left_open(told, cells):
+    before = {name: value for name, value in WORK.items() if name not in ("full", "next_steps")}
+    row = next(line for line in shown([{"round": 7, "work": [{**before, **told}]}]).splitlines() if "768" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")][2:4] == cells
 
 
 def test_a_status_without_workers_has_no_such_table():

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from tests.deploy.ssh_servers import ssh_servers
-from tests.hosts import hosts
+from tests.hosts import hosts, wait_until
 from tests.nodes import REPOSITORY, TASK
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,24 @@ class Fleet:
             if found := re.match(r"(\w+) +[\d.]+ +(ok|failed|unreachable|timed out) +\d+ ?(.*)", line):
                 rows[found[1]] = (found[2], found[3].strip())
         return done.returncode, rows, done.stdout + done.stderr
+
+    @contextlib.contextmanager
+    def following(self, session):
+        """`start.sh --follow`, which nothing but a signal ends; gives what it has said so far."""
+        command = [REPOSITORY / "scripts" / "start.sh", self.inventory, "--ssh-config", self.configuration]
+        command += ["--session", session, "--follow"]
+        said = self.place / "followed"
+        with said.open("wb") as out:
+            child = subprocess.Popen(self.made.inside("operator", *map(str, command)), stdout=out, stderr=out)
+        try:
+            yield lambda: said.read_text(errors="replace")
+            assert child.poll() is None, said.read_text()
+            child.send_signal(signal.SIGINT)
+            assert child.wait(20) == 130
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
 
     def node(self, *arguments):
         done = self.run(sys.executable, "-m", "node", *map(str, arguments), "--json")
@@ -85,6 +104,12 @@ def until(fleet, what, seconds=120):
         if what(rows):
             return code, rows
         assert time.monotonic() < deadline, said
+
+
+def tails(place):
+    """The processes on the hosts that follow a log."""
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in shown.splitlines() if line.startswith("tail ") and str(place) in line]
 
 
 def rounds(rows, name):
@@ -148,6 +173,23 @@ def test_nodes_are_installed_started_followed_and_stopped_though_a_host_is_cut_o
         code, rows = until(ours, lambda rows: all(rounds(rows, name) >= 5 for name in ("alice", "bob", "slow")))
         assert code == 1
         assert all(rows[name][1].startswith("running: ") for name in ("alice", "bob", "slow"))
+
+        with ours.following(session) as said:
+            wait_until(lambda: "was running already" in said(), 60)
+            for name in NODES[:3]:  # lines of the node's own log, as they come
+                wait_until(
+                    lambda name=name: len(re.findall(rf"^{name}: .*round \d+ of", said(), re.MULTILINE)) >= 2, 60
+                )
+            assert "lost: not followed any more" in said()
+            assert "bob: not followed any more" not in said()
+            ours.made.link("bob", loss=1.0)
+            wait_until(lambda: "bob: not followed any more" in said(), 60)
+            ours.made.link("bob")
+            before = said().count("alice: ")
+            wait_until(lambda: said().count("alice: ") > before, 60)  # one that is lost ends it for nobody else
+        wait_until(lambda: not tails(tmp_path), 60)
+        _, rows = until(ours, lambda rows: rows["bob"][0] == "ok")
+        assert all(rows[name][1].startswith("running: ") for name in NODES[:3]), "following ended, the nodes did not"
 
         code, rows, said = ours.script("shutdown.sh", "--collect", tmp_path / "reports")
         assert code == 1, said

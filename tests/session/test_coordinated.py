@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import pytest
 import trio
@@ -147,6 +148,12 @@ async def test_slow_workers_get_less_work_and_nobody_waits_for_them(autojump_clo
     assert last[1].steps == FULL
     assert 4 <= last[7].steps <= 5
     assert last[8].steps == 1
+    reports = [{timing.member: timing for timing in report.work} for report in nodes[0].reports]
+    for this, following in itertools.pairwise(reports):
+        for member in this.keys() & following.keys():
+            if following[member].round == this[member].round + 1:
+                assert following[member].steps == (this[member].next_steps or this[member].full) <= FULL
+    assert reports[1][8].next_steps == 1, "the share is there as soon as the speed was measured"
 
 
 async def test_a_killed_worker_is_dropped_after_the_deadline_and_rejoins(autojump_clock):
