@@ -18,6 +18,8 @@
 The ledger has a tree of its own (`ledger.errors.LedgerError`), since it knows nothing of the node.
 """
 
+from node.causes import Cause
+
 
 class NodeError(Exception):
     """Says in one line what was wrong, the offending value, and the cure."""
@@ -48,7 +50,11 @@ class DataError(NodeError):
 
 
 class UpdateError(NodeError):
-    """A payload's bytes, shapes or numbers are not what was promised."""
+    """A payload's bytes, shapes or numbers are not what was promised; `cause` says which, for counters."""
+
+    def __init__(self, message: str, cause: Cause = Cause.UPDATE_MALFORMED) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class NetworkError(NodeError):

@@ -19,7 +19,7 @@ from node.config import Aggregation
 from node.daemon.learner import TorchLearner
 from node.daemon.private import PrivateTraining
 from node.daemon.spool import load_tensors, tensor_pieces
-from node.errors import HomeError, NodeError
+from node.errors import HomeError, NodeError, UpdateError
 from node.files import Piece
 from node.learning import aggregation, parameters, trainer
 from node.learning.aggregation import Moments
@@ -189,7 +189,11 @@ class WorkingLearner:
 
     async def adopt(self, payload: Payload, measure: bool) -> Mapping[str, float]:
         """Makes the model in a float32 payload its own; its metrics on own data, if wanted. UpdateError."""
-        return await self.torch_learner.run(self._adopt, payload, measure)
+        try:
+            return await self.torch_learner.run(self._adopt, payload, measure)
+        except UpdateError as error:
+            self.torch_learner.refuse(error)
+            raise
 
     def _adopt(self, payload: Payload, measure: bool) -> Mapping[str, float]:
         self.torch_learner.take_over(payload)

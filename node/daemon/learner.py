@@ -16,6 +16,7 @@ import trio.from_thread
 from safetensors import SafetensorError
 from torch import Tensor
 
+from node.causes import Tally
 from node.daemon.earlier import EarlierPayloads
 from node.daemon.misbehavior import Misbehavior, without_own
 from node.daemon.private import PrivateTraining
@@ -72,6 +73,7 @@ class TorchLearner:
     spool: Spool = field(default_factory=Spool)
     device: torch.device = CPU  # that trains and measures; all else is computed on the CPU
     refused_updates: int = 0  # of others: bytes, shapes or numbers that were not what they should be
+    tally: Tally = field(default_factory=Tally)  # of why they were refused; the network's, once that is open
     _thread: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(1))
 
     async def train(self, round: int) -> Trained:
@@ -92,9 +94,16 @@ class TorchLearner:
 
     async def accepts(self, payload: Payload) -> str | None:
         """What is wrong with a payload, None if nothing is."""
-        fault: str | None = await self.run(self._fault, payload)
-        self.refused_updates += fault is not None
-        return fault
+        fault: UpdateError | None = await self.run(self._fault, payload)
+        if fault is None:
+            return None
+        self.refused_updates += 1
+        self.refuse(fault)
+        return str(fault)
+
+    def refuse(self, fault: UpdateError) -> None:
+        """Counts what was wrong with somebody's payload."""
+        self.tally.count(fault.cause, detail=fault)
 
     async def mix(self, round: int, own: Payload, others: Sequence[Contribution]) -> Mixed:
         """Weighs and mixes; the mixture becomes this learner's parameters."""
@@ -154,14 +163,14 @@ class TorchLearner:
         earlier = self.earlier
         return None if earlier is None else Past(self.flat, earlier.announced(round), earlier.resolve)
 
-    def _fault(self, payload: Payload) -> str | None:
+    def _fault(self, payload: Payload) -> UpdateError | None:
         try:
             if isinstance(payload, Path) and self.codec is FLOAT32:
                 FileVector(self.learner.spec, payload).require_finite()
             else:
                 self.decode(payload)
         except UpdateError as error:
-            return str(error)
+            return error
         return None
 
     def take_over(self, payload: Payload) -> None:

@@ -56,6 +56,7 @@ async def open_parts(settings: StartSettings, prepared: Prepared, tell: Callable
         if coordinates(prepared, succession):
             forget_stop(journal)
         network = await stack.enter_async_context(open_peers(settings, prepared, journal))
+        prepared.learner.tally = network.standings.tally
         fetch, bounds = share_blocks(settings, prepared, network), Bounds(disk=settings.snapshot_disk)
         stored = await stack.enter_async_context(open_snapshots(settings.home.path, settings.ipfs, fetch, bounds))
         replication = await stack.enter_async_context(open_replication(settings, prepared, network, stored, fetch))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from node.causes import Cause
 from node.errors import UpdateError
 from node.learning.codec_types import Buffer, Codec, Encoded, Past, Resolve, corrected, nothing_held, stands_alone
 from node.learning.parameters import ParameterSpec, require_finite, safetensors_header
@@ -35,7 +36,8 @@ def decode(spec: ParameterSpec, payload: Buffer, resolve: Resolve = nothing_held
     if len(view) != size_limit(spec) or bytes(view[: len(expected)]) != expected:
         raise UpdateError(
             f"update of {len(view)} bytes is not the model's bfloat16 payload of {size_limit(spec)}: "
-            "its sender must use the session's task and codec"
+            "its sender must use the session's task and codec",
+            Cause.UPDATE_HEADER if len(view) == size_limit(spec) else Cause.UPDATE_LENGTH,
         )
     words = np.frombuffer(view, dtype="<u2", offset=len(expected)).astype(np.uint32)
     flat = torch.from_numpy((words << np.uint32(16)).view(np.float32))

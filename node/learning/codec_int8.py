@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from node.causes import Cause
 from node.errors import UpdateError
 from node.learning.codec_types import (
     MODEL_TAG_BYTES,
@@ -55,14 +56,17 @@ def encode_blocks(numbers: npt.NDArray[np.float32]) -> bytes:
 def decode_blocks(view: memoryview, count: int) -> npt.NDArray[np.float32]:
     """The numbers (count,): byte times scale, rounded once. Raises UpdateError for what no encoder writes."""
     if len(view) != blocks_size(count):
-        raise UpdateError(f"{len(view)} bytes of blocks for {count} numbers: expected {blocks_size(count)}")
+        raise UpdateError(
+            f"{len(view)} bytes of blocks for {count} numbers: expected {blocks_size(count)}", Cause.UPDATE_LENGTH
+        )
     width = blocks_size(count) - count
     scales = np.frombuffer(view[:width], dtype="<f4").astype(np.float32)
     levels = np.frombuffer(view[width:], dtype=np.int8)
     if not bool(((scales >= 0) & (scales <= LARGEST_SCALE)).all()):
-        raise UpdateError("a block's scale is negative, NaN or too large: scales lie between 0 and 2.6793e36")
+        what = "a block's scale is negative, NaN or too large: scales lie between 0 and 2.6793e36"
+        raise UpdateError(what, Cause.UPDATE_NUMBERS)
     if bool((levels == -LEVELS - 1).any()):
-        raise UpdateError("a block holds the byte -128: levels lie between -127 and 127")
+        raise UpdateError("a block holds the byte -128: levels lie between -127 and 127", Cause.UPDATE_NUMBERS)
     numbers = levels.astype(np.float32)
     numbers *= np.repeat(scales, BLOCK)[:count]
     return numbers
@@ -84,7 +88,8 @@ def decode(spec: ParameterSpec, payload: Buffer, resolve: Resolve = nothing_held
     if len(view) != size_limit(spec) or bytes(view[: len(expected)]) != expected:
         raise UpdateError(
             f"update of {len(view)} bytes is not the model's int8 payload of {size_limit(spec)}: "
-            "its sender must use the session's task and codec"
+            "its sender must use the session's task and codec",
+            Cause.UPDATE_HEADER if len(view) == size_limit(spec) else Cause.UPDATE_LENGTH,
         )
     flat = torch.from_numpy(decode_blocks(view[len(expected) :], spec.size))
     require_finite(spec, flat)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from node.causes import Cause
 from node.errors import UpdateError
 from node.learning.codec_int8 import LARGEST_SCALE
 
@@ -73,10 +74,13 @@ def decode_sparse(layout: Layout, body: memoryview) -> tuple[Positions, Numbers]
     """Positions (count,), ascending, and the numbers there. Raises UpdateError for what no encoder writes."""
     signs_end = layout.magnitudes + layout.signs
     if not signs_end + layout.lows < len(body) <= layout.limit:
-        raise UpdateError(f"{len(body)} bytes for {layout.count} numbers: expected at most {layout.limit}")
+        raise UpdateError(
+            f"{len(body)} bytes for {layout.count} numbers: expected at most {layout.limit}", Cause.UPDATE_LENGTH
+        )
     magnitudes = np.frombuffer(body[: layout.magnitudes], dtype="<f4").astype(np.float32)
     if not bool(((magnitudes >= 0) & (magnitudes <= LARGEST_SCALE)).all()):
-        raise UpdateError(f"a magnitude is negative, NaN or too large: expected 0 to {LARGEST_SCALE}")
+        what = f"a magnitude is negative, NaN or too large: expected 0 to {LARGEST_SCALE}"
+        raise UpdateError(what, Cause.UPDATE_NUMBERS)
     negative = _bits(body[layout.magnitudes : signs_end], layout.count).astype(bool)
     numbers = np.repeat(magnitudes, BLOCK)[: layout.count]
     return decode_gaps(layout, body[signs_end:]), np.where(negative, -numbers, numbers)
@@ -100,11 +104,13 @@ def decode_gaps(layout: Layout, view: memoryview) -> Positions:
     lows = flags.astype(np.int64) @ (1 << np.arange(low_bits - 1, -1, -1, dtype=np.int64))
     ends = np.flatnonzero(np.unpackbits(np.frombuffer(view[layout.lows :], dtype=np.uint8)))
     if len(ends) != layout.count or -(-(int(ends[-1]) + 1) // 8) != len(view) - layout.lows:
-        raise UpdateError(f"the gaps give {len(ends)} positions, or have bytes to spare: expected {layout.count}")
+        what = f"the gaps give {len(ends)} positions, or have bytes to spare: expected {layout.count}"
+        raise UpdateError(what, Cause.UPDATE_NUMBERS)
     skipped = (np.diff(ends, prepend=-1) - 1 << low_bits) + lows
     positions: Positions = np.cumsum(skipped + 1) - 1
     if positions[-1] >= layout.size:
-        raise UpdateError(f"the gaps reach position {positions[-1]}: the model has {layout.size} numbers")
+        what = f"the gaps reach position {positions[-1]}: the model has {layout.size} numbers"
+        raise UpdateError(what, Cause.UPDATE_NUMBERS)
     return positions
 
 
@@ -112,5 +118,5 @@ def _bits(view: memoryview, count: int) -> Bytes:
     """The first `count` bits; those that fill the last byte must be 0, so that every vector has one encoding."""
     bits = np.unpackbits(np.frombuffer(view, dtype=np.uint8))
     if bits[count:].any():
-        raise UpdateError("the bits that fill a byte are not 0: no encoder writes that")
+        raise UpdateError("the bits that fill a byte are not 0: no encoder writes that", Cause.UPDATE_NUMBERS)
     return bits[:count]

@@ -24,6 +24,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from node.causes import Cause
 from node.errors import UpdateError
 from node.learning.codec_int8 import blocks_size, decode_blocks, encode_blocks
 from node.learning.codec_sparse import Layout, decode_sparse, encode_sparse
@@ -134,17 +135,20 @@ def parse(how: TopK, spec: ParameterSpec, payload: Buffer) -> Frame:
     """The frame in a payload. Raises UpdateError naming what differs from what the codec writes."""
     raw = memoryview(how.packing.unpack(payload, plain_limit(how, spec)))
     if bytes(raw[: PREFIX - 1]) != MAGIC + model_tag(spec) or len(raw) <= PREFIX:
-        raise UpdateError("update is not a topk payload of the model: its sender must use the session's task and codec")
+        what = "update is not a topk payload of the model: its sender must use the session's task and codec"
+        raise UpdateError(what, Cause.UPDATE_HEADER)
     depth = raw[PREFIX - 1]
     if depth == 0:
         return Frame(0, None, raw[PREFIX:])
     if depth > CHAIN:
-        raise UpdateError(f"update is {depth} differences after a key frame: at most {CHAIN} are allowed")
+        what = f"update is {depth} differences after a key frame: at most {CHAIN} are allowed"
+        raise UpdateError(what, Cause.UPDATE_REFERENCE)
     names, body = raw[PREFIX : PREFIX + REFERENCE], raw[PREFIX + REFERENCE :]
     reference = Reference(bytes(names[:32]), int.from_bytes(names[32:], "big"))
     limit = how.packing.size_limit(plain_limit(how, spec))
     if len(names) < REFERENCE or not 0 < reference.size <= limit:
-        raise UpdateError(f"update builds on a payload of {reference.size} bytes: the codec makes at most {limit}")
+        what = f"update builds on a payload of {reference.size} bytes: the codec makes at most {limit}"
+        raise UpdateError(what, Cause.UPDATE_REFERENCE)
     return Frame(depth, reference, body)
 
 
@@ -175,5 +179,6 @@ def _earlier(how: TopK, spec: ParameterSpec, depth: int, payload: bytes) -> Fram
     """The frame one step down the chain; the depth falls by one each step, so that chains end."""
     frame = parse(how, spec, payload)
     if frame.depth != depth - 1:
-        raise UpdateError(f"update at depth {depth} builds on one at depth {frame.depth}: expected {depth - 1}")
+        what = f"update at depth {depth} builds on one at depth {frame.depth}: expected {depth - 1}"
+        raise UpdateError(what, Cause.UPDATE_REFERENCE)
     return frame

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from node.causes import Cause
 from node.errors import UpdateError
 from node.learning.parameters import ParameterSpec
 
@@ -29,7 +30,8 @@ class ReferenceMissing(UpdateError):
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         digest = reference.digest.hex()
-        super().__init__(f"update builds on the payload {digest} ({reference.size} bytes), which is not here: fetch it")
+        what = f"update builds on the payload {digest} ({reference.size} bytes), which is not here: fetch it"
+        super().__init__(what, Cause.UPDATE_REFERENCE)
 
 
 @dataclass(frozen=True, slots=True)

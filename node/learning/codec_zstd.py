@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import zstandard
 from torch import Tensor
 
+from node.causes import Cause
 from node.errors import UpdateError
 from node.learning.codec_types import Buffer, Codec, Encoded, Past, Reference, Resolve, nothing_held
 from node.learning.parameters import ParameterSpec
@@ -36,10 +37,12 @@ def unpack(payload: Buffer, limit: int) -> bytes:
     try:
         size = zstandard.get_frame_parameters(payload).content_size
         if size in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR) or size > limit:
-            raise UpdateError(f"update would unpack to {size} bytes: the model makes at most {limit}")
+            what = f"update would unpack to {size} bytes: the model makes at most {limit}"
+            raise UpdateError(what, Cause.UPDATE_BOMB)
         content = zstandard.ZstdDecompressor().decompress(payload, max_output_size=limit, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise UpdateError(f"update is not one zstd frame ({error}): its sender must use the session's codec") from error
+        what = f"update is not one zstd frame ({error}): its sender must use the session's codec"
+        raise UpdateError(what, Cause.UPDATE_NOT_PACKED) from error
     return content
 
 
@@ -51,7 +54,7 @@ def packed_limit(size: int) -> int:
 def keep(content: Buffer, limit: int) -> Buffer:
     """The content as it is, if it is within the limit."""
     if len(content) > limit:
-        raise UpdateError(f"update is {len(content)} bytes long: the model makes at most {limit}")
+        raise UpdateError(f"update is {len(content)} bytes long: the model makes at most {limit}", Cause.UPDATE_LENGTH)
     return content
 
 

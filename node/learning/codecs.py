@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from node.causes import Cause
 from node.errors import ConfigError, UpdateError
 from node.learning import parameters
 from node.learning.codec_bfloat16 import BFLOAT16
@@ -88,7 +89,8 @@ def chain(codec: Codec, spec: ParameterSpec, payload: Buffer, resolve: Resolve) 
     found: list[Reference] = []
     while (reference := codec.reference(spec, payload)) is not None:
         if len(found) == codec.depth:
-            raise UpdateError(f"update builds on more than {codec.depth} earlier ones: the codec makes no such payload")
+            what = f"update builds on more than {codec.depth} earlier ones: the codec makes no such payload"
+            raise UpdateError(what, Cause.UPDATE_REFERENCE)
         found.append(reference)
         earlier = resolve(reference.digest)
         if earlier is None:

@@ -14,6 +14,7 @@ import orjson
 import torch
 from torch import Tensor, nn
 
+from node.causes import Cause
 from node.errors import TaskError, UpdateError
 
 BYTES_PER_NUMBER = 4
@@ -98,9 +99,10 @@ def decode(spec: ParameterSpec, payload: bytes | bytearray | memoryview) -> Tens
     """
     view = memoryview(payload)
     if bytes(view[: len(spec.header)]) != spec.header:
-        raise UpdateError(f"update has another header than the model's: {_difference(spec, view)}")
+        difference, cause = _difference(spec, view)
+        raise UpdateError(f"update has another header than the model's: {difference}", cause)
     if len(view) != spec.payload_size:
-        raise UpdateError(f"update is {len(view)} bytes long: the model makes {spec.payload_size}")
+        raise UpdateError(f"update is {len(view)} bytes long: the model makes {spec.payload_size}", Cause.UPDATE_LENGTH)
     numbers = np.frombuffer(view, dtype="<f4", offset=len(spec.header)).astype(np.float32)
     flat = torch.from_numpy(numbers)
     require_finite(spec, flat)
@@ -115,35 +117,37 @@ def require_finite(spec: ParameterSpec, flat: Tensor) -> None:
     position = int((~finite).nonzero()[0])
     ends = np.cumsum(spec.sizes)
     name = spec.names[int(np.searchsorted(ends, position, side="right"))]
-    raise UpdateError(f"update holds {float(flat[position])} in {name!r} (number {position}): numbers must be finite")
+    what = f"update holds {float(flat[position])} in {name!r} (number {position}): numbers must be finite"
+    raise UpdateError(what, Cause.UPDATE_NOT_FINITE)
 
 
-def _difference(spec: ParameterSpec, view: memoryview) -> str:
+def _difference(spec: ParameterSpec, view: memoryview) -> tuple[str, Cause]:
     """What a foreign header says otherwise, in a few words, for the log."""
     if len(view) < 8:
-        return f"{len(view)} bytes are too few for a header"
+        return f"{len(view)} bytes are too few for a header", Cause.UPDATE_LENGTH
     length = int.from_bytes(view[:8], "little")
     if length > min(HEADER_LIMIT, len(view) - 8):
-        return f"it claims {length} bytes of header in a payload of {len(view)}"
+        return f"it claims {length} bytes of header in a payload of {len(view)}", Cause.UPDATE_HEADER
     try:
         entries = orjson.loads(view[8 : 8 + length])  # bounds its depth; the standard library's can crash the process
     except orjson.JSONDecodeError:
-        return "it is not JSON"
+        return "it is not JSON", Cause.UPDATE_HEADER
     if not isinstance(entries, dict):
-        return "it is not a JSON object"
+        return "it is not a JSON object", Cause.UPDATE_HEADER
     return _first_difference(spec, entries)
 
 
-def _first_difference(spec: ParameterSpec, entries: dict[str, Any]) -> str:
+def _first_difference(spec: ParameterSpec, entries: dict[str, Any]) -> tuple[str, Cause]:
     if missing := sorted(set(spec.names) - set(entries)):
-        return f"tensor {missing[0]!r} is missing"
+        return f"tensor {missing[0]!r} is missing", Cause.UPDATE_HEADER
     if extra := sorted(set(entries) - set(spec.names)):
-        return f"tensor {extra[0][:80]!r} is unknown"
+        return f"tensor {extra[0][:80]!r} is unknown", Cause.UPDATE_HEADER
     expected = json.loads(spec.header[8:])
-    for key in ("dtype", "shape", "data_offsets"):
+    causes = {"dtype": Cause.UPDATE_DTYPE, "shape": Cause.UPDATE_SHAPE, "data_offsets": Cause.UPDATE_HEADER}
+    for key, cause in causes.items():
         for name in spec.names:
             entry = entries[name]
             found = entry.get(key) if isinstance(entry, dict) else entry
             if found != expected[name][key]:
-                return f"tensor {name!r} has {key} {str(found)[:80]}, expected {expected[name][key]}"
-    return "tensors are not sorted by name, or spaced otherwise"
+                return f"tensor {name!r} has {key} {str(found)[:80]}, expected {expected[name][key]}", cause
+    return "tensors are not sorted by name, or spaced otherwise", Cause.UPDATE_HEADER

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from node.causes import Cause
 from node.errors import UpdateError
 from node.learning.parameters import BYTES_PER_NUMBER, ParameterSpec, decode, require_finite
 
@@ -40,7 +41,7 @@ class FileVector:
         if header != spec.header:
             decode(spec, header)  # says what is wrong with it
         if size != spec.payload_size:
-            raise UpdateError(f"update is {size} bytes long: the model makes {spec.payload_size}")
+            raise UpdateError(f"update is {size} bytes long: the model makes {spec.payload_size}", Cause.UPDATE_LENGTH)
 
     def __len__(self) -> int:
         """How many numbers."""

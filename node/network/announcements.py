@@ -13,6 +13,7 @@ from node.messages import Announcement
 
 MAX_ROUNDS_REMEMBERED = 512  # per member
 MAX_EVIDENCE = 4096
+MAX_DIGESTS = 16_384  # of announced payloads, with who announced each first
 
 
 class Verdict(Enum):
@@ -56,6 +57,7 @@ class AnnouncementBook:
         self._gate = gate
         self._rounds: dict[str, OrderedDict[int, Announcement]] = {}
         self._forgotten: dict[str, int] = {}  # newest round of which nothing is known any more
+        self._first: OrderedDict[bytes, tuple[str, int]] = OrderedDict()  # digest -> peer id and round
         self._convicted: set[tuple[str, int]] = set()
         self.evidence: list[Equivocation] = []
 
@@ -82,6 +84,10 @@ class AnnouncementBook:
         """The newest round that a peer is known to have announced, 0 if none."""
         return max(self._rounds.get(peer_id, ()), default=0)
 
+    def first_with(self, announcement: Announcement) -> tuple[str, int]:
+        """Peer id and round of the first announcement with these bytes, as far as is remembered."""
+        return self._first.get(announcement.digest, (announcement.peer_id, announcement.round))
+
     def since(self, round: int) -> list[Announcement]:
         """Everything believed from `round` on, oldest first."""
         found = [each for rounds in self._rounds.values() for each in rounds.values() if each.round >= round]
@@ -89,6 +95,9 @@ class AnnouncementBook:
 
     def _remember(self, rounds: OrderedDict[int, Announcement], announcement: Announcement) -> None:
         rounds[announcement.round] = announcement
+        self._first.setdefault(announcement.digest, (announcement.peer_id, announcement.round))
+        if len(self._first) > MAX_DIGESTS:
+            self._first.popitem(last=False)
         if len(rounds) > MAX_ROUNDS_REMEMBERED:
             oldest = min(rounds)
             del rounds[oldest]

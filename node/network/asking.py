@@ -8,8 +8,10 @@ import random
 
 import trio
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.network import rendezvous
+from node.network.containment import is_malformed
 from node.network.kademlia import key_of
 from node.network.parts import Parts, StreamOpener
 
@@ -36,7 +38,7 @@ class Asker:
             parts.peers.hint(told, addresses)
         parts.connector.wake()
         for announcement in await parts.client.announcements(peer_id, 0):
-            parts.hear(announcement, peer_id)
+            parts.hearing.told(announcement, peer_id)
 
     async def greet(self, peer_id: str) -> None:
         """Introduces us to a member that has just connected, and learns what it knows."""
@@ -94,6 +96,10 @@ class Asker:
             announced = trio.current_time()
             found = await rendezvous.look_up(stream, namespace, ASKED_OF_TRACKER)
             self.tracker_seconds[tracker] = (announced - began, trio.current_time() - announced)
+        except PeerError as error:
+            if is_malformed(error.__cause__):
+                parts.standings.count(Cause.BAD_TRACKER_ANSWER, tracker, error.__cause__)
+            raise
         finally:
             await rendezvous.finish(stream)
         for peer_id, told in found.members:

@@ -16,6 +16,7 @@ from libp2p.bitswap.pb.bitswap_pb2 import Message
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.utils.varint import encode_uvarint
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.network.bitswap_answers import DONT_HAVE, HAVE, BlockAnswers, BlockStore
 from node.network.bitswap_peer import (
@@ -40,6 +41,7 @@ MAX_QUESTION = 256 * 1024  # from one that we did not
 MAX_STREAMS_PER_PEER = 8
 MAX_ASKED = 64  # blocks asked of one peer at a time
 WRITE_SECONDS = 60.0
+UNSOLICITED_PENALTY = 0.5
 
 OpenStream = Callable[[str, Sequence[str]], Awaitable[INetStream]]
 
@@ -164,7 +166,7 @@ class Bitswap:
         peer_id = str(stream.muxed_conn.peer_id)
         peer = self._peers[peer_id]
         if peer.listening >= MAX_STREAMS_PER_PEER:
-            self._standings.penalize(peer_id, 1.0, "too-many-block-streams")
+            self._standings.penalize(peer_id, 1.0, Cause.TOO_MANY_BLOCK_STREAMS)
             return
         peer.listening += 1
         try:
@@ -177,13 +179,13 @@ class Bitswap:
             size = await read_size(stream)
             peer = self._peers[peer_id]
             if size > (MAX_MESSAGE if peer.asked else MAX_QUESTION):
-                self._standings.penalize(peer_id, 10.0, "oversized-block-message")
+                self._standings.penalize(peer_id, 10.0, Cause.OVERSIZED_BLOCK_MESSAGE, f"{size} bytes")
                 return
             message = Message()
             try:
                 message.ParseFromString(await read_exactly(stream, size))
-            except DecodeError:
-                self._standings.penalize(peer_id, 10.0, "bad-block-message")
+            except DecodeError as error:
+                self._standings.penalize(peer_id, 10.0, Cause.BAD_BLOCK_MESSAGE, error)
                 return
             self._take_blocks(peer_id, peer, message)
             self._answers.take(peer_id, peer, message.wantlist)
@@ -194,15 +196,14 @@ class Bitswap:
             try:
                 cid = cid_of(block.prefix, block.data)
             except PeerError as error:
-                logger.info("%s (from %s)", error, peer_id)
+                self._standings.penalize(peer_id, UNSOLICITED_PENALTY, Cause.BAD_BLOCK, error)
                 continue
             if cid in peer.whether:  # a small block is sent instead of the word
                 peer.whether[cid].answer(True)
                 if cid not in asked:
                     continue
             if cid not in asked or len(block.data) > MAX_BLOCK:
-                late = cid in peer.asked_lately
-                self._standings.penalize(peer_id, 0.0 if late else 0.5, "late-block" if late else "unsolicited-block")
+                self._surplus(peer_id, late=cid in peer.asked_lately)
                 continue
             self._received[cid] = block.data
             asked[cid].set()
@@ -211,6 +212,12 @@ class Bitswap:
                 asked[presence.cid].set()
             if presence.type in (HAVE, DONT_HAVE) and presence.cid in peer.whether:
                 peer.whether[presence.cid].answer(presence.type == HAVE)
+
+    def _surplus(self, peer_id: str, *, late: bool) -> None:
+        if late:
+            self._standings.count(Cause.LATE_BLOCK, peer_id)
+        else:
+            self._standings.penalize(peer_id, UNSOLICITED_PENALTY, Cause.UNSOLICITED_BLOCK)
 
     # Sending
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import trio
 from libp2p.bitswap.pb.bitswap_pb2 import Message
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.network.bitswap_peer import Correspondence, Want
 from node.network.cids import digest_and_codec, prefix_of
@@ -60,7 +61,7 @@ class BlockAnswers:
             if entry.cancel:
                 peer.wants.pop(entry.block, None)
             elif len(peer.wants) >= MAX_WANTS:
-                self._standings.refused["too-many-wants"] += 1
+                self._standings.count(Cause.TOO_MANY_WANTS, peer_id)
             elif served or entry.sendDontHave:
                 peer.wants[bytes(entry.block)] = Want(
                     bytes(entry.block), entry.wantType == WANT_HAVE, entry.sendDontHave
@@ -101,7 +102,8 @@ class BlockAnswers:
     async def _look_up(self, peer_id: str, cid: bytes) -> bytes | None:
         try:
             digest_and_codec(cid)
-        except PeerError:
+        except PeerError as error:
+            self._standings.count(Cause.BAD_WANT, peer_id, error)
             return None
         if not self._serves(peer_id) or self._store is None:
             return None

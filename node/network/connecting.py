@@ -13,6 +13,7 @@ from libp2p.abc import IHost, INetConn, INetStream, INetwork
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.network.containment import OwnFaults, containing
 from node.network.host import dial
@@ -159,12 +160,13 @@ class Connector:
     def admits(self, peer_id: str) -> bool:
         """Whether one more connection of a peer is welcome: members, peers the user named, and some strangers."""
         if self._standings.is_banned(peer_id):
+            self._standings.count(Cause.BANNED_PEER, peer_id)
             return False
         if self._gate(peer_id) or self._peers.is_pinned(peer_id):
             return True
         strangers = sum(not self._gate(each) for each in self.linked())
         if strangers >= self._rules.max_strangers:
-            self._standings.refused["stranger-limit"] += 1
+            self._standings.count(Cause.STRANGER_LIMIT, peer_id, f"{strangers} strangers are connected")
             return False
         return True
 

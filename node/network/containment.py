@@ -11,6 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
+from google.protobuf.message import DecodeError
+from libp2p.exceptions import BaseLibp2pError, ParseError
+from libp2p.io.exceptions import MessageTooLarge
+
+from node.errors import PeerError
 
 logger = logging.getLogger("node.network")
 
@@ -36,6 +41,17 @@ def containing(what: str, peer: object = "") -> Iterator[Contained]:
     except Exception as error:  # noqa: BLE001  (see the module's docstring)
         outcome.error = error
         logger.debug("%s failed for peer %s: %r", what, peer, error)
+
+
+def is_malformed(error: BaseException | None) -> bool:
+    """Whether what a peer sent could not be read, in contrast to a line that broke or a peer that left."""
+    return isinstance(error, DecodeError | ParseError | MessageTooLarge | UnicodeError)
+
+
+def is_ordinary(error: BaseException | None) -> bool:
+    """Whether this is how streams end without anybody's malice: the line broke, the peer left or was slow."""
+    ends = BaseLibp2pError | PeerError | trio.TooSlowError
+    return error is None or (isinstance(error, ends) and not is_malformed(error))
 
 
 class OwnFaults:

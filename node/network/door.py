@@ -3,7 +3,6 @@
 Knows addresses and no peers.
 """
 
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 
 import trio
 
+from node.causes import Cause, Tally
 from node.network.metering import MeteredStream
 from node.network.standing import TokenBucket
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,13 @@ class DoorRules:
 
 
 class Door:
-    """Asked by the listener for each connection; `refused` and `pushed_out` count."""
+    """Asked by the listener for each connection."""
 
-    def __init__(self, rules: DoorRules) -> None:
+    def __init__(self, rules: DoorRules, tally: Tally) -> None:
         self._rules = rules
+        self._tally = tally
         self._pending: OrderedDict[MeteredStream, None] = OrderedDict()
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
-        self.refused = 0
-        self.pushed_out = 0
 
     def lets_in(self, stream: MeteredStream) -> bool:
         """Whether the source has not come too often."""
@@ -48,13 +45,8 @@ class Door:
             self._buckets.popitem(last=False)
         welcome = bucket.take()
         if not welcome:
-            self.refused += 1
-            self._log("turned away: too many from one address, the last from " + source, self.refused)
+            self._tally.count(Cause.ADDRESS_RATE, detail=f"a connection from {source}")
         return welcome
-
-    def _log(self, what: str, count: int) -> None:
-        if count & (count - 1) == 0:  # 1, 2, 4, 8, …: a flood must not flood the log
-            logger.info("%d connections %s", count, what)
 
     @asynccontextmanager
     async def passing(self, stream: MeteredStream) -> AsyncIterator[None]:
@@ -63,11 +55,17 @@ class Door:
             del self._pending[each]
         if len(self._pending) >= self._rules.max_pending:
             oldest, _ = self._pending.popitem(last=False)
-            self.pushed_out += 1
-            self._log("pushed out by newer ones before they said who they are", self.pushed_out)
+            self._tally.count(Cause.HANDSHAKE_PUSHED_OUT, detail=_source(oldest))
             await oldest.close()
         self._pending[stream] = None
         try:
             yield
         finally:
-            self._pending.pop(stream, None)
+            if stream in self._pending:
+                del self._pending[stream]
+                if not stream.is_named:
+                    self._tally.count(Cause.BAD_HANDSHAKE, detail=_source(stream))
+
+
+def _source(stream: MeteredStream) -> str:
+    return f"a connection from {(stream.get_remote_address() or ('an address that is gone', 0))[0]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from node.causes import Cause
 from node.errors import NetworkError, PeerError
 from node.messages import Announcement, Content
 from node.network.fetching import ExchangeClient, Refused
@@ -100,7 +101,7 @@ class _Fetch:
         """The bytes do not match the hash: who supplied all of them is to blame, a mixture proves nothing."""
         if len(self._suppliers) == 1:
             (culprit,) = self._suppliers
-            self._standings.penalize(culprit, CORRUPT_PENALTY, "corrupt-payload")
+            self._standings.penalize(culprit, CORRUPT_PENALTY, Cause.CORRUPT_PAYLOAD)
             self._holders.remove(culprit)
         self._alone = True
         await self._start_again()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import trio
 from libp2p.abc import IMuxedConn, INetStream
 
+from node.causes import Cause
 from node.errors import IdentityError, PeerError
 from node.messages import Announcement
 from node.network.addresses import known_addresses
@@ -65,7 +66,11 @@ class ExchangeClient:
         request = Request(announcements=AnnouncementsRequest(session_id=self._session_id, since_round=since))
         async with self._conversation(peer_id) as frames:
             reply = await self._ask(frames, request, "announcements")
-        return [read_announcement(each) for each in reply.announcements.announcements]
+        try:
+            return [read_announcement(each) for each in reply.announcements.announcements]
+        except PeerError as error:
+            self._standings.penalize(peer_id, 20.0, Cause.BAD_REPLY, error)
+            raise
 
     async def tell(self, peer_id: str, announcement: Announcement) -> None:
         """Pushes an announcement to the peer; when it returns, the peer has judged it. Raises PeerError."""
@@ -89,6 +94,7 @@ class ExchangeClient:
                 for each in reply.peers.peers
             ]
         except IdentityError as error:
+            self._standings.penalize(peer_id, 20.0, Cause.BAD_REPLY, error)
             raise PeerError(f"peer {peer_id} names a peer that cannot be: {error}") from error
 
     async def fetch_into(self, sink: Sink, peer_id: str) -> None:
@@ -97,7 +103,7 @@ class ExchangeClient:
         async with self._conversation(peer_id) as frames:
             reply = await self._ask(frames, request, "header")
             if reply.header.size != sink.size:
-                self._standings.penalize(peer_id, 20.0, "wrong-size")
+                self._standings.penalize(peer_id, 20.0, Cause.WRONG_SIZE)
                 raise PeerError(f"peer {peer_id} has {reply.header.size} bytes, not the {sink.size} announced")
             while sink.received < sink.size:
                 await self._receive_chunk(frames, sink)
@@ -106,7 +112,7 @@ class ExchangeClient:
         with patience(frames.peer_id, self._times.chunk):
             left = await frames.chunk_size()
             if left > sink.size - sink.received:
-                self._standings.penalize(frames.peer_id, 20.0, "wrong-size")
+                self._standings.penalize(frames.peer_id, 20.0, Cause.WRONG_SIZE)
                 raise PeerError(f"peer {frames.peer_id} sent more than the {sink.size} bytes announced; dropped")
             while left:
                 pieces = await frames.some(left)
@@ -136,8 +142,8 @@ class ExchangeClient:
         try:
             yield conversation.frames
             finished = True
-        except Malformed:
-            self._standings.penalize(peer_id, 20.0, "bad-reply")
+        except Malformed as error:
+            self._standings.penalize(peer_id, 20.0, Cause.BAD_REPLY, error)
             raise
         finally:
             if finished and len(idle) < MAX_IDLE_STREAMS:
@@ -160,6 +166,6 @@ class ExchangeClient:
             refusal = Refused if reply.refusal.final else PeerError
             raise refusal(f"peer {frames.peer_id} refuses: {reply.refusal.reason[:200]}")
         if kind != expected:
-            self._standings.penalize(frames.peer_id, 20.0, "wrong-reply")
+            self._standings.penalize(frames.peer_id, 20.0, Cause.WRONG_REPLY)
             raise PeerError(f"peer {frames.peer_id} answered with {kind}, not {expected}; dropped")
         return reply

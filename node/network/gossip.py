@@ -3,7 +3,6 @@
 Knows what an announcement is and no payload. The parameters are those measured for small sessions.
 """
 
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,23 +13,19 @@ from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.tools.anyio_service import background_trio_service
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.messages import NOTE_LIMIT, Announcement
-from node.network.announcements import AnnouncementBook, Verdict
 from node.network.containment import containing
 from node.network.members_pubsub import MembersPubsub, session_router
 from node.network.standing import Standings, TokenBucket
 from node.network.wire import announcement_message, decode, read_announcement
 from node.network.wire_pb2 import Announcement as AnnouncementMessage
 
-logger = logging.getLogger(__name__)
-
 MAX_MESSAGE = 1024 + NOTE_LIMIT  # bytes; an announcement without its note has about 250
 MESSAGES_PER_SECOND = 200.0  # from one neighbor
 MESSAGE_BURST = 2000.0
 MAX_BUCKETS = 1024
-# A forwarder may know of a member before we do, and we may have forgotten what it has not: that is counted, no more.
-PENALTIES = {Verdict.FOREIGN_SESSION: 5.0, Verdict.NOT_A_MEMBER: 0.0, Verdict.TOO_LARGE: 10.0, Verdict.TOO_OLD: 0.1}
 
 
 def topic_of(session_id: int) -> str:
@@ -39,20 +34,18 @@ def topic_of(session_id: int) -> str:
 
 
 class Gossip:
-    """Announces and hears. `deliver` is called once for each announcement that is new and believed."""
+    """Announces and hears. `hear` judges an announcement from a peer, and says whether to forward it."""
 
     def __init__(
         self,
         host: IHost,
-        book: AnnouncementBook,
         standings: Standings,
         gate: Callable[[str], bool],
-        deliver: Callable[[Announcement], None],
+        hear: Callable[[Announcement, str], bool],
     ) -> None:
-        self._book = book
         self._standings = standings
         self._gate = gate
-        self._deliver = deliver
+        self._hear = hear
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
         self._pubsub: MembersPubsub | None = None
         self._host = host
@@ -63,7 +56,7 @@ class Gossip:
         """Takes part in the session's topic until the block ends."""
         self._topic = topic_of(session_id)
         router = session_router()
-        self._pubsub = pubsub = MembersPubsub(self._host, router, self._topic, self._gate, self._admit)
+        self._pubsub = pubsub = MembersPubsub(self._host, router, self._topic, self._gate, self._admit, self._standings)
         async with background_trio_service(pubsub), background_trio_service(router):
             await pubsub.wait_until_ready()
             await pubsub.subscribe(self._topic)
@@ -88,22 +81,14 @@ class Gossip:
         """Whether a message is new, valid and worth forwarding; delivers it if so."""
         sender = str(forwarder)
         if not self._bucket(sender).take():
-            self._standings.penalize(sender, 1.0, "announcement-flood")
+            self._standings.penalize(sender, 1.0, Cause.ANNOUNCEMENT_FLOOD)
             return False
         try:
             announcement = _read(message.data, sender)
         except PeerError as error:
-            logger.info("%s (from %s)", error, sender)
-            self._standings.penalize(sender, 10.0, "bad-announcement")
+            self._standings.penalize(sender, 10.0, Cause.BAD_ANNOUNCEMENT, error)
             return False
-        verdict = self._book.judge(announcement)
-        if verdict is Verdict.NEW:
-            self._deliver(announcement)
-        elif verdict in PENALTIES:
-            self._standings.penalize(sender, PENALTIES[verdict], verdict.value)
-        elif verdict is Verdict.EQUIVOCATION:
-            self._standings.penalize(announcement.peer_id, 50.0, verdict.value)
-        return verdict in (Verdict.NEW, Verdict.EQUIVOCATION)
+        return self._hear(announcement, sender)
 
     def _bucket(self, sender: str) -> TokenBucket:
         bucket = self._buckets.get(sender)

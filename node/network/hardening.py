@@ -20,7 +20,8 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
 from multiaddr import Multiaddr
 
-from node.network.containment import containing
+from node.causes import Cause, Tally
+from node.network.containment import containing, is_malformed, is_ordinary
 from node.network.metering import MeteredStream
 from node.network.noise_session import NoiseSession
 from node.network.yamux import LARGE_FRAME, NOISE_SIZED_FRAME, BufferBudget, Yamux, YamuxLimits
@@ -29,10 +30,16 @@ logger = logging.getLogger(__name__)
 
 LARGE_FRAMES = TProtocol("/fl-node/yamux/1.0.0")  # Yamux with frames up to 1 MiB; offered first, declined by others
 NEGOTIATION_TIMEOUT = 10
+MALFORMED = {
+    "/rendezvous/": Cause.BAD_TRACKER_MESSAGE,
+    "/fl-node/kad/": Cause.BAD_DIRECTORY_MESSAGE,
+    "/libp2p/circuit/": Cause.BAD_RELAY_MESSAGE,
+    "/libp2p/dcutr": Cause.BAD_RELAY_MESSAGE,
+}  # beginning of a protocol -> what a message is counted as that its handler cannot read
 Admission = Callable[[str], bool]  # peer id -> whether one more connection of it is welcome
 
 
-def contain_stream_handlers(host: IHost) -> None:
+def contain_stream_handlers(host: IHost, tally: Tally) -> None:
     """Fault: an exception that leaves a stream handler, or the negotiation before it, ends the whole swarm.
 
     (A protocol name that is not UTF-8, or garbage Protocol Buffers on a GossipSub stream, are enough.)
@@ -43,10 +50,23 @@ def contain_stream_handlers(host: IHost) -> None:
         peer = stream.muxed_conn.peer_id
         with containing("stream", peer) as outcome:
             await inner(stream)
+        cause = _cause(stream.get_protocol(), outcome.error)
+        if cause is not None:
+            tally.count(cause, str(peer), f"{stream.get_protocol() or 'no protocol'}: {outcome.error!r}")
         with containing("closing a stream", peer):
             await (stream.reset() if outcome.error else stream.close())
 
     host.get_network().set_stream_handler(handle)
+
+
+def _cause(protocol: str | None, error: Exception | None) -> Cause | None:
+    """What a stream's end is to be counted as, if at all."""
+    if protocol is None:
+        return Cause.HALF_OPEN_STREAM
+    if is_ordinary(error):
+        return None
+    malformed = (cause for prefix, cause in MALFORMED.items() if protocol.startswith(prefix) and is_malformed(error))
+    return next(malformed, Cause.BROKEN_STREAM)
 
 
 def release_inbound_slots(swarm: Swarm) -> None:
@@ -80,6 +100,9 @@ def gate_connections(swarm: Swarm, admission: Admission) -> None:
     async def upgrade_security(raw: IRawConnection, is_initiator: bool, peer_id: ID | None = None) -> ISecureConn:
         secured = await upgrade(raw, is_initiator, peer_id)
         remote = secured.get_remote_peer()
+        stream = getattr(raw, "stream", None)
+        if isinstance(stream, MeteredStream):
+            stream.is_named = True
         if not admission(str(remote)):
             await secured.close()
             raise SwarmException(f"no room for peer {remote}")

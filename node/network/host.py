@@ -19,6 +19,7 @@ from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from multiaddr import Multiaddr
 
+from node.causes import Tally
 from node.errors import NetworkError, PeerError
 from node.network import hardening
 from node.network.addresses import CIRCUIT, concrete
@@ -54,8 +55,7 @@ class RunningHost:
     host: IHost
     addresses: tuple[str, ...]
     traffic: TrafficLedger
-    door: Door
-    budget: BufferBudget
+    tally: Tally
     transport: MeteredTCP
 
 
@@ -76,18 +76,19 @@ async def run_host(
     bound = await bind(listen, shared=bool(from_listener))
     announced = [address for each in bound for address in concrete(each.address, each.port)]
     traffic = TrafficLedger()
-    door = Door(limits.door)
+    tally = Tally()
+    door = Door(limits.door, tally)
     transport = MeteredTCP(traffic, bound, door, from_listener)
     host = _build(identity, announced, transport, limits)
-    budget = BufferBudget(limits.max_buffered)
+    budget = BufferBudget(limits.max_buffered, tally)
     swarm = host.get_network()
     swarm.upgrader.muxer_multistream = hardening.OwnMuxer(limits.yamux, budget)
-    _harden(host, admission)
+    _harden(host, admission, tally)
     async with host.run([Multiaddr(each.address) for each in bound]):
         if len(host.get_network().listeners) != len(bound):
             raise NetworkError(f"cannot listen on all of {', '.join(listen)}; choose other --listen addresses")
         try:
-            yield RunningHost(host, tuple(announced), traffic, door, budget, transport)
+            yield RunningHost(host, tuple(announced), traffic, tally, transport)
         finally:
             await _close_all(host)
 
@@ -148,9 +149,9 @@ def _connections(limits: HostLimits) -> ConnectionConfig:
     )
 
 
-def _harden(host: IHost, admission: Admission) -> None:
+def _harden(host: IHost, admission: Admission, tally: Tally) -> None:
     swarm = host.get_network()
-    hardening.contain_stream_handlers(host)
+    hardening.contain_stream_handlers(host, tally)
     hardening.release_inbound_slots(swarm)
     hardening.gate_connections(swarm, admission)
     hardening.silence_auto_connector(swarm)

@@ -16,7 +16,9 @@ from libp2p.abc import INetStream
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
+from node.causes import Cause, Tally
 from node.errors import PeerError
+from node.network.containment import is_malformed
 from node.network.delimited import decode_peer, encode_addresses, encode_peer_id, receive, send
 from node.network.routing import BUCKET, Contact, Place, Providers, RoutingTable, point
 from node.network.standing import TokenBucket
@@ -45,7 +47,8 @@ def key_of(session_id: int) -> bytes:
 class Kademlia:
     """One peer of the directory. `hint` is told the addresses of peers before they are asked."""
 
-    def __init__(self, own: Place, open_stream: OpenStream, hint: Hint) -> None:
+    def __init__(self, own: Place, open_stream: OpenStream, hint: Hint, tally: Tally | None = None) -> None:
+        self._tally = tally or Tally()
         self._own = own
         self._open_stream = open_stream
         self._hint = hint
@@ -61,7 +64,11 @@ class Kademlia:
         while True:
             with trio.fail_after(IDLE_SECONDS):
                 request = await receive(stream, Message)
-            if not self._permit(peer_id) or len(request.key) > MAX_KEY:
+            if not self._permit(peer_id):
+                self._tally.count(Cause.DIRECTORY_FLOOD, peer_id)
+                return
+            if len(request.key) > MAX_KEY:
+                self._tally.count(Cause.BAD_DIRECTORY_MESSAGE, peer_id, f"a key of {len(request.key)} bytes")
                 return
             answer = self._answer(peer_id, request)
             if answer is not None:
@@ -170,6 +177,8 @@ class Kademlia:
                     await _finish(stream)
         except (PeerError, BaseLibp2pError, DecodeError) as error:
             logger.info("directory: %s gives no answer (%s)", peer_id, error)
+            if is_malformed(error):
+                self._tally.count(Cause.BAD_DIRECTORY_ANSWER, peer_id, error)
             self.table.gone(peer_id)
             return None
         return answer

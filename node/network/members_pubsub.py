@@ -17,10 +17,13 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.utils.varint import read_varint_prefixed_bytes_limited
 
-from node.network.containment import containing
+from node.causes import Cause
+from node.network.containment import containing, is_malformed, is_ordinary
+from node.network.standing import Standings
 
 MAX_RPC = 65_536  # bytes
 MAX_CONTROL_IDS = 512  # message ids in one control message
+GARBAGE_PENALTY = 10.0
 MAX_SUBSCRIPTIONS = 4  # per RPC and peer; a session has one topic
 DELIVERIES_REMEMBERED = 64
 
@@ -70,7 +73,15 @@ def _bound_delivery_log(router: GossipSub) -> None:
 class MembersPubsub(Pubsub):
     """Pubsub on `topic` with the peers that pass `gate`; a message goes on only if `admit` says so."""
 
-    def __init__(self, host: IHost, router: GossipSub, topic: str, gate: Callable[[str], bool], admit: Admit) -> None:
+    def __init__(
+        self,
+        host: IHost,
+        router: GossipSub,
+        topic: str,
+        gate: Callable[[str], bool],
+        admit: Admit,
+        standings: Standings,
+    ) -> None:
         super().__init__(
             host,
             router,
@@ -82,6 +93,7 @@ class MembersPubsub(Pubsub):
         self._topic = topic
         self._gate = gate
         self._admit = admit
+        self._standings = standings
 
     async def _handle_new_peer(self, peer_id: ID) -> None:
         if self._gate(str(peer_id)):
@@ -92,10 +104,15 @@ class MembersPubsub(Pubsub):
         """Reads a member's stream; a stranger's is reset."""
         peer_id = stream.muxed_conn.peer_id
         if not self._gate(str(peer_id)):
+            self._standings.count(Cause.STRANGER_GOSSIPS, str(peer_id))
             await stream.reset()
             return
-        with containing("gossip", peer_id):
+        with containing("gossip", peer_id) as outcome:
             await self._read(stream, peer_id)
+        if is_malformed(outcome.error):
+            self._standings.penalize(str(peer_id), GARBAGE_PENALTY, Cause.BAD_GOSSIP, outcome.error)
+        elif not is_ordinary(outcome.error):  # it may be the library's fault
+            self._standings.count(Cause.BROKEN_STREAM, str(peer_id), repr(outcome.error))
         await stream.reset()
         self._handle_dead_peer(peer_id)
 
@@ -108,10 +125,18 @@ class MembersPubsub(Pubsub):
             for message in rpc.publish:
                 if list(message.topicIDs) == [self._topic]:
                     await self.push_msg(peer_id, message)
+                else:
+                    self._standings.count(Cause.FOREIGN_TOPIC, str(peer_id))
+            if len(rpc.subscriptions) > MAX_SUBSCRIPTIONS:
+                self._standings.count(Cause.GOSSIP_SUBSCRIPTIONS, str(peer_id), f"{len(rpc.subscriptions)} in one RPC")
             for subscription in list(rpc.subscriptions)[:MAX_SUBSCRIPTIONS]:
                 self.handle_subscription(peer_id, subscription)
             if rpc.HasField("control"):
-                await self.router.handle_rpc(rpc_pb2.RPC(control=self._sifted(rpc.control)), peer_id)
+                kept = self._sifted(rpc.control)
+                if kept.ByteSize() < rpc.control.ByteSize():
+                    detail = f"{rpc.control.ByteSize()} bytes, of which {kept.ByteSize()} are taken"
+                    self._standings.count(Cause.GOSSIP_CONTROL, str(peer_id), detail)
+                await self.router.handle_rpc(rpc_pb2.RPC(control=kept), peer_id)
 
     def _sifted(self, control: rpc_pb2.ControlMessage) -> rpc_pb2.ControlMessage:
         """What of a control message concerns our topic, in bounds, without peer exchange."""

@@ -68,6 +68,7 @@ class MeteredStream(TrioTCPStream):
         self._ledger = ledger
         self._account = Account()
         self._owned = False
+        self.is_named = False  # whether a handshake has proven who the peer is, welcome or not
         self.get_remote_address()  # cached now: the socket forgets it when the peer resets
 
     @property
@@ -81,7 +82,7 @@ class MeteredStream(TrioTCPStream):
         self._account.bytes_in += pending.bytes_in
         self._account.bytes_out += pending.bytes_out
         self._account.open_streams += 1
-        self._owned = True
+        self._owned = self.is_named = True
 
     async def write(self, data: bytes) -> None:
         """Sends all of `data`; what a broken connection did not take is counted too."""

@@ -165,12 +165,10 @@ class Network:
         lateness = {"0.5": late.median, "0.99": late.p99, "1": late.worst}
         announces = {tracker: seconds for tracker, (seconds, _) in self.tracker_seconds().items()}
         look_ups = {tracker: seconds for tracker, (_, seconds) in self.tracker_seconds().items()}
-        door = self._parts.running.door
         bytes_in = {peer_id: float(each.bytes_in) for peer_id, each in traffic.items()}
         bytes_out = {peer_id: float(each.bytes_out) for peer_id, each in traffic.items()}
         known = {peer_id: seconds for peer_id, seconds in latencies.items() if seconds is not None}
-        refused: dict[str, float] = dict(self.standings.refused)
-        violations: dict[str, float] = dict(self._parts.running.budget.violations)
+        refused = self.standings.tally.by_cause()
         return [
             labelled("fl_node_received_bytes_total", "counter", "On the wire, by peer.", "peer", bytes_in),
             labelled("fl_node_sent_bytes_total", "counter", "On the wire, by peer.", "peer", bytes_out),
@@ -179,9 +177,6 @@ class Network:
             labelled("fl_node_round_trip_seconds", "gauge", "Smoothed, by peer.", "peer", known),
             labelled("fl_node_peer_score", "gauge", "Below 0: misbehaved.", "peer", self.standings.scores()),
             labelled("fl_node_refused_total", "counter", "What was refused, by cause.", "cause", refused),
-            labelled("fl_node_violations_total", "counter", "Connections that broke Yamux.", "cause", violations),
-            single("fl_node_turned_away_total", "counter", "Connections over the rate of an address.", door.refused),
-            single("fl_node_pushed_out_total", "counter", "Handshakes pushed out by newer ones.", door.pushed_out),
             labelled("fl_node_loop_lateness_seconds", "gauge", "Over the last minute.", "quantile", lateness),
             labelled("fl_node_tracker_announce_seconds", "gauge", "The last one, by tracker.", "tracker", announces),
             labelled("fl_node_tracker_look_up_seconds", "gauge", "The last one, by tracker.", "tracker", look_ups),

@@ -13,15 +13,17 @@ from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.messages import Announcement
 from node.network import bitswap, exchange, kademlia
-from node.network.announcements import AnnouncementBook, Verdict
+from node.network.announcements import AnnouncementBook
 from node.network.bitswap import Bitswap
 from node.network.connecting import Connector
 from node.network.containment import OwnFaults
 from node.network.fetching import ExchangeClient
 from node.network.gossip import Gossip
+from node.network.hearing import Hearing
 from node.network.host import RunningHost
 from node.network.identity import Identity
 from node.network.kademlia import Kademlia
@@ -58,7 +60,7 @@ class Inbox:
         try:
             self._send.send_nowait(announcement)
         except trio.WouldBlock:
-            self._standings.refused["announcements-not-collected"] += 1
+            self._standings.count(Cause.ANNOUNCEMENTS_NOT_COLLECTED, announcement.peer_id)
         except trio.BrokenResourceError:
             return  # the session has stopped listening
 
@@ -88,22 +90,13 @@ class Parts:
     connector: Connector
     book: AnnouncementBook
     inbox: Inbox
+    hearing: Hearing
     gossip: Gossip
     client: ExchangeClient
     bitswap: Bitswap
     directory: Kademlia
     lateness: LatenessMeter
     grants: Grants
-
-    def hear(self, announcement: Announcement, teller: str) -> None:
-        """Judges an announcement that a member told us in person."""
-        verdict = self.book.judge(announcement)
-        if verdict is Verdict.NEW:
-            self.inbox.deliver(announcement)
-        elif verdict is Verdict.EQUIVOCATION:
-            self.standings.penalize(announcement.peer_id, 50.0, verdict.value)
-        elif verdict is Verdict.FOREIGN_SESSION:
-            self.standings.penalize(teller, 5.0, verdict.value)
 
 
 class StreamOpener:
@@ -124,13 +117,14 @@ class StreamOpener:
 
 def assemble(identity: Identity, settings: NetworkSettings, running: RunningHost, caller: Caller) -> Parts:
     """The parts, with the host answering the exchange and bitswap protocols."""
-    standings, faults = Standings(trio.current_time), OwnFaults()
+    standings, faults = Standings(trio.current_time, tally=running.tally), OwnFaults()
     chance = random.Random(identity.peer_id)  # noqa: S311  (jitter)
     peers = PeerBook(identity.peer_id, trio.current_time, chance, is_member=caller.gate)
     connector = Connector(running.host, peers, caller.gate, standings, settings.connections)
     open_stream = StreamOpener(running, connector)
     book = AnnouncementBook(settings.session_id, settings.payload_limit, caller.gate)
     inbox = Inbox(identity.peer_id, standings)
+    hearing = Hearing(book, standings, inbox.deliver)
     parts = Parts(
         identity=identity,
         settings=settings,
@@ -142,10 +136,11 @@ def assemble(identity: Identity, settings: NetworkSettings, running: RunningHost
         connector=connector,
         book=book,
         inbox=inbox,
-        gossip=Gossip(running.host, book, standings, caller.gate, inbox.deliver),
+        hearing=hearing,
+        gossip=Gossip(running.host, standings, caller.gate, hearing.forwarded),
         client=ExchangeClient(settings.session_id, open_stream, standings, settings.fetch_times),
         bitswap=Bitswap(open_stream, standings, faults),
-        directory=Kademlia((identity.peer_id, running.addresses), open_stream, peers.hint),
+        directory=Kademlia((identity.peer_id, running.addresses), open_stream, peers.hint, running.tally),
         lateness=LatenessMeter(),
         grants=Grants(),
     )
@@ -164,7 +159,7 @@ def _answer(parts: Parts, caller: Caller) -> None:
         parts.standings,
         parts.faults,
         parts.settings.serving_times,
-        parts.hear,
+        parts.hearing.told,
         parts.grants.of,
     )
     parts.running.host.set_stream_handler(TProtocol(exchange.PROTOCOL), server.handle)

@@ -13,6 +13,7 @@ from typing import BinaryIO, Protocol
 import trio
 from libp2p.abc import INetStream
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.messages import Announcement
 from node.network.addresses import known_addresses
@@ -91,16 +92,15 @@ class ExchangeServer:
         frames = Frames(stream.muxed_stream, peer_id)
         try:
             if self._open[peer_id] > MAX_STREAMS_PER_PEER:
+                self.standings.count(Cause.TOO_MANY_EXCHANGES, peer_id)
                 await self._refuse(frames, f"{MAX_STREAMS_PER_PEER} streams are open already; use those")
                 return
             while await self._has_begun(frames) and await self._answer_one(frames):
                 pass
         except Malformed as error:
-            logger.info("%s", error)
-            self.standings.penalize(peer_id, 10.0, "bad-request")
+            self.standings.penalize(peer_id, 10.0, Cause.BAD_REQUEST, error)
         except TooSlow as error:  # in the middle of a request or an answer
-            logger.info("%s", error)
-            self.standings.penalize(peer_id, SLOW_PENALTY, "too-slow")
+            self.standings.penalize(peer_id, SLOW_PENALTY, Cause.TOO_SLOW, error)
         except PeerError as error:
             logger.debug("%s", error)
         finally:
@@ -122,11 +122,11 @@ class ExchangeServer:
         with self.faults.ours():
             member = self.gate(frames.peer_id)
         if not member:
-            self.standings.penalize(frames.peer_id, STRANGER_PENALTY, "stranger-asks")
+            self.standings.penalize(frames.peer_id, STRANGER_PENALTY, Cause.STRANGER_ASKS)
             await self._refuse(frames, "you are no member of this session; join it on its ledger", final=True)
             return False
         if not self._bucket(frames.peer_id).take():
-            self.standings.penalize(frames.peer_id, 1.0, "too-many-requests")
+            self.standings.penalize(frames.peer_id, 1.0, Cause.TOO_MANY_REQUESTS)
             await self._refuse(frames, "too many requests; slow down")
             return False
         return await self._dispatch(frames, request)
@@ -145,15 +145,14 @@ class ExchangeServer:
             return await self._listen(frames, request)
         if kind == "grant":
             return await self._send_grant(frames, request.grant.session_id)
-        self.standings.penalize(frames.peer_id, 5.0, "empty-request")
+        self.standings.penalize(frames.peer_id, 5.0, Cause.EMPTY_REQUEST)
         return await self._refuse(frames, "this request is not known here", final=True)
 
     async def _listen(self, frames: Frames, request: Request) -> bool:
         try:
             announcement = read_announcement(request.tell)
         except PeerError as error:
-            logger.info("%s (from %s)", error, frames.peer_id)
-            self.standings.penalize(frames.peer_id, 10.0, "bad-announcement")
+            self.standings.penalize(frames.peer_id, 10.0, Cause.BAD_ANNOUNCEMENT, error)
             return await self._refuse(frames, "that is no announcement", final=True)
         self.hear(announcement, frames.peer_id)
         return await self._reply(frames, Reply(announcements=Announcements()))
@@ -195,7 +194,7 @@ class ExchangeServer:
         if payload is None:
             return await self._refuse(frames, "not here")
         if self._sending[frames.peer_id] >= MAX_TRANSFERS_PER_PEER or self._sending.total() >= MAX_TRANSFERS:
-            self.standings.refused["busy"] += 1
+            self.standings.count(Cause.BUSY, frames.peer_id)
             return await self._refuse(frames, "busy; ask again")
         self._sending[frames.peer_id] += 1
         try:

@@ -1,13 +1,15 @@
-"""What peers did wrong, and who is banned for it; and counts of what was refused, by cause.
+"""What peers did wrong, and who is banned for it; what was refused is counted by cause in a `Tally`.
 
 Knows no network: callers report, and ask before they serve. The clock is an argument.
 """
 
 import logging
 import math
-from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from node.causes import Cause, Tally
 
 logger = logging.getLogger(__name__)
 
@@ -33,21 +35,29 @@ class _Record:
 class Standings:
     """Scores by peer id; beyond MAX_PEERS the least recently touched are forgotten, those who are banned last."""
 
-    def __init__(self, clock: Callable[[], float], rules: StandingRules | None = None) -> None:
+    def __init__(
+        self, clock: Callable[[], float], rules: StandingRules | None = None, tally: Tally | None = None
+    ) -> None:
         self._clock = clock
         self._rules = rules or StandingRules()
         self._records: OrderedDict[str, _Record] = OrderedDict()
-        self.refused: Counter[str] = Counter()  # cause -> how often
+        self.tally = tally or Tally()
 
-    def penalize(self, peer_id: str, points: float, cause: str) -> None:
-        """Takes points from a peer. `cause` is a short constant word for counters, such as "bad-signature"."""
-        self.refused[cause] += 1
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Cause -> how often, of those that were met."""
+        return self.tally.counts
+
+    def count(self, cause: Cause, peer_id: str = "", detail: object = "") -> None:
+        """Counts what costs a peer no points: it may be innocent, or nobody knows who it was."""
+        self.tally.count(cause, peer_id, detail)
+
+    def penalize(self, peer_id: str, points: float, cause: Cause, detail: object = "") -> None:
+        """Counts, and takes points from a peer."""
+        self.tally.count(cause, peer_id, detail)
         now = self._clock()
         record = self._current(peer_id, now)
         record.score -= points
-        count = self.refused[cause]
-        if count & (count - 1) == 0:  # 1, 2, 4, 8, …: a flood must not flood the log
-            logger.info("peer %s: %s (%d so far, score %.0f)", peer_id, cause, count, record.score)
         if record.score <= self._rules.ban_at and record.banned_until <= now:
             record.banned_until = now + self._rules.ban_seconds
             logger.warning("peer %s is banned for %.0f s: %s", peer_id, self._rules.ban_seconds, cause)

@@ -29,8 +29,7 @@ def bytes_per_member_hour(counts: TrackerCounts, running: RunningHost) -> float:
 def tracker_metrics(counts: TrackerCounts, directory: Directory, running: RunningHost) -> list[Metric]:
     """All of it for `metrics.prometheus_text`."""
     traffic = running.traffic.traffic().values()
-    refused: dict[str, float] = dict(counts.refused)
-    violations: dict[str, float] = dict(running.budget.violations)
+    refused = {**running.tally.by_cause(), **counts.refused}
     name = "fl_node_tracker"
     return [
         single(f"{name}_members", "gauge", "Registrations, over all sessions.", directory.total()),
@@ -49,6 +48,4 @@ def tracker_metrics(counts: TrackerCounts, directory: Directory, running: Runnin
         single(f"{name}_announce_seconds_total", "counter", "Spent on answering announces.", counts.announce_seconds),
         single(f"{name}_look_up_seconds_total", "counter", "Spent on answering look-ups.", counts.look_up_seconds),
         labelled(f"{name}_refused_total", "counter", "What was refused, by cause.", "cause", refused),
-        labelled(f"{name}_violations_total", "counter", "Connections that broke Yamux.", "cause", violations),
-        single(f"{name}_turned_away_total", "counter", "Connections over an address's rate.", running.door.refused),
     ]

@@ -6,8 +6,6 @@ message. This one bounds what a peer can make us hold (docs/decisions.md has the
 the streams carry. Streams are in `yamux_stream.py`.
 """
 
-import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +17,7 @@ from libp2p.security.noise.io import MAX_PLAINTEXT_LENGTH
 from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from multiaddr import Multiaddr
 
+from node.causes import Cause, Tally
 from node.network.containment import containing
 from node.network.yamux_frames import (
     ACK,
@@ -35,8 +34,6 @@ from node.network.yamux_frames import (
 from node.network.yamux_pings import Pings
 from node.network.yamux_stream import INITIAL_WINDOW, YamuxStream
 
-logger = logging.getLogger(__name__)
-
 NOISE_SIZED_FRAME = MAX_PLAINTEXT_LENGTH - HEADER.size  # header and payload fill one Noise message exactly
 LARGE_FRAME = 16 * MAX_PLAINTEXT_LENGTH - HEADER.size  # just under 1 MiB
 ABANDONED_AFTER = 60.0  # seconds
@@ -44,12 +41,12 @@ MAX_CONTROL_BACKLOG = 64 * 1024  # bytes of answers (pongs, resets) that a peer 
 
 
 class BufferBudget:
-    """Bytes that all connections of a host may hold unread, together; and what their peers did against the protocol."""
+    """Bytes that all connections of a host may hold unread, together; and where it is counted what peers do wrong."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, tally: Tally | None = None) -> None:
         self.limit = limit
         self.used = 0
-        self.violations: Counter[str] = Counter()
+        self.tally = tally or Tally()
 
 
 @dataclass(frozen=True)
@@ -145,8 +142,7 @@ class Yamux(IMuxedConn):
         found = error.exceptions if isinstance(error, ExceptionGroup) else [error]
         for each in found:
             if isinstance(each, Violation):
-                self.budget.violations[each.cause] += 1
-                logger.info("peer %s broke Yamux and was disconnected: %s", self.peer_id, each)
+                self.budget.tally.count(each.cause, str(self.peer_id), each)
 
     async def close(self) -> None:
         """Says goodbye if the peer listens, closes the socket and wakes everyone who waits for a stream."""
@@ -215,7 +211,7 @@ class Yamux(IMuxedConn):
         Raises Violation if the peer leaves too many answers unread.
         """
         if len(self._control) > MAX_CONTROL_BACKLOG:
-            raise Violation("answers-unread", f"{len(self._control)} bytes")
+            raise Violation(Cause.ANSWERS_UNREAD, f"{len(self._control)} bytes")
         self.queue(kind, flags, stream_id, value)
 
     def queue(self, kind: int, flags: int, stream_id: int, value: int) -> None:
@@ -245,6 +241,7 @@ class Yamux(IMuxedConn):
         for stream in list(self.streams.values()):
             if stream.finished_at < latest:
                 stream.break_off()
+                self.budget.tally.count(Cause.ABANDONED_STREAM, str(self.peer_id))
                 self.answer(WINDOW_UPDATE, RST, stream.stream_id, 0)
 
     # Receiving
@@ -274,12 +271,12 @@ class Yamux(IMuxedConn):
         stream = self._stream_of(flags, stream_id)
         if stream is None:
             if size > INITIAL_WINDOW:
-                raise Violation("no-stream", f"{size} bytes for a stream that is not open")
+                raise Violation(Cause.NO_STREAM, f"{size} bytes for a stream that is not open")
             return None
         if size > stream.receive_window:
-            raise Violation("window", f"{size} bytes into a window of {stream.receive_window}")
+            raise Violation(Cause.WINDOW, f"{size} bytes into a window of {stream.receive_window}")
         if self.buffered + size > self.limits.max_buffered or self.budget.used + size > self.budget.limit:
-            raise Violation("unread-bytes", f"{self.buffered + size}, or too many over all connections")
+            raise Violation(Cause.UNREAD_BYTES, f"{self.buffered + size}, or too many over all connections")
         stream.receive_window -= size
         return stream
 
@@ -289,19 +286,23 @@ class Yamux(IMuxedConn):
             return self.streams.get(stream_id)
         ours = stream_id % 2 == (1 if self.is_initiator else 0)
         if ours or stream_id == 0 or stream_id in self.streams:
-            raise Violation("stream-id", f"opens stream {stream_id}")
+            raise Violation(Cause.STREAM_ID, f"opens stream {stream_id}")
         if len(self.streams) >= self.limits.max_streams:
-            self.answer(WINDOW_UPDATE, RST, stream_id, 0)
+            self._turn_down(stream_id)
             return None
         stream = YamuxStream(stream_id, self)
         try:
             self._accept_send.send_nowait(stream)
         except trio.WouldBlock:
-            self.answer(WINDOW_UPDATE, RST, stream_id, 0)
+            self._turn_down(stream_id)
             return None
         self.streams[stream_id] = stream
         self.answer(WINDOW_UPDATE, ACK, stream_id, 0)
         return stream
+
+    def _turn_down(self, stream_id: int) -> None:
+        self.budget.tally.count(Cause.SURPLUS_STREAM, str(self.peer_id), f"{len(self.streams)} are open")
+        self.answer(WINDOW_UPDATE, RST, stream_id, 0)
 
     def _ping(self, flags: int, nonce: int) -> None:
         if flags & SYN:

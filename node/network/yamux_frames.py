@@ -4,15 +4,17 @@ import struct
 from collections.abc import Callable
 from typing import Protocol
 
+from node.causes import Cause
+
 HEADER = struct.Struct("!BBHII")  # version, kind, flags, stream id, length or increment
 DATA, WINDOW_UPDATE, PING, GO_AWAY = 0, 1, 2, 3
 SYN, ACK, FIN, RST = 1, 2, 4, 8
 
 
 class Violation(Exception):
-    """The peer broke the protocol; `cause` is a constant word for counters."""
+    """The peer broke the protocol; `cause` is for counters."""
 
-    def __init__(self, cause: str, detail: str) -> None:
+    def __init__(self, cause: Cause, detail: str) -> None:
         super().__init__(f"{cause}: {detail}")
         self.cause = cause
 
@@ -59,7 +61,7 @@ class FrameParser:
         version, kind, flags, stream_id, value = HEADER.unpack(self._header)
         self._header = b""
         if version != 0 or kind > GO_AWAY:
-            raise Violation("unknown-frame", f"version {version}, kind {kind}")
+            raise Violation(Cause.UNKNOWN_FRAME, f"version {version}, kind {kind}")
         body = self._begin(kind, flags, stream_id, value)
         if kind == DATA:
             self._left, self._flags, self._body = value, flags, body

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import trio
 
+from node.causes import Cause
 from node.network.yamux_frames import Violation
 
 
@@ -27,7 +28,7 @@ class Pings:
         with trio.move_on_after(self._patience):
             await self._answer.wait()
         if not self._answer.is_set():
-            raise Violation("silent", f"no pong in {self._patience:.0f} s")
+            raise Violation(Cause.SILENT, f"no pong in {self._patience:.0f} s")
 
     def answered(self, nonce: int) -> None:
         """Notes an answer; one that nobody waits for is of no interest."""

@@ -3,10 +3,12 @@
 import hashlib
 import struct
 import urllib.request
+from collections import Counter
 
 import pytest
 import torch
 import trio
+import zstandard
 
 from ledger import Input, Membership, Mix, Record, binding_message, load_keystore
 from node.audit.run import AuditSettings, audit_session
@@ -23,8 +25,8 @@ from tests.nodes import PASSPHRASE, TASK, NodeProcess, make_home, make_session, 
 pytestmark = pytest.mark.real
 
 
-def bad_payloads(spec) -> list[bytes]:
-    """What a payload must not be; all of a length that may be announced."""
+def bad_payloads(spec) -> list[tuple[bytes, str]]:
+    """What a payload must not be, all of a length that may be announced; and what it is counted as."""
     good = parameters.encode(spec, torch.zeros(spec.size))
     body = len(good) - 4 * spec.size
 
@@ -32,14 +34,29 @@ def bad_payloads(spec) -> list[bytes]:
         return good[:body] + struct.pack("<f", number) + good[body + 4 :]
 
     return [
-        with_number(float("nan")),
-        with_number(float("-inf")),
-        (1 << 40).to_bytes(8, "little") + good[8:],  # a header that lies about its length
-        good.replace(b"F32", b"I32", 1),
-        good.replace(b"[1,6]", b"[6,1]", 1) if b"[1,6]" in good else good.replace(b"[", b" ", 1),
-        good[:-4],
-        b"[" * len(good),
-        b"\x28\xb5\x2f\xfd" + bytes(len(good) - 4),  # looks like zstd
+        (with_number(float("nan")), "update-not-finite"),
+        (with_number(float("-inf")), "update-not-finite"),
+        ((1 << 40).to_bytes(8, "little") + good[8:], "update-header"),  # it lies about its length
+        (good.replace(b"F32", b"I32", 1), "update-dtype"),
+        (good.replace(b"[1,6]", b"[6,1]", 1), "update-shape"),
+        (good[:-4], "update-length"),
+        (b"[" * len(good), "update-header"),
+        (b"\x28\xb5\x2f\xfd" + bytes(len(good) - 4), "update-header"),  # looks like zstd
+    ]
+
+
+def bad_packed_payloads(spec) -> list[tuple[bytes, str]]:
+    """The same for a session whose payloads are packed: what unpacks to far more than it may, and says so or lies."""
+    good = parameters.encode(spec, torch.zeros(spec.size))
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 20))  # 49 bytes
+    size = bomb.index((1 << 20).to_bytes(4, "little"))
+    lying = bomb[:size] + len(good).to_bytes(4, "little") + bomb[size + 4 :]
+    return [
+        (bomb, "update-bomb"),
+        (lying, "update-not-packed"),
+        (zstandard.ZstdCompressor(write_content_size=False).compress(good), "update-bomb"),
+        (zstandard.ZstdCompressor().compress(good[:-4]), "update-length"),
+        (zstandard.ZstdCompressor().compress(good)[:-3], "update-not-packed"),
     ]
 
 
@@ -55,12 +72,15 @@ class Shelf:
 
 
 @pytest.mark.slow
-def test_updates_that_are_none_are_left_out_and_counted(chain, tmp_path):
+@pytest.mark.parametrize(
+    ("codec", "make_bad"), [("float32", bad_payloads), ("float32+zstd", bad_packed_payloads)], ids=["plain", "packed"]
+)
+def test_updates_that_are_none_are_left_out_and_counted(chain, tmp_path, codec, make_bad):
     homes = [make_home(tmp_path / name) for name in ("alice", "bob", "mallory")]
     path = tmp_path / "session.toml"
-    opened = make_session(homes[0], chain, path, rounds=9)
-    spec = session_learner(opened, f"{TASK}:task").spec
-    bad = bad_payloads(spec)
+    opened = make_session(homes[0], chain, path, rounds=9, codec=codec)
+    bad = make_bad(session_learner(opened, f"{TASK}:task").spec)
+    causes = Counter(cause for _, cause in bad)
     identity, account = load_identity(homes[2].identity), load_keystore(homes[2].keystore, PASSPHRASE)
     message = binding_message(chain.chain_id, opened.ledger.address, opened.session_id, account.address)
     opened.ledger.join(account, opened.session_id, Membership(identity.public_key, identity.sign(message)))
@@ -68,17 +88,21 @@ def test_updates_that_are_none_are_left_out_and_counted(chain, tmp_path):
     with running([first]):
         second = NodeProcess(homes[1], path, "--no-mdns", "--peers", first.address())
         with running([second]):
-            page = trio.run(play, identity, opened, bad, [first, second])
+            page = trio.run(play, identity, opened, [payload for payload, _ in bad], [first, second])
             ends = [node.end() for node in (first, second)]
     assert [code for code, _ in ends] == [0, 0]
     assert metric(page, "fl_node_refused_updates_total") == len(bad)
-    assert [answer["finished_round"] for _, answer in ends] == [len(bad) + 1] * 2
+    assert {cause: metric(page, f'fl_node_refused_total{{cause="{cause}"}}') for cause in causes} == causes
+    assert [answer["finished_round"] for _, answer in ends] == [9] * 2
     for home in homes[:2]:
         for entry in read_status(home)["finished_rounds"]:
             assert {cell["member"]: cell["lag"] for cell in entry["inputs"]}[0] == ABSENT  # mallory joined first
         assert read_status(home)["finished_rounds"][-1]["metrics"]["test_loss"] < 0.05
         assert read_status(home)["refused"]["updates"] == len(bad)
-        assert "is left out" in (home.path / "node.log").read_text()
+        assert {cause: read_status(home)["refused"].get(cause) for cause in causes} == causes
+        log = (home.path / "node.log").read_text()
+        assert "is left out" in log
+        assert all(f"refused ({cause}, 1 so far)" in log for cause in causes)
 
 
 def beside(node, opened) -> NetworkSettings:
@@ -98,9 +122,10 @@ async def play(identity, opened, bad, nodes) -> str:
     async with open_network(identity, beside(nodes[0], opened), lambda peer_id: True, shelf, shelf.since) as network:
         for round, payload in enumerate(bad, 1):
             digest = hashlib.sha256(payload).digest()
-            said = announcement_bytes(opened.session_id, round, digest, len(payload), "float32")
+            codec = opened.session.codec
+            said = announcement_bytes(opened.session_id, round, digest, len(payload), codec)
             announcement = Announcement(
-                opened.session_id, round, digest, len(payload), "float32", identity.peer_id, identity.sign(said)
+                opened.session_id, round, digest, len(payload), codec, identity.peer_id, identity.sign(said)
             )
             shelf.payloads[digest] = payload
             shelf.announced.append(announcement)

@@ -15,6 +15,7 @@ import trio
 from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.exceptions import BaseLibp2pError
+from libp2p.kad_dht.pb.kademlia_pb2 import Message as DirectoryMessage
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_uvarint
@@ -23,8 +24,9 @@ from node.errors import PeerError
 from node.network import wire_pb2
 from node.network.addresses import parse_peer_address
 from node.network.gossip import topic_of
-from node.network.host import RunningHost, dial, run_host
+from node.network.host import HostLimits, RunningHost, dial, run_host
 from node.network.wire import announcement_message
+from node.network.yamux import YamuxLimits
 from tests.network.members import LOOPBACK, SESSION, announce, identity, member, until
 from tests.network.victim import PAYLOAD
 
@@ -33,6 +35,7 @@ pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
 EXCHANGE = TProtocol("/fl-node/exchange/1")
 MESHSUB = TProtocol("/meshsub/1.1.0")
+DIRECTORY = TProtocol("/fl-node/kad/1.0.0")
 BITSWAP = TProtocol("/ipfs/bitswap/1.2.0")
 MALLORY = identity("mallory")
 ALLOWED_GROWTH = 96 << 20  # bytes of resident memory, whatever one attack does
@@ -52,9 +55,12 @@ class Victim:
             return json.loads(await anext(self.lines))
 
     async def has_counted(self, cause: str, least: int = 1) -> None:
-        with trio.fail_after(20):
-            while (await self.state())["refused"].get(cause, 0) < least:
+        """Waits for the counter, and looks for the log line, of which there are few however often it happens."""
+        with trio.move_on_after(20):
+            while (state := await self.state())["refused"].get(cause, 0) < least:
                 await trio.sleep(0.02)
+        assert state["refused"].get(cause, 0) >= least, (cause, state["refused"])
+        assert state["logged"].count(cause) == state["refused"][cause].bit_length()
 
     @property
     def peer_id(self) -> str:
@@ -100,7 +106,8 @@ async def serves_the_honest(target: Victim) -> None:
 @asynccontextmanager
 async def attacker(target: Victim, name: str = "mallory") -> AsyncIterator[RunningHost]:
     """A host of somebody who knows the protocols and means ill; without the limits of ours on what it sends."""
-    async with run_host(identity(name), [LOOPBACK], lambda peer_id: True) as running:
+    limits = HostLimits(yamux=YamuxLimits(max_streams=1000))
+    async with run_host(identity(name), [LOOPBACK], lambda peer_id: True, limits) as running:
         for protocol in (EXCHANGE, MESHSUB, BITSWAP):
             running.host.set_stream_handler(protocol, _ignore)
         place = parse_peer_address(target.address)
@@ -151,8 +158,10 @@ async def test_a_thousand_connections_that_say_nothing(victim):
             async with trio.open_nursery() as nursery:
                 for _ in range(100):
                     nursery.start_soon(hold)
-        state = await victim.state()
-        assert state["pushed_out"] + state["turned_away"] > 500
+        refused = (await victim.state())["refused"]
+        assert refused["address-rate"] + refused["handshake-pushed-out"] > 500
+        await victim.has_counted("address-rate")
+        await victim.has_counted("handshake-pushed-out")
         await serves_the_honest(victim)
 
 
@@ -170,6 +179,7 @@ async def test_garbage_on_hundreds_of_connections(victim):
             for _ in range(50):
                 prefix = chance.choice([b"", b"\x13/multistream/1.0.0\n", b"\x13/multistream/1.0.0\n\x07/noise\n"])
                 nursery.start_soon(throw, prefix + chance.randbytes(chance.randrange(2000)))
+    await victim.has_counted("bad-handshake", 100)
 
 
 async def test_strangers_with_many_names(victim):
@@ -187,16 +197,24 @@ async def test_strangers_with_many_names(victim):
             for number in range(start, start + 20):
                 nursery.start_soon(visit, number)
     assert (await victim.state())["linked"] <= 16 + 4
+    await victim.has_counted("stranger-asks")
+    await victim.has_counted("stranger-limit")
 
 
 async def test_streams_that_stay_half_open(victim):
     async with attacker(victim) as mallory:
         (connection,) = mallory.host.get_network().get_connections(ID.from_string(victim.peer_id))
         before = (await victim.state())["tasks"]
-        for _ in range(60):
+        for _ in range(10):
+            stream = await connection.muxed_conn.open_stream()
+            await stream.write(b"\x13/multi")
+            await stream.close()
+        await victim.has_counted("half-open-stream", 10)
+        for _ in range(70):
             with suppress(BaseLibp2pError):
                 stream = await connection.muxed_conn.open_stream()
                 await stream.write(b"\x13/multi")
+        await victim.has_counted("surplus-stream", 6)
         for protocol in (EXCHANGE, BITSWAP, MESHSUB):
             with suppress(BaseLibp2pError):
                 for _ in range(3):
@@ -270,6 +288,14 @@ async def test_announcements_in_another_s_name_and_garbage_as_announcements(vict
         for each in bad:
             await say(stream, gossip(each))
         await victim.has_counted("bad-announcement", 4)
+        await say(stream, gossip(announce(MALLORY, 1, b"payload"), topicIDs=["another"]))
+        await victim.has_counted("foreign-topic")
+        await say(stream, gossip(announce(MALLORY, 1, b"payload", SESSION + 1)))
+        await victim.has_counted("foreign-session")
+        await say(stream, gossip(announce(identity("nobody"), 1, b"payload")))
+        await victim.has_counted("not-a-member")
+        await say(stream, gossip(announce(MALLORY, 1, PAYLOAD)))
+        await victim.has_counted("copied-update")
 
 
 async def test_a_flood_of_announcements_and_replays_of_old_rounds(victim):
@@ -280,6 +306,9 @@ async def test_a_flood_of_announcements_and_replays_of_old_rounds(victim):
             await say(stream, gossip(*made[start : start + 100]))
         await say(stream, gossip(*made[:50]))
         await victim.has_counted("too-old")
+        await say(stream, gossip(*made[100:110]))
+        await victim.has_counted("replayed")
+        await victim.has_counted("repeated-update", 100)
         for _ in range(60):
             await say(stream, gossip(*made[500:600]))
         await victim.has_counted("announcement-flood")
@@ -289,7 +318,7 @@ async def test_gossip_that_is_garbage(victim):
     chance = random.Random(3)
     async with attacker(victim) as mallory:
         control = rpc_pb2.ControlMessage()
-        for number in range(300):
+        for number in range(150):  # within the size of an RPC
             control.graft.add(topicID=f"topic {number}")
             control.prune.add(topicID=f"topic {number}", backoff=1 << 62).peers.add(peerID=os.urandom(38))
             control.ihave.add(topicID=topic_of(SESSION)).messageIDs.extend([os.urandom(20)] * 5)
@@ -303,13 +332,15 @@ async def test_gossip_that_is_garbage(victim):
                 await say(stream, *[encode_uvarint(len(content)) + content] * 10)
         with suppress(BaseLibp2pError):
             await say(await open_stream(mallory, victim, MESHSUB), encode_uvarint(1 << 40) + bytes(100_000))
+        for cause in ("bad-gossip", "gossip-control", "gossip-subscriptions"):
+            await victim.has_counted(cause)
 
 
 async def test_wantlists_and_blocks_without_end(victim):
     from libp2p.bitswap.pb.bitswap_pb2 import Message
 
     wants = Message()
-    for number in range(4000):
+    for number in range(5000):
         wants.wantlist.entries.add(block=number.to_bytes(36, "big"), sendDontHave=True)
     blocks = Message()
     blocks.payload.add(prefix=bytes([1, 0x55, 0x12, 0x20]), data=bytes(200_000))
@@ -320,6 +351,29 @@ async def test_wantlists_and_blocks_without_end(victim):
                 stream = await open_stream(mallory, victim, BITSWAP)
                 await say(stream, *[encode_uvarint(len(data)) + data] * 20)
         await victim.has_counted("unsolicited-block")
+        await victim.has_counted("too-many-wants")
+        await victim.has_counted("bad-want")
+        for content, cause in [
+            (Message(payload=[Message.Block(prefix=b"\xff" * 9, data=b"block")]).SerializeToString(), "bad-block"),
+            (b"\xff" * 50, "bad-block-message"),
+        ]:
+            stream = await open_stream(mallory, victim, BITSWAP)
+            await say(stream, encode_uvarint(len(content)) + content)
+            await victim.has_counted(cause)
+        await say(await open_stream(mallory, victim, BITSWAP), encode_uvarint(1 << 30))
+        await victim.has_counted("oversized-block-message")
+
+
+async def test_messages_of_the_directory_that_cannot_be(victim):
+    key = DirectoryMessage(type=DirectoryMessage.FIND_NODE, key=bytes(65)).SerializeToString()
+    async with attacker(victim) as mallory:
+        for content in (b"\xff" * 50, b"\x0a\xff\xff\xff\xff\x0f" * 20, key):
+            await say(await open_stream(mallory, victim, DIRECTORY), encode_uvarint(len(content)) + content)
+        await say(await open_stream(mallory, victim, DIRECTORY), encode_uvarint(1 << 30))
+        await victim.has_counted("bad-directory-message", 4)
+        question = DirectoryMessage(type=DirectoryMessage.FIND_NODE, key=bytes(32)).SerializeToString()
+        await say(await open_stream(mallory, victim, DIRECTORY), (encode_uvarint(len(question)) + question) * 150)
+        await victim.has_counted("directory-flood")
 
 
 async def test_a_member_that_goes_on_misbehaving_is_banned(victim):
@@ -332,3 +386,4 @@ async def test_a_member_that_goes_on_misbehaving_is_banned(victim):
             await dial(mallory.host, place.peer_id, place.address, 5)
             await (await open_stream(mallory, victim, EXCHANGE)).read(1)
         assert (await victim.state())["scores"][MALLORY.peer_id] <= -100
+    await victim.has_counted("banned-peer")

@@ -3,6 +3,7 @@ import time
 import pytest
 import trio
 
+from node.causes import Cause
 from node.network.lateness import LatenessMeter
 from node.network.metrics import labelled, prometheus_text, single
 from tests.network.members import meet, member
@@ -28,7 +29,7 @@ def test_the_text_is_what_prometheus_reads():
 async def test_a_node_s_metrics_name_its_members_and_what_was_refused():
     async with member("alice") as alice, member("bob", alice.addresses()) as bob:
         await meet(alice, bob)
-        alice.standings.penalize(bob.peer_id, 5, "bad-announcement")
+        alice.standings.penalize(bob.peer_id, 5, Cause.BAD_ANNOUNCEMENT)
         text = prometheus_text(alice.metrics())
         assert f'fl_node_received_bytes_total{{peer="{bob.peer_id}"}}' in text
         assert 'fl_node_refused_total{cause="bad-announcement"} 1' in text

@@ -1,3 +1,4 @@
+from node.causes import Cause
 from node.network.standing import MAX_PEERS, StandingRules, Standings, TokenBucket
 
 
@@ -11,20 +12,20 @@ class Clock:
 def test_a_peer_that_misbehaves_is_banned_for_a_while():
     clock = Clock()
     standings = Standings(clock, StandingRules(ban_at=-100, ban_seconds=600, half_life=300))
-    standings.penalize("mallory", 60, "corrupt-payload")
+    standings.penalize("mallory", 60, Cause.CORRUPT_PAYLOAD)
     assert not standings.is_banned("mallory")
-    standings.penalize("mallory", 60, "corrupt-payload")
+    standings.penalize("mallory", 60, Cause.CORRUPT_PAYLOAD)
     assert standings.is_banned("mallory")
     assert not standings.is_banned("alice")
     clock.now = 601
     assert not standings.is_banned("mallory")
-    assert standings.refused == {"corrupt-payload": 2}
+    assert standings.refused == {Cause.CORRUPT_PAYLOAD: 2}
 
 
 def test_faults_are_forgiven_with_time():
     clock = Clock()
     standings = Standings(clock, StandingRules(half_life=300))
-    standings.penalize("alice", 80, "slow")
+    standings.penalize("alice", 80, Cause.TOO_SLOW)
     clock.now = 300
     assert standings.score("alice") == -40
     assert standings.score("bob") == 0
@@ -33,15 +34,15 @@ def test_faults_are_forgiven_with_time():
 def test_the_number_of_peers_remembered_is_bounded():
     standings = Standings(Clock())
     for n in range(MAX_PEERS + 100):
-        standings.penalize(f"peer {n}", 1, "noise")
+        standings.penalize(f"peer {n}", 1, Cause.BAD_REQUEST)
     assert len(standings.scores()) == MAX_PEERS
 
 
 def test_a_crowd_of_new_peers_lifts_no_ban():
     standings = Standings(Clock())
-    standings.penalize("mallory", 200, "corrupt-payload")
+    standings.penalize("mallory", 200, Cause.CORRUPT_PAYLOAD)
     for n in range(MAX_PEERS + 100):
-        standings.penalize(f"peer {n}", 1, "noise")
+        standings.penalize(f"peer {n}", 1, Cause.BAD_REQUEST)
     assert standings.is_banned("mallory")
     assert standings.score("peer 0") == 0
     assert len(standings.scores()) == MAX_PEERS

@@ -9,11 +9,13 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.network import rendezvous
 from node.network.connecting import ConnectionRules
 from node.network.delimited import receive, send
 from node.network.host import dial
+from node.network.metrics import prometheus_text
 from node.network.registrations import Directory, TrackerRules
 from node.network.tracker import run_tracker
 from tests.network.members import LOOPBACK, SESSION, Shelf, identity, meet, member, until
@@ -191,6 +193,30 @@ async def test_garbage_ends_the_stream_and_not_the_tracker():
         await until(lambda: not connection.muxed_conn.streams)
         stream = await asker.host.new_stream(ID.from_string(TRACKER.peer_id), [rendezvous.PROTOCOL])
         assert (await rendezvous.look_up(stream, "somewhere", 10)).members == ()
+
+
+@pytest.mark.real
+async def test_a_tracker_counts_what_it_cannot_read():
+    async with run_tracker(TRACKER, [LOOPBACK]) as tracker, hardened() as asker:
+        await dial(asker.host, TRACKER.peer_id, tracker.running.addresses[0], 5)
+        for content in (b"\x05\xff\xff\xff\xff\xff", b"\xff\xff\xff\xff\x7f"):  # garbage, 32 GiB
+            stream = await asker.host.new_stream(ID.from_string(TRACKER.peer_id), [rendezvous.PROTOCOL])
+            await stream.write(content)
+        await until(lambda: tracker.running.tally.counts[Cause.BAD_TRACKER_MESSAGE] == 2)
+        assert 'fl_node_tracker_refused_total{cause="bad-tracker-message"} 2' in prometheus_text(tracker.metrics())
+
+
+@pytest.mark.real
+async def test_a_tracker_that_answers_garbage_is_counted_by_who_asked():
+    async def lie(stream):
+        await receive(stream, Message)
+        await stream.write(b"\x05\xff\xff\xff\xff\xff")
+
+    async with hardened(TRACKER) as liar:
+        liar.host.set_stream_handler(rendezvous.PROTOCOL, lie)
+        at = (f"{liar.addresses[0]}/p2p/{TRACKER.peer_id}",)
+        async with member("alice", trackers=at, gate=MEMBERS) as alice:
+            await until(lambda: alice.standings.refused.get(Cause.BAD_TRACKER_ANSWER, 0) >= 1)
 
 
 def is_one_network(networks) -> bool:

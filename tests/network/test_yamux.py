@@ -200,7 +200,7 @@ async def test_more_than_the_window_closes_the_connection(attacked):
         await ours.event_closed.wait()
     await wait_all_tasks_blocked()
     assert ours.buffered == 0
-    assert ours.budget.violations == {"window": 1}
+    assert ours.budget.tally.counts == {"window": 1}
 
 
 async def test_more_streams_than_allowed_are_reset_and_the_others_live(attacked):

@@ -27,12 +27,26 @@ def tell(**content) -> None:
     print(json.dumps(content), flush=True)
 
 
-async def main() -> None:
+class Said(logging.Handler):
+    """Which causes the log named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.causes: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = getattr(record, "cause", None)
+        if cause is not None:
+            assert cause in record.getMessage()
+            self.causes.append(cause)
+
+
+async def main(said: Said) -> None:
     shelf = Shelf(identity("victim"))
     shelf.put(PAYLOAD, 1)
     rules = ConnectionRules(max_strangers=16, stranger_seconds=2)
     times = ServingTimes(idle=900, request=2, chunk=2)
-    wanted = settings(connections=rules, serving_times=times)
+    wanted = settings(connections=rules, serving_times=times, dht=True)
     async with open_network(shelf.owner, wanted, MEMBERS.__contains__, shelf, shelf.since) as network:
         tell(address=network.addresses()[0])
         while await trio.to_thread.run_sync(sys.stdin.readline):
@@ -42,12 +56,12 @@ async def main() -> None:
                 scores=network.standings.scores(),
                 linked=len(network._parts.connector.linked()),
                 connected=sorted(network.connected()),
-                pushed_out=network._parts.running.door.pushed_out,
-                turned_away=network._parts.running.door.refused,
+                logged=said.causes,
                 tasks=trio.lowlevel.current_statistics().tasks_living,
             )
 
 
 if __name__ == "__main__":
-    logging.disable(logging.CRITICAL)
-    trio.run(main)
+    said = Said()
+    logging.basicConfig(level=logging.INFO, handlers=[said])
+    trio.run(main, said)
