@@ -53,6 +53,7 @@ class Traffic:
     bytes_out: int
 
 
+OTHERS = "others"  # where the traffic of all those is added up who are no members
 WEIGHT_SUM = 65_535  # what a trust row adds up to
 ABSENT = -128  # the lag of an input that never came
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -65,7 +65,8 @@ class Status:
             "rounds": self._prepared.opened.session.rounds,
             "bytes_in": sum(one.bytes_in for one in traffic.values()),
             "bytes_out": sum(one.bytes_out for one in traffic.values()),
-            "peers": self._peers(traffic),
+            "peers": self._peers(),
+            "strangers": self._strangers(),
             "refused": {**self._network.standings.refused, "updates": self._prepared.learner.refused_updates},
             "records": asdict(records),
             "snapshots": self.replication.as_json(),
@@ -87,8 +88,14 @@ class Status:
         session = self._prepared.opened.session
         return {"id": f"{self._prepared.opened.session_id:016x}", "name": session.name, "task": session.task}
 
-    def _peers(self, traffic: Mapping[str, Traffic]) -> list[dict[str, Any]]:
+    def _strangers(self) -> dict[str, int]:
+        found = self._network.strangers()
+        counts = {"count": found.count, "connected": found.connected, "banned": found.banned}
+        return counts | asdict(found.traffic)
+
+    def _peers(self) -> list[dict[str, Any]]:
         connected, directory = self._network.connected(), self._prepared.directory
+        traffic = self._network.traffic_of_members()
         zero = Traffic(0, 0)
         return [
             {
@@ -100,7 +107,7 @@ class Status:
                 "score": round(self._network.standings.score(peer), 1),
                 **asdict(traffic.get(peer, zero)),
             }
-            for peer in sorted(connected | set(traffic) - {""})
+            for peer in sorted(connected | set(traffic))
         ]
 
     def write(self) -> None:

@@ -106,6 +106,11 @@ def _about(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("listening", ", ".join(status.get("addresses", [])) or "–"),
         ("records", f"{records.get('confirmed', 0)} on the chain, {records.get('pending', 0)} waiting"),
     ]
+    if strangers := status.get("strangers"):
+        seen = f"{strangers['count']} known, {strangers['connected']} connected, {strangers['banned']} banned"
+        rows.append(("strangers", f"{seen}; {size(strangers['bytes_in'])} in, {size(strangers['bytes_out'])} out"))
+    if refused := {cause: count for cause, count in status.get("refused", {}).items() if count}:
+        rows.append(("refused", ", ".join(f"{count} {cause}" for cause, count in sorted(refused.items()))))
     if snapshots := status.get("snapshots"):
         rows.append(("snapshots", _kept(snapshots)))
         if snapshots.get("last_error"):

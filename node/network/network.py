@@ -1,6 +1,7 @@
 """What the session uses of the network: one object, whose parts are in the other modules of this room."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -8,18 +9,29 @@ from libp2p.abc import ConnectionType, INetConn
 from libp2p.peer.id import ID
 
 from node.errors import NetworkError, PeerError
-from node.messages import Announcement, Content, Traffic
+from node.messages import OTHERS, Announcement, Content, Traffic
 from node.network import exchange
 from node.network.addresses import known_addresses
 from node.network.announcements import Equivocation
 from node.network.asking import Asker
 from node.network.bitswap_answers import BlockStore
 from node.network.lateness import Lateness
+from node.network.metering import NOBODY
 from node.network.metrics import Metric, labelled, single
 from node.network.parts import Parts
 from node.network.peer_book import MAX_ADDRESSES
 from node.network.standing import Standings
 from node.network.upgrading import Upgrader
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """Peers that are no members, together: how many are known, connected and banned, and their bytes on the wire."""
+
+    count: int
+    connected: int
+    banned: int
+    traffic: Traffic  # with that of handshakes that failed
 
 
 class Network:
@@ -139,6 +151,19 @@ class Network:
         """Bytes on the wire by peer id; "" stands for failed handshakes and peers of long ago."""
         return self._parts.running.traffic.traffic()
 
+    def traffic_of_members(self) -> dict[str, Traffic]:
+        """Bytes on the wire by member."""
+        return {peer_id: each for peer_id, each in self.traffic().items() if peer_id and self._parts.gate(peer_id)}
+
+    def strangers(self) -> Strangers:
+        """All who are no members, added up: whoever likes can come under any number of names."""
+        gate, traffic = self._parts.gate, self.traffic()
+        apart = {peer_id: each for peer_id, each in traffic.items() if not (peer_id and gate(peer_id))}
+        spent = Traffic(sum(each.bytes_in for each in apart.values()), sum(each.bytes_out for each in apart.values()))
+        connected = sum(not gate(peer_id) for peer_id in self._parts.connector.linked())
+        banned = sum(not gate(peer_id) for peer_id in self.standings.banned())
+        return Strangers(len(apart.keys() - {NOBODY}), connected, banned, spent)
+
     def latency(self, peer_id: str) -> float | None:
         """Smoothed round-trip time to a connected peer, seconds; None if it is not connected or not yet known."""
         found = self._connections(peer_id)
@@ -158,7 +183,7 @@ class Network:
 
     def metrics(self) -> list[Metric]:
         """All of it for `metrics.prometheus_text`; peers that are no members are summed up as "others"."""
-        traffic = self._traffic_of_members()
+        traffic, strangers = self.traffic_of_members(), self.strangers()
         latencies = {peer_id: self.latency(peer_id) for peer_id in self.connected()}
         relayed = sum(self.link(peer_id) == "relayed" for peer_id in latencies)
         late = self.lateness()
@@ -166,7 +191,11 @@ class Network:
         announces = {tracker: seconds for tracker, (seconds, _) in self.tracker_seconds().items()}
         look_ups = {tracker: seconds for tracker, (_, seconds) in self.tracker_seconds().items()}
         bytes_in = {peer_id: float(each.bytes_in) for peer_id, each in traffic.items()}
+        bytes_in[OTHERS] = float(strangers.traffic.bytes_in)
         bytes_out = {peer_id: float(each.bytes_out) for peer_id, each in traffic.items()}
+        bytes_out[OTHERS] = float(strangers.traffic.bytes_out)
+        scores = {peer_id: each for peer_id, each in self.standings.scores().items() if self._parts.gate(peer_id)}
+        crowd = {name: float(getattr(strangers, name)) for name in ("count", "connected", "banned")}
         known = {peer_id: seconds for peer_id, seconds in latencies.items() if seconds is not None}
         refused = self.standings.tally.by_cause()
         return [
@@ -175,21 +204,11 @@ class Network:
             single("fl_node_connected_members", "gauge", "Members connected now.", len(latencies)),
             single("fl_node_relayed_members", "gauge", "Those of them that only a relay connects.", relayed),
             labelled("fl_node_round_trip_seconds", "gauge", "Smoothed, by peer.", "peer", known),
-            labelled("fl_node_peer_score", "gauge", "Below 0: misbehaved.", "peer", self.standings.scores()),
+            labelled("fl_node_peer_score", "gauge", "Below 0: misbehaved.", "peer", scores),
+            labelled("fl_node_strangers", "gauge", "Peers that are no members.", "what", crowd),
             labelled("fl_node_refused_total", "counter", "What was refused, by cause.", "cause", refused),
             labelled("fl_node_loop_lateness_seconds", "gauge", "Over the last minute.", "quantile", lateness),
             labelled("fl_node_tracker_announce_seconds", "gauge", "The last one, by tracker.", "tracker", announces),
             labelled("fl_node_tracker_look_up_seconds", "gauge", "The last one, by tracker.", "tracker", look_ups),
             *(self._upgrader.metrics() if self._upgrader else ()),
         ]
-
-    def _traffic_of_members(self) -> dict[str, Traffic]:
-        by_peer: dict[str, Traffic] = {}
-        others_in = others_out = 0
-        for peer_id, each in self.traffic().items():
-            if peer_id and self._parts.gate(peer_id):
-                by_peer[peer_id] = each
-            else:
-                others_in += each.bytes_in
-                others_out += each.bytes_out
-        return by_peer | {"others": Traffic(others_in, others_out)}

@@ -71,6 +71,11 @@ class Standings:
         """0 for a peer without fault, less otherwise."""
         return self._current(peer_id, self._clock()).score if peer_id in self._records else 0.0
 
+    def banned(self) -> set[str]:
+        """Peers that are turned away for now."""
+        now = self._clock()
+        return {peer_id for peer_id, record in self._records.items() if record.banned_until > now}
+
     def scores(self) -> dict[str, float]:
         """Scores of the peers that did something wrong."""
         now = self._clock()

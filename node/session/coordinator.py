@@ -24,7 +24,7 @@ from node.session.coordinated import (
     discard,
     signed,
 )
-from node.session.gossip import RoundReport, traffic_since
+from node.session.gossip import RoundReport, traffic_of_round
 from node.session.notes import Orders, encode, read_orders
 from node.session.ports import Trained
 from node.session.push import Push
@@ -123,7 +123,7 @@ class Coordinator:
             round,
             mix.inputs,
             {**trip_seconds(deliveries), **result.metrics},
-            traffic_since(before, self.ports.peers.traffic()),
+            traffic_of_round(self.ports.peers, self.ports.directory, before),
             0.0,
             committed_at - started,
             collected_at - committed_at,

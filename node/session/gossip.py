@@ -7,7 +7,7 @@ from typing import Protocol
 
 import trio
 
-from node.messages import ABSENT, Announcement, Input, Mix, Traffic, announcement_bytes
+from node.messages import ABSENT, OTHERS, Announcement, Input, Mix, Traffic, announcement_bytes
 from node.session.balance import Timing
 from node.session.board import Board
 from node.session.cohort import draw_cohort
@@ -74,7 +74,7 @@ class RoundReport:
     round: int
     inputs: tuple[Input, ...]
     metrics: dict[str, float]
-    traffic: dict[str, Traffic]  # per peer, in this round
+    traffic: dict[str, Traffic]  # per member, and of all OTHERS together, in this round
     train_s: float
     commit_s: float
     gather_s: float
@@ -136,7 +136,7 @@ class Gossip:
             round,
             mix.inputs,
             {**trained.metrics, **mixed.metrics},
-            traffic_since(before, self.ports.peers.traffic()),
+            traffic_of_round(self.ports.peers, self.ports.directory, before),
             trained_at - started,
             committed_at - trained_at,
             gathered_at - committed_at,
@@ -185,6 +185,16 @@ def complete_row(cohort: tuple[int, ...], mixed: Mixed, contributions: list[Cont
         if member not in came:
             rows[member] = Input(member, 0, ABSENT)
     return tuple(rows[member] for member in sorted(rows))
+
+
+def traffic_of_round(peers: Peers, directory: Directory, before: Mapping[str, Traffic]) -> dict[str, Traffic]:
+    """Bytes per member since an earlier reading of the counters; under OTHERS those of everybody else together."""
+    spent: dict[str, Traffic] = {}
+    for peer, one in traffic_since(before, peers.traffic()).items():
+        key = peer if peer and directory.index_of(peer) is not None else OTHERS
+        sum_ = spent.get(key, Traffic(0, 0))
+        spent[key] = Traffic(sum_.bytes_in + one.bytes_in, sum_.bytes_out + one.bytes_out)
+    return spent
 
 
 def traffic_since(before: Mapping[str, Traffic], after: Mapping[str, Traffic]) -> dict[str, Traffic]:

@@ -26,7 +26,7 @@ from node.session.coordinated import (
     discard,
     signed,
 )
-from node.session.gossip import RoundReport, traffic_since
+from node.session.gossip import RoundReport, traffic_of_round
 from node.session.notes import Orders, encode, read_orders
 from node.session.ports import Payload, Trained
 from node.session.push import Push
@@ -323,7 +323,7 @@ class Worker:
             sent.round, self.ports.directory.count(), row, model.digest, snapshot, self.trainee.epsilon()
         )
         await self.ports.journal.mixed(self._pending)
-        traffic = traffic_since(self._before, self.ports.peers.traffic())
+        traffic = traffic_of_round(self.ports.peers, self.ports.directory, self._before)
         seen = {**sent.trained.metrics, **metrics}
         report = RoundReport(sent.round, row, seen, traffic, sent.train_s, sent.commit_s, 0.0, 0.0, snapshot)
         self.observe("finished", report)

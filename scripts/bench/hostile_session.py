@@ -62,13 +62,7 @@ def measure(options: argparse.Namespace, clients: int) -> dict[str, Any]:
             finished = run_demo(settings, attack.watch)
         finally:
             played = attack.end()
-        members = {status["peer_id"] for status in map(read, out.glob("*/status.json"))}
-        strangers = [
-            peer["bytes_in"]
-            for status in map(read, out.glob("*/status.json"))
-            for peer in status["peers"]
-            if peer["peer_id"] not in members
-        ]
+        strangers = [status["strangers"]["bytes_in"] for status in map(read, out.glob("*/status.json"))]
     accuracies = [100 * (member["test_accuracy"] or 0) for member in finished.report["members"]]
     return {
         "hostile": clients,

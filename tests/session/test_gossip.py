@@ -1,11 +1,14 @@
+from types import SimpleNamespace
+
 import pytest
 import trio
 
-from node.messages import ABSENT, Announcement, Traffic
+from node.messages import ABSENT, OTHERS, Announcement, Traffic
 from node.session.deadline import AdaptiveDeadline
-from node.session.gossip import traffic_since
+from node.session.gossip import traffic_of_round, traffic_since
 from tests.session.fakes import FakePeers, make_member, make_session, sha256, with_rounds
 
+NONE = Traffic(0, 0)
 NAMES = ["alice", "bob", "carol"]
 
 
@@ -217,6 +220,12 @@ async def test_the_bytes_of_the_rounds_add_up_to_the_counter(autojump_clock, mon
     assert len(spent) == 4
     assert sum(each.bytes_in for each in spent) == readings[-1] - readings[0] > 0
     assert sum(each.bytes_out for each in spent) == 2 * (readings[-1] - readings[0])
+
+
+def test_the_bytes_of_those_who_are_no_members_are_one_entry():
+    peers = SimpleNamespace(traffic=lambda: {"bob": Traffic(3, 4), "": Traffic(1, 1), "x": Traffic(5, 0), "y": NONE})
+    directory = SimpleNamespace(index_of={"bob": 1}.get)
+    assert traffic_of_round(peers, directory, {"x": Traffic(2, 0)}) == {"bob": Traffic(3, 4), OTHERS: Traffic(4, 1)}
 
 
 def test_the_bytes_of_a_round_are_never_negative():
