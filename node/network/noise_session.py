@@ -1,7 +1,7 @@
 """Noise for libp2p with whole reads and whole writes; same handshake, same keys, same bytes on the wire.
 
 py-libp2p 0.8.1 receives twice per Noise message, sends once per Noise message and copies each several times; here a
-receive takes whatever the socket has, a write leaves as one system call, and bulk is copied only by the cipher.
+receive takes whatever the socket has, a write leaves in a few system calls, and bulk is copied only by the cipher.
 """
 
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from node.network.metering import MeteredStream
 
 LENGTH_BYTES = 2
 FIRST_BUFFER = LENGTH_BYTES + 65_535  # the largest Noise message
+MESSAGES_A_WRITE = 4  # the other side opens these while we seal the next
 LARGE_BUFFER = 4 * FIRST_BUFFER  # for connections that carry much
 
 
@@ -110,7 +111,11 @@ class NoiseSession(BaseSession):
             for message in _messages(pieces):
                 sealed = encrypt(None, message)
                 out += (len(sealed).to_bytes(LENGTH_BYTES, "big"), sealed)
-            await self.stream.write_pieces(out)
+                if len(out) == 2 * MESSAGES_A_WRITE:
+                    await self.stream.write_pieces(out)
+                    out = []
+            if out:
+                await self.stream.write_pieces(out)
 
     async def close(self) -> None:
         """Closes the socket."""
