@@ -294,7 +294,7 @@ class Cluster:
             assert rounds[-1] == ended[name], (name, rounds, ended)
             if name in gaps:
                 holes = [other for one, other in itertools.pairwise(rounds) if other > one + 1]
-                self.began[name] = max(holes, default=1)
+                self.began[name] = max(holes, default=self.began.get(name, 1))
             else:
                 since = max(1, first, self.began.get(name, 1))
                 assert rounds[rounds.index(since) :] == list(range(since, ended[name] + 1)), (name, rounds)

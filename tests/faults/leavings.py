@@ -24,7 +24,7 @@ class Left:
     recorded: bool  # its record is in the outbox
     announced: bool
     saved: bool  # its snapshot is pinned
-    waiting: int  # records that are not confirmed
+    waiting: int  # records that are not on the chain
     last_word: str  # of the log
 
     @property
@@ -56,7 +56,7 @@ def left_by(home: Home, log: Path) -> Left:
             bool(_one(outbox, "select count(*) from records where round = ? and not closing", round)),
             bool(_one(journal, "select count(*) from announcements where round = ?", round)),
             bool(_one(pins, "select count(*) from pins where member = ? and round = ?", member, round)),
-            _one(outbox, "select count(*) from records where not confirmed") or 0,
+            _one(outbox, "select count(*) from records where block is null and not confirmed") or 0,
             (log.read_text(errors="replace").rstrip().splitlines() or [""])[-1],
         )
 
