@@ -73,11 +73,12 @@ class NodeProcess:
         inside: Sequence[str] = (),
         environment: Mapping[str, str] = MappingProxyType({}),
         module: str = "node",
+        logging: Sequence[str] = ("-v",),
     ) -> None:
         """`inside`: a command that runs a command, on another host for one; `module`: `tests.mortal` for who dies."""
         self.home = home
         self.log = home.path / "node.log"
-        command = [*inside, sys.executable, "-m", module, "-v", "start", "--json", "--session", str(session)]
+        command = [*inside, sys.executable, "-m", module, *logging, "start", "--json", "--session", str(session)]
         command += ["--home", str(home.path), "--threads", "1", "--task", f"{task}:task", *arguments]
         if "--listen" not in arguments:
             command += ["--listen", "/ip4/127.0.0.1/tcp/0"]

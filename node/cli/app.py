@@ -1,13 +1,13 @@
 """The command `fl-node` and its subcommands."""
 
 import importlib
-import logging
 import os
 import sys
 from pathlib import Path
 
 import click
 
+from node.cli.logs import FORMATS, set_up_logging
 from node.cli.options import load_settings
 from node.cli.result import fail
 from node.errors import NodeError
@@ -80,23 +80,23 @@ SUMMARIES = {
     help="A TOML file with settings; flags and FL_NODE_… variables override it.",
 )
 @click.option("--verbose", "-v", envvar="FL_NODE_VERBOSE", count=True, help="Log more; twice for everything.")
+@click.option(
+    "--log-format",
+    envvar="FL_NODE_LOG_FORMAT",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="How the log looks on standard error: lines, or a JSON object per line.",
+)
 @click.version_option(package_name="fl-node")
-def cli(verbose: int) -> None:
+def cli(verbose: int, log_format: str) -> None:
     """Train one model together without an aggregator, with a log that an outsider can check.
 
     \b
     fl-node demo                 the whole of it on this machine
     fl-node COMMAND --help       each command with an example
     """
-    set_up_logging(verbose)
-
-
-def set_up_logging(verbose: int) -> None:
-    """Logs go to standard error, quiet by default; libraries stay quiet until `-vv`."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("libp2p", "web3", "urllib3", "zeroconf", "matplotlib", "trio", "multiaddr"):
-        logging.getLogger(name).setLevel(logging.DEBUG if verbose > 1 else logging.CRITICAL)
+    set_up_logging(verbose, log_format)
 
 
 INTERRUPTED = 130  # as a shell says of a program that Ctrl-C ended

@@ -1,0 +1,67 @@
+import io
+import json
+import logging
+import sys
+
+import pytest
+
+from node.causes import Cause, Tally
+from node.cli.logs import JsonFormatter, TextFormatter, set_up_logging
+
+HOSTILE = "peer says \n2026-01-01 CRITICAL node: forged\x1b[2J"
+
+
+def record(message="%s of %d", *arguments, **beside):
+    made = logging.makeLogRecord({"name": "node.network", "levelno": logging.INFO, "levelname": "INFO", **beside})
+    made.msg, made.args = message, arguments
+    return made
+
+
+def test_text_is_one_line_per_message_whatever_a_peer_says():
+    (line,) = TextFormatter().format(record("%s", HOSTILE)).splitlines()
+    assert "\\x0a2026-01-01 CRITICAL" in line
+    assert "\x1b" not in line
+
+
+def test_json_is_one_object_per_line():
+    line = JsonFormatter().format(record("%s", HOSTILE, created=0.25, msecs=250.0))
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "time": "1970-01-01T00:00:00.250Z",
+        "level": "info",
+        "logger": "node.network",
+        "message": HOSTILE,
+    }
+
+
+def test_json_has_what_a_record_was_given_beside_its_message(caplog):
+    with caplog.at_level(logging.INFO):
+        Tally().count(Cause.BAD_REQUEST, "mallory", "garbage")
+    (made,) = caplog.records
+    said = json.loads(JsonFormatter().format(made))
+    assert (said["cause"], said["peer"], said["count"]) == ("bad-request", "mallory", 1)
+    assert "bad-request" in said["message"]
+
+
+def test_json_keeps_tracebacks_and_what_is_no_json():
+    try:
+        raise ValueError("no")
+    except ValueError:
+        made = record("failed", exc_info=sys.exc_info(), stream=io.BytesIO(), level="mine")
+    said = json.loads(JsonFormatter().format(made))
+    assert "ValueError: no" in said["exception"]
+    assert "BytesIO" in said["stream"]
+    assert said["level"] == "info"
+
+
+@pytest.mark.parametrize(
+    ("verbose", "level"), [(0, logging.WARNING), (1, logging.INFO), (2, logging.DEBUG), (9, logging.DEBUG)]
+)
+def test_it_is_quiet_unless_asked(monkeypatch, verbose, level):
+    root = logging.RootLogger(logging.NOTSET)
+    monkeypatch.setattr(logging, "root", root)
+    monkeypatch.setattr(logging.getLogger("libp2p"), "level", 0)
+    set_up_logging(verbose, "json")
+    assert root.level == level
+    assert isinstance(root.handlers[0].formatter, JsonFormatter)
+    assert logging.getLogger("libp2p").level == (logging.DEBUG if verbose > 1 else logging.CRITICAL)
