@@ -53,7 +53,7 @@ test-tools:
 	scripts/fetch_test_tools.sh || test $$? = 3
 
 fuzz: setup
-	$(BIN)/python -m pytest -m slow tests/network/test_fuzz.py
+	$(BIN)/python -m pytest -m slow tests/network/test_fuzz.py tests/learning/test_fuzz.py
 
 check: format lint types fences
 

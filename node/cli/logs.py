@@ -8,7 +8,7 @@ from typing import Any
 
 FORMATS = ("text", "json")
 LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
-LIBRARIES = ("libp2p", "web3", "urllib3", "zeroconf", "matplotlib", "trio", "multiaddr")
+LIBRARIES = ("web3", "urllib3", "zeroconf", "matplotlib", "trio", "multiaddr")
 CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160))}
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({})))
 
@@ -46,7 +46,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(verbose: int, form: str = "text") -> None:
-    """Logs go to standard error, quiet by default; libraries stay quiet until `-vv`."""
+    """Logs go to standard error, quiet by default; libraries stay quiet until `-vv` (libp2p: see hardening.py)."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=LEVELS[min(verbose, 2)], handlers=[handler])

@@ -39,6 +39,16 @@ MALFORMED = {
 Admission = Callable[[str], bool]  # peer id -> whether one more connection of it is welcome
 
 
+def give_back_the_log() -> None:
+    """Fault: importing it takes its log out of the program's: without a handler, warnings are bare text on stderr.
+
+    It is heard where the program logs everything, and else not, as the other libraries.
+    """
+    log = logging.getLogger("libp2p")
+    log.propagate = True
+    log.setLevel(logging.DEBUG if logging.getLogger().isEnabledFor(logging.DEBUG) else logging.CRITICAL)
+
+
 def contain_stream_handlers(host: IHost, tally: Tally) -> None:
     """Fault: an exception that leaves a stream handler, or the negotiation before it, ends the whole swarm.
 

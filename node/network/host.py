@@ -73,6 +73,7 @@ async def run_host(
     port that we listen on, which then is not ours alone. Raises NetworkError for an address that cannot be listened on.
     """
     limits = limits or HostLimits()
+    hardening.give_back_the_log()
     bound = await bind(listen, shared=bool(from_listener))
     announced = [address for each in bound for address in concrete(each.address, each.port)]
     traffic = TrafficLedger()

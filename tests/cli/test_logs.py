@@ -60,8 +60,8 @@ def test_json_keeps_tracebacks_and_what_is_no_json():
 def test_it_is_quiet_unless_asked(monkeypatch, verbose, level):
     root = logging.RootLogger(logging.NOTSET)
     monkeypatch.setattr(logging, "root", root)
-    monkeypatch.setattr(logging.getLogger("libp2p"), "level", 0)
+    monkeypatch.setattr(logging.getLogger("web3"), "level", 0)
     set_up_logging(verbose, "json")
     assert root.level == level
     assert isinstance(root.handlers[0].formatter, JsonFormatter)
-    assert logging.getLogger("libp2p").level == (logging.DEBUG if verbose > 1 else logging.CRITICAL)
+    assert logging.getLogger("web3").level == (logging.DEBUG if verbose > 1 else logging.CRITICAL)

@@ -95,6 +95,7 @@ def test_no_key_is_in_what_a_node_says_at_its_most_verbose(chain, tmp_path, form
         assert leaks(said, keys) == set()
         assert session_key.decode().split()[-1] not in said
         if form == "json":
+            assert [line for line in log.splitlines() if not line.startswith("{")] == []
             records = [json.loads(line) for line in log.splitlines()]
             assert len(records) > 100
             assert all({"time", "level", "logger", "message"} <= record.keys() for record in records)

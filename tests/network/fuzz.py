@@ -5,7 +5,6 @@ inputs that make a decoder raise anything but what it says it raises. What reach
 the corpus.
 """
 
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -18,26 +17,37 @@ if __name__ == "__main__":
     with atheris.instrument_imports(include=["node.network", "multiaddr", "base58"]):
         import node.network.service  # noqa: F401
 
+import trio
 from google.protobuf.message import DecodeError
 from libp2p.discovery.rendezvous.pb.rendezvous_pb2 import Message as RendezvousMessage
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.kad_dht.pb.kademlia_pb2 import Message as KademliaMessage
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
+from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, StopMessage
 from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
 
 from node.errors import IdentityError, NetworkError, PeerError
 from node.network import wire_pb2
 from node.network.addresses import parse_peer_address
+from node.network.bitswap import Bitswap
+from node.network.bitswap_answers import MAX_WANTS
+from node.network.bitswap_peer import Whether
 from node.network.cids import cid_of, digest_and_codec
-from node.network.delimited import decode_peer
+from node.network.containment import OwnFaults
+from node.network.delimited import decode_peer, receive
 from node.network.identity import public_key_of
 from node.network.members_pubsub import MembersPubsub
 from node.network.observed import MAX_ADDRESSES, places
+from node.network.standing import Standings
 from node.network.wire import MAX_CHUNK, Frames, decode, read_announcement
 from node.network.yamux import BufferBudget, Yamux, YamuxLimits
 from node.network.yamux_frames import FrameParser, Violation
 
+ASKED = cid_of(bytes([1, 0x55, 0x12, 0x20]), b"block")
+UNREADABLE = (BaseLibp2pError, DecodeError)
 CORPUS = Path(__file__).parent / "corpus"
 
 
@@ -125,6 +135,31 @@ def punch(data: bytes) -> None:
     places([data])
 
 
+def bitswap(data: bytes) -> None:
+    """Messages on a stream; one block of theirs was asked for, and of one whether it is there."""
+    standings = Standings(lambda: 0.0)
+    peers = Bitswap(None, standings, OwnFaults())  # type: ignore[arg-type]
+    peer = peers._peers["peer"]
+    peer.asked[ASKED] = trio.Event()
+    peer.whether[ASKED] = Whether()
+    with suppress(StreamEOF):
+        finish(peers._listen(Source(data), "peer"))  # type: ignore[arg-type]
+    assert len(peer.wants) <= MAX_WANTS
+    assert peers._received in ({}, {ASKED: b"block"})
+    assert standings.refused or not standings.scores()
+
+
+def relay(data: bytes) -> None:
+    """What relays, those who use them, and the other side of an identify say."""
+    for kind in (HopMessage, StopMessage, Identify, HolePunch):
+        with suppress(*UNREADABLE):
+            message = finish(receive(Source(data), kind))  # type: ignore[type-var]
+            if kind is Identify:
+                assert len(places([message.observed_addr])) <= 1
+            elif kind is not HolePunch:
+                assert len(str(ID(message.peer.id[:64]))) < 100
+
+
 def gossip(data: bytes) -> None:
     with suppress(DecodeError):
         rpc = rpc_pb2.RPC()
@@ -147,18 +182,12 @@ def yamux(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (request, reply, announcement, chunk, cid, address, peers, punch, gossip, yamux)
+    each.__name__: each
+    for each in (request, reply, announcement, chunk, cid, address, peers, punch, bitswap, relay, gossip, yamux)
 }
 
 
-def main() -> None:
-    target, seconds = sys.argv[1], sys.argv[2]
-    folder = CORPUS / target
-    folders = [*sys.argv[3:], str(folder)]  # the first takes what is new
-    limits = [f"-max_total_time={seconds}", "-max_len=2000", "-verbosity=0", f"-artifact_prefix={folders[0]}/"]
-    atheris.Setup([sys.argv[0], *folders, *limits], TARGETS[target])
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    from tests.fuzzing import fuzz
+
+    fuzz(TARGETS, CORPUS)

@@ -1,5 +1,6 @@
 """One test for each fault of py-libp2p 0.8.1 that node/network works around; see hardening.py."""
 
+import logging
 from contextlib import asynccontextmanager
 
 import pytest
@@ -278,3 +279,15 @@ def _proxy(port: int, counted: dict[str, int]):
 async def _serve(nursery, handle) -> int:
     listeners = await nursery.start(lambda **kw: trio.serve_tcp(handle, 0, host="127.0.0.1", **kw))
     return listeners[0].socket.getsockname()[1]
+
+
+@pytest.mark.parametrize(("level", "heard"), [(logging.DEBUG, True), (logging.INFO, False)])
+async def test_the_library_s_log_is_part_of_ours(caplog, capsys, level, heard):
+    log = logging.getLogger("libp2p")
+    log.propagate = False  # as after its import
+    log.setLevel(logging.WARNING)
+    with caplog.at_level(level):
+        async with hardened():
+            logging.getLogger("libp2p.host").warning("said by the library")
+    assert ("said by the library" in caplog.messages) == heard
+    assert "said" not in capsys.readouterr().err

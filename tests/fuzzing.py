@@ -1,0 +1,32 @@
+"""What the coverage-guided fuzzers share (atheris): how one is run, and how a test runs it."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SECONDS = 4  # for each target
+
+
+def fuzz(targets: dict[str, Callable[[bytes], None]], corpus: Path) -> None:
+    """`… TARGET SECONDS [FOLDER]`: what reaches new code goes to FOLDER, or else to the corpus."""
+    import atheris
+
+    target, seconds = sys.argv[1], sys.argv[2]
+    folders = [*sys.argv[3:], str(corpus / target)]  # the first takes what is new
+    limits = [f"-max_total_time={seconds}", "-max_len=2000", "-verbosity=0", f"-artifact_prefix={folders[0]}/"]
+    atheris.Setup([sys.argv[0], *folders, *limits], targets[target])
+    atheris.Fuzz()
+
+
+def finds_nothing_new(module: str, target: str, place: Path, seconds: int = SECONDS) -> None:
+    """Fuzzes a target in a process of its own; what is found goes to `place`."""
+    if importlib.util.find_spec("atheris") is None:
+        pytest.skip("needs the package atheris")
+    command = [sys.executable, "-W", "ignore", "-m", module, target, str(seconds), str(place)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120 + seconds)
+    assert done.returncode == 0, done.stderr[-3000:]
