@@ -17,6 +17,7 @@ class Cause(StrEnum):
 
     # Connections and streams
     ADDRESS_RATE = "address-rate"
+    TOTAL_RATE = "total-rate"
     HANDSHAKE_PUSHED_OUT = "handshake-pushed-out"
     BAD_HANDSHAKE = "bad-handshake"
     STRANGER_LIMIT = "stranger-limit"

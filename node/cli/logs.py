@@ -45,6 +45,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(said, default=str)
 
 
+def in_log_format(message: str) -> str:
+    """A line of the program's own for standard error: an object too where the log consists of them."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, JsonFormatter):
+            return handler.format(logging.makeLogRecord({"name": "fl-node", "levelname": "INFO", "msg": message}))
+    return message
+
+
 def set_up_logging(verbose: int, form: str = "text") -> None:
     """Logs go to standard error, quiet by default; libraries stay quiet until `-vv` (libp2p: see hardening.py)."""
     handler = logging.StreamHandler(sys.stderr)

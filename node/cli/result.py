@@ -15,6 +15,7 @@ from typing import Any, NoReturn, ParamSpec
 import click
 from rich.console import Console, RenderableType
 
+from node.cli.logs import in_log_format
 from node.errors import NodeError
 
 P = ParamSpec("P")
@@ -89,10 +90,10 @@ def fail(message: str, as_json: bool = False) -> NoReturn:
     if as_json:
         click.echo(json.dumps({"error": line}))
     else:
-        click.echo(f"fl-node: {line}", err=True)
+        click.echo(in_log_format(f"fl-node: {line}"), err=True)
     sys.exit(FAULT)
 
 
 def note(message: str) -> None:
     """A line of progress for people, on standard error so that results stay clean."""
-    click.echo(message, err=True)
+    click.echo(in_log_format(message), err=True)

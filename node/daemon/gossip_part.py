@@ -32,7 +32,8 @@ class GossipPart:
         deadline = AdaptiveDeadline(session.limits.round_deadline_s)
         limit = session.limits.staleness
         directory, learner = prepared.directory, prepared.learner
-        gatherer = Gatherer(outside.peers, directory, outside.board, learner, limit, deadline, earlier)
+        pulled = (deadline, earlier, prepared.held)
+        gatherer = Gatherer(outside.peers, directory, outside.board, learner, limit, *pulled)
         self.gossip = Gossip(plan, self.ports, outside.board, gatherer, ears.observe)
         self.stopping = self.gossip.stopping
 

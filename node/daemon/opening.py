@@ -151,7 +151,7 @@ def open_peers(settings: StartSettings, prepared: Prepared, journal: Journal) ->
         return directory.index_of(peer_id) is not None
 
     return open_network(
-        prepared.identity, options, is_member, Announced(journal, prepared.shelf), journal.announcements
+        prepared.identity, options, is_member, Announced(journal, prepared.shelf, prepared.held), journal.announcements
     )
 
 

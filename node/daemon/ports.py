@@ -243,14 +243,19 @@ class IpfsSnapshots:
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What peers may have: payloads that were announced, so committed before, and data that are served."""
+    """What peers may have: payloads that were announced, so committed before, and data that are served.
+
+    In `others` are accepted payloads of other members, who have announced them, and so committed before, too.
+    """
 
     journal: Journal
-    shelf: Shelf | None = None
+    shelf: Shelf | None
+    others: Mapping[bytes, Payload]
 
-    def open(self, digest: bytes) -> Path | None:
-        """The file of that hash; None for a payload before its announcement, and for anything else."""
+    def open(self, digest: bytes) -> Payload | None:
+        """The payload or file of that hash; None for a payload before its announcement, and for anything else."""
         path = self.journal.payload_path(digest)
         if self.journal.is_announced(digest) and path.is_file():
             return path
-        return None if self.shelf is None else self.shelf.open(digest)
+        served = None if self.shelf is None else self.shelf.open(digest)
+        return served or self.others.get(digest)

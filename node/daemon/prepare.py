@@ -4,7 +4,7 @@ import hashlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from eth_account.signers.local import LocalAccount
@@ -32,6 +32,7 @@ from node.learning.task_files import load_task
 from node.learning.trust import TrustSettings
 from node.learning.vectors import payload_pieces, sha256_of
 from node.network.identity import Identity, load_identity
+from node.session.ports import Payload
 from node.simulation.attacks import poison, require_attack
 from node.storage import Snapshots
 
@@ -49,6 +50,7 @@ class Prepared:
     learner: TorchLearner
     initial_matches: bool  # our own initialisation gave the session's initial parameters
     shelf: Shelf | None = None  # of a coordinator that serves its data
+    held: dict[bytes, Payload] = field(default_factory=dict)  # accepted payloads of other members, by SHA-256
 
 
 def prepare_node(settings: StartSettings) -> Prepared:

@@ -22,6 +22,8 @@ class DoorRules:
     max_pending: int = 64  # handshakes under way; one more pushes out the oldest, which an honest peer hardly is
     per_second: float = 50.0  # connections from one IP address
     burst: float = 300.0
+    total_per_second: float = 60.0  # from all addresses: each costs a handshake
+    total_burst: float = 1000.0
     max_sources: int = 4096  # IP addresses remembered
 
 
@@ -32,10 +34,11 @@ class Door:
         self._rules = rules
         self._tally = tally
         self._pending: OrderedDict[MeteredStream, None] = OrderedDict()
+        self._total = TokenBucket(trio.current_time, rules.total_per_second, rules.total_burst)
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def lets_in(self, stream: MeteredStream) -> bool:
-        """Whether the source has not come too often."""
+        """Whether the source, and all of them, have not come too often."""
         source, _ = stream.get_remote_address() or ("", 0)
         bucket = self._buckets.pop(source, None)
         if bucket is None:
@@ -43,10 +46,13 @@ class Door:
         self._buckets[source] = bucket
         if len(self._buckets) > self._rules.max_sources:
             self._buckets.popitem(last=False)
-        welcome = bucket.take()
-        if not welcome:
+        if not bucket.take():
             self._tally.count(Cause.ADDRESS_RATE, detail=f"a connection from {source}")
-        return welcome
+            return False
+        if not self._total.take():  # asked last: one address does not use up what is for all
+            self._tally.count(Cause.TOTAL_RATE, detail=f"a connection from {source}")
+            return False
+        return True
 
     @asynccontextmanager
     async def passing(self, stream: MeteredStream) -> AsyncIterator[None]:

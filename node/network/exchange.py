@@ -61,6 +61,7 @@ class _Fetch:
         self._standings = standings
         self._sink = sink
         self._holders = list(dict.fromkeys(holders))
+        self._first = next(iter(holders), "")
         self._suppliers: set[str] = {"a call before this one"} if sink.received else set()
         self._alone = False  # after a mixture turned out corrupt, each holder has to supply all of it
 
@@ -84,7 +85,8 @@ class _Fetch:
             await self._client.fetch_into(self._sink, holder)
         except PeerError as error:
             logger.info("%s", error)
-            if isinstance(error, Refused):
+            gave_nothing = self._sink.received == before
+            if isinstance(error, Refused) or (gave_nothing and self._first not in self._holders):
                 self._holders.remove(holder)
             if self._alone:
                 await self._start_again()

@@ -90,6 +90,7 @@ class Network:
         """The announced payload, size and SHA-256 verified; a temporary file, now the caller's, if it is large.
 
         Tries `holders` in turn, each going on where the last one stopped, until `deadline` (trio's clock, seconds).
+        Once the first of them has proved bad, a holder that gives nothing is not asked again.
         Raises PeerError.
         """
         parts = self._parts

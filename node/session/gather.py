@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import trio
@@ -18,6 +19,7 @@ TRIES = 3
 RETRY_S = 0.2  # before the second try; doubles
 ASK_S = 0.5  # without news from a connected peer, it is asked
 LATER_S = 2.0  # after the deadline, for updates of earlier rounds that are announced already
+ELSEWHERE = 3  # others that are asked for a payload when its announcer breaks off
 GONE_S = 3.0  # a peer without a connection is given this long to come back within a round
 
 
@@ -32,7 +34,9 @@ class Gatherer:
     staleness: int  # rounds
     deadline: AdaptiveDeadline
     earlier: Earlier = field(default_factory=NothingEarlier)
+    holding: dict[bytes, Payload] = field(default_factory=dict)  # what `_held` has, by SHA-256: members may have it
     _held: dict[int, Contribution] = field(default_factory=dict)
+    _digests: dict[int, bytes] = field(default_factory=dict)  # of what `_held` has
     _refused: dict[int, bytes] = field(default_factory=dict)  # newest bad digest per member
 
     async def gather(self, round: int, cohort: Iterable[int]) -> list[Contribution]:
@@ -83,7 +87,7 @@ class Gatherer:
             if member in self.board.convicted() or not await self._more_to_come(member):
                 break
         if fresh is not None and (contribution := await self._pull(member, fresh)) is not None:
-            found[member] = self._keep(contribution)
+            found[member] = self._keep(contribution, fresh.digest)
             self.deadline.observe(trio.current_time() - started)
         else:
             await self._obtain_older(member, round, found)
@@ -120,11 +124,14 @@ class Gatherer:
         if held is not None and held.round >= stale.round:
             found[member] = held
         elif (contribution := await self._pull(member, stale)) is not None:
-            found[member] = self._keep(contribution)
+            found[member] = self._keep(contribution, stale.digest)
 
-    def _keep(self, contribution: Contribution) -> Contribution:
+    def _keep(self, contribution: Contribution, digest: bytes) -> Contribution:
         """Remembers a contribution instead of the one before, whose file, if it has one, goes."""
         before = self._held.get(contribution.member)
+        self.holding.pop(self._digests.get(contribution.member, b""), None)
+        self._digests[contribution.member] = digest
+        self.holding[digest] = contribution.payload
         if before is not None and isinstance(before.payload, Path):
             before.payload.unlink(missing_ok=True)
         self._held[contribution.member] = contribution
@@ -153,8 +160,14 @@ class Gatherer:
     async def _fetch(self, member: int, announcement: Announcement) -> Payload | None:
         for attempt in range(TRIES):
             try:
-                return await self.peers.fetch(announcement, [announcement.peer_id], self.deadline.bound_s)
+                holders = [announcement.peer_id, *self._elsewhere(announcement)]
+                return await self.peers.fetch(announcement, holders, self.deadline.bound_s)
             except PeerError as error:
                 log.warning("update of member %d, round %d: %s", member, announcement.round, error)
             await trio.sleep(RETRY_S * 2**attempt)
         return None
+
+    def _elsewhere(self, announcement: Announcement) -> list[str]:
+        """Some members that may have pulled the same payload; which, differs from payload to payload."""
+        here = self.peers.connected() - {announcement.peer_id}
+        return sorted(here, key=lambda peer: sha256(announcement.digest + peer.encode()).digest())[:ELSEWHERE]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from node.causes import Cause, Tally
-from node.cli.logs import JsonFormatter, TextFormatter, set_up_logging
+from node.cli.logs import JsonFormatter, TextFormatter, in_log_format, set_up_logging
 
 HOSTILE = "peer says \n2026-01-01 CRITICAL node: forged\x1b[2J"
 
@@ -61,7 +61,9 @@ def test_it_is_quiet_unless_asked(monkeypatch, verbose, level):
     root = logging.RootLogger(logging.NOTSET)
     monkeypatch.setattr(logging, "root", root)
     monkeypatch.setattr(logging.getLogger("web3"), "level", 0)
+    assert in_log_format("listening") == "listening"
     set_up_logging(verbose, "json")
+    assert json.loads(in_log_format("listening"))["message"] == "listening"
     assert root.level == level
     assert isinstance(root.handlers[0].formatter, JsonFormatter)
     assert logging.getLogger("web3").level == (logging.DEBUG if verbose > 1 else logging.CRITICAL)
