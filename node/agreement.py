@@ -209,6 +209,8 @@ def coordination(wishes: Wishes, creator: str) -> Coordination | None:
         raise ConfigError("--election needs --topology coordinated and no --epsilon: leave one of them out")
     if not coordinated:
         return None
+    if (quorum := min(wishes.quorum, wishes.members)) > chosen.maximum:
+        raise ConfigError(f"--quorum {quorum} never comes where --maximum {chosen.maximum} may join: lower the quorum")
     try:
         return Coordination(
             coordinator=chosen.coordinator or creator,

@@ -171,6 +171,8 @@ class Session(_Part):
     def _topology_is_described(self) -> Self:
         if (self.topology == "coordinated") != (self.coordinated is not None):
             raise ValueError('a [coordinated] table belongs to topology = "coordinated", and only to it')
+        if self.coordinated is not None and self.quorum > self.coordinated.maximum:
+            raise ValueError(f"a quorum of {self.quorum} never comes where at most {self.coordinated.maximum} may join")
         rule = "fedavg" if self.coordinated is None else self.coordinated.aggregation.rule
         if (self.update == "gradients") != (rule in ("sgd", "adam")):
             raise ValueError(

@@ -247,7 +247,7 @@ class CoordinatedCheck:
         Where the step before could not be replayed, it is taken as it is said to be.
         """
         try:
-            said = aggregation.decode_moments(content, size)
+            said = aggregation.decode_moments(self.rules.coordination.aggregation, content, size)
         except UpdateError as error:
             return _fault(step, "optimizer state", f"the moments of {size} numbers", str(error))
         expected = self._after[1] if self._after is not None and self._after[0] == step.round - 1 else None

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import click
 import trio
+from click.core import ParameterSource
 
 from node.agreement import CoordinationWishes, Wishes, create_session, open_session, read_session_file
 from node.cli.membership_commands import admit, leave, rejoin, remove
@@ -23,6 +24,7 @@ from node.sources import session_cid
 RULES = get_args(Rule)
 PRIVATE = ("epsilon", "delta", "clip", "noise_multiplier", "sample_rate", "private_learning_rate", "accountant")
 CHOICES = [each.name for each in fields(CoordinationWishes)]  # options of coordinated sessions
+OF_GRADIENTS = ("accumulate", "momentum", "schedule")
 
 
 @click.group()
@@ -152,6 +154,7 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
              fl-node session create --task mnist-softmax --rounds 20 --epsilon 3 --delta 1e-5 --sample-rate 0.06 \\
                  --private-learning-rate 1 --rpc http://127.0.0.1:8545 --home a --out private.toml
     """
+    require_use(choices["topology"], choices["update"])
     if choices.pop("stratified"):
         choices["split"] = "stratified"
     coordination = CoordinationWishes(**{name: choices.pop(name) for name in CHOICES})
@@ -216,6 +219,25 @@ def verify(file: str, rpc: str | None, ipfs: str | None, peers: tuple[str, ...])
     answer |= {"state": opened.entry.state, "members": opened.entry.member_count, "valid": True}
     text = f"{file} is session {opened.session_id:016x}, {opened.entry.state}, {opened.entry.member_count} members"
     return Result(answer, text)
+
+
+def require_use(topology: str, update: str) -> None:
+    """Raises ConfigError for an option that was given, and that such a session would take no notice of."""
+    context = click.get_current_context()
+    given = {each.name: each.opts[0] for each in context.command.params if isinstance(each, click.Option)}
+    given = {
+        name: option
+        for name, option in given.items()
+        if name in CHOICES and context.get_parameter_source(str(name)) is not ParameterSource.DEFAULT
+    }
+    if topology != "coordinated" and given:
+        option = next(iter(given.values()))
+        raise ConfigError(f"{option} is for sessions with a coordinator: add --topology coordinated, or leave it out")
+    unused = [option for name, option in given.items() if name in OF_GRADIENTS and update != "gradients"]
+    if unused:
+        raise ConfigError(
+            f"{unused[0]} is for gradients: add --update gradients and --rule sgd or adam, or leave it out"
+        )
 
 
 def privacy(chosen: dict[str, Any]) -> Privacy | None:

@@ -95,8 +95,7 @@ class AveragingLearner:
                 raise NodeError(f"the model of round {round} is not finite: lower the session's server_rate")
             flat[part] = settled.flat
             if self.moments is not None and settled.moments is not None:
-                self.moments.first[part] = settled.moments.first
-                self.moments.second[part] = settled.moments.second
+                aggregation.write_moments(self.moments, part, settled.moments)
 
     def _vector(self, payload: Payload) -> Vector:
         """An update's numbers; those of a large one stay on disk."""

@@ -29,7 +29,10 @@ Row = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What an adaptive server optimizer remembers: running mean of the change, and of its square; (d,) each."""
+    """What a server's optimizer remembers: running mean of the change, and of its square; (d,) each.
+
+    Of sgd `first` is the momentum buffer, and `second` is empty (0,): it needs none.
+    """
 
     first: Tensor
     second: Tensor
@@ -104,13 +107,11 @@ def settle(
     when: When = FIRST,
 ) -> Settled:
     """The new model from the old one, the inputs that have a weight in ascending order, and the row."""
-    flat, new = torch.empty_like(model), None
-    if has_moments(rule):
-        new = Moments(torch.empty_like(model), torch.empty_like(model))
+    flat, new = torch.empty_like(model), fresh_moments(rule, len(model)) if has_moments(rule) else None
     for part, settled in settle_parts(rule, model, inputs, weights, moments, when):
         flat[part] = settled.flat
         if new is not None and settled.moments is not None:
-            new.first[part], new.second[part] = settled.moments.first, settled.moments.second
+            write_moments(new, part, settled.moments)
     return Settled(flat, new)
 
 
@@ -150,8 +151,17 @@ def _settle(
 def fresh_moments(rule: Aggregation, size: int) -> Moments:
     """What a coordinator's first round starts from."""
     if rule.rule in OPTIMIZERS:
-        return Moments(torch.zeros(size), torch.zeros(size))
+        return Moments(torch.zeros(size), torch.zeros(_second_size(rule, size)))
     return Moments(torch.zeros(size), torch.full((size,), rule.tau**2, dtype=torch.float32))
+
+
+def write_moments(moments: Moments, part: slice, new: Moments) -> None:
+    """Writes a part of what the optimizer remembers now over what it remembered."""
+    moments.first[part], moments.second[part] = new.first, new.second
+
+
+def _second_size(rule: Aggregation, size: int) -> int:
+    return 0 if rule.rule == "sgd" else size
 
 
 def encode_moments(moments: Moments) -> bytes:
@@ -162,17 +172,17 @@ def encode_moments(moments: Moments) -> bytes:
 def moments_pieces(moments: Moments) -> list[bytes | memoryview]:
     """The same, piece by piece, without a copy."""
     both = (each.detach().contiguous().numpy().astype("<f4", copy=False) for each in (moments.first, moments.second))
-    return [_spec(len(moments.first)).header, *(each.data.cast("B") for each in both)]
+    return [_spec(len(moments.first), len(moments.second)).header, *(each.view(np.uint8).data for each in both)]
 
 
-def decode_moments(content: bytes, size: int) -> Moments:
-    """The moments of a model of `size` numbers. UpdateError if the file is anything else."""
-    both = parameters.decode(_spec(size), content)
+def decode_moments(rule: Aggregation, content: bytes, size: int) -> Moments:
+    """What the rule remembers of a model of `size` numbers. UpdateError if the file is anything else."""
+    both = parameters.decode(_spec(size, _second_size(rule, size)), content)
     return Moments(both[:size], both[size:])
 
 
-def _spec(size: int) -> parameters.ParameterSpec:
-    return parameters.ParameterSpec(("first", "second"), ((size,), (size,)))
+def _spec(first: int, second: int) -> parameters.ParameterSpec:
+    return parameters.ParameterSpec(("first", "second"), ((first,), (second,)))
 
 
 def _adapt(rule: Aggregation, model: Tensor, mixed: Tensor, moments: Moments) -> Settled:

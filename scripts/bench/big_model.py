@@ -6,7 +6,7 @@ files included). The same session with a model of a few KB says what a node take
 
 With --json the last line has, for each side, `peak_mb`, `baseline_mb`, `ratio` = (peak − baseline) / size of the model,
 and `raw_ratio` = peak / size. The bar: below 3 on each side. `--momentum` is the workers' own, `--bar` is checked: exit
-code 1 above it.
+code 1 at it or above.
 """
 
 import argparse
@@ -118,6 +118,8 @@ def watch(nodes: list[DemoNode]) -> list[float]:
         if time.monotonic() > deadline:
             raise SystemExit(f"not finished within {PATIENCE_S:g} s: {nodes[0].status().get('state')}")
         for index, node in enumerate(nodes):
+            if node.process is not None and node.process.poll():
+                raise SystemExit(f"{node.name} ended: {(node.home.path / 'node.log').read_text()[-2000:]}")
             peaks[index] = max(peaks[index], peak_of(node))
         time.sleep(0.05)
     return peaks
@@ -141,7 +143,7 @@ def main() -> None:
     parser.add_argument("--rule", default="fedavg")
     parser.add_argument("--momentum", type=float, default=0.0, help="of the workers' training")
     parser.add_argument("--codec", default="float32")
-    parser.add_argument("--bar", type=float, default=3.0, help="exit with 1 above this ratio")
+    parser.add_argument("--bar", type=float, default=3.0, help="exit with 1 at this ratio or above")
     options = parser.parse_args()
     update = "gradients" if options.rule in ("sgd", "adam") else "parameters"
     depth = max(1, round(options.megabytes * MEGABYTE / (4 * WIDTH * (WIDTH + 1))))
@@ -153,7 +155,7 @@ def main() -> None:
         large = run_case(Case(WIDTH, depth, *kind), Path(place) / "large", chain)
     model = depth * 4 * WIDTH * (WIDTH + 1) / MEGABYTE
     report: dict[str, object] = {"model_mb": round(model, 1), "rounds": options.rounds, "rule": options.rule}
-    report |= {"codec": options.codec, "momentum": options.momentum}
+    report |= {"update": update, "codec": options.codec, "momentum": options.momentum}
     ratios = []
     for side in ("coordinator", "workers"):
         ratios.append((large[side] - small[side]) / model)
@@ -164,7 +166,7 @@ def main() -> None:
             "raw_ratio": round(large[side] / model, 2),
         }
     print(json.dumps(report) if options.json else json.dumps(report, indent=1))
-    sys.exit(int(max(ratios) > options.bar))
+    sys.exit(int(max(ratios) >= options.bar))
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def test_the_last_model_is_known_from_the_closing_record():
 @pytest.mark.parametrize("round", [1, 3])
 def test_an_optimizer_that_remembers_something_else_is_found(name, round):
     session = honest(Aggregation(rule=name))
-    said = aggregation.decode_moments(session.moments[round], 30)
+    said = aggregation.decode_moments(session.rule, session.moments[round], 30)
     session.moments[round] = aggregation.encode_moments(aggregation.Moments(said.first + 1, said.second))
     assert (0, round, "optimizer state") in session.faults()[0]
 
@@ -202,7 +202,7 @@ def test_a_step_of_torchs_optimizer_is_compared_to_float_tolerance():
     updates = {key: Update(sha(session.vectors[key]), session.vectors[key]) for key in keys}
     coordination = Coordination(coordinator="0x" + "ab" * 20, aggregation=session.rule)
     rules = CoordinatedRules((Term(0),), 2, 2, session.initial, coordination, ROUNDS)
-    moments = aggregation.decode_moments(session.moments[ROUNDS], 30)
+    moments = aggregation.decode_moments(session.rule, session.moments[ROUNDS], 30)
     row = quantise([3.0, 2.0, 1.0])
     inputs = [session.vectors[key] for key in keys[1:]]
     exact = settle(session.rule, session.vectors[keys[0]], inputs, row, moments, When(ROUNDS, ROUNDS)).flat

@@ -270,6 +270,24 @@ def test_a_codec_that_a_session_cannot_use(run, home, chain, tmp_path, codec, to
     assert says(result, codec, "float32")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rule", "krum"), ("--rule is for sessions with a coordinator", "--topology coordinated")),
+        (("--maximum", 3), ("--maximum is for sessions with a coordinator",)),
+        (("--no-balance",), ("--balance is for sessions with a coordinator",)),
+        (("--topology", "coordinated", "--accumulate", 4), ("--accumulate is for gradients", "--update gradients")),
+        (("--topology", "coordinated", "--schedule", "cosine"), ("--schedule is for gradients",)),
+        (("--topology", "coordinated", "--quorum", 4, "--maximum", 3), ("--quorum 4", "--maximum 3", "lower")),
+    ],
+)
+def test_what_a_session_would_take_no_notice_of_is_refused(run, home, chain, tmp_path, options, words):
+    create = ("session", "create", "--task", f"{TASK}:task", "--rpc", chain.url, "--home", home.path)
+    result = run(*create, "--out", tmp_path / "s.toml", *options)
+    assert says(result, *words)
+    assert not (tmp_path / "s.toml").exists()
+
+
 def test_privacy_options_need_a_budget_and_a_budget_what_it_can_protect(run, home, tmp_path, chain):
     create = ("session", "create", "--task", f"{TASK}:task", "--rpc", chain.url, "--home", home.path)
     out = ("--out", tmp_path / "private.toml")

@@ -27,7 +27,7 @@ class Session:
         self.place, self.file = place, place / "session.toml"
         self.leader = make_home(place / "leader")
         wishes = CoordinationWishes(rule="sgd", maximum=PLACES)
-        choices = {"topology": "coordinated", "update": "gradients", "coordination": wishes}
+        choices = {"topology": "coordinated", "update": "gradients", "quorum": PLACES, "coordination": wishes}
         self.opened = make_session(self.leader, chain, self.file, **choices)
 
     def register(self, home):

@@ -85,7 +85,7 @@ def test_server_optimizers_follow_their_paper(name):
         update = model + torch.from_numpy(change).float()
         settled = settle(rule, model, [update], np.array([65535], dtype=np.uint16), moments)
         assert settled.moments is not None
-        moments = decode_moments(encode_moments(settled.moments), SIZE)
+        moments = decode_moments(rule, encode_moments(settled.moments), SIZE)
         model = settled.flat
     np.testing.assert_allclose(model.numpy(), expected, rtol=1e-4, atol=1e-5)
 
@@ -93,4 +93,4 @@ def test_server_optimizers_follow_their_paper(name):
 def test_moments_of_another_model_are_refused():
     content = encode_moments(aggregation.fresh_moments(Aggregation(), 4))
     with pytest.raises(UpdateError):
-        decode_moments(content, 5)
+        decode_moments(Aggregation(), content, 5)
