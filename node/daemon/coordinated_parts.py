@@ -11,7 +11,7 @@ from node.daemon.outside import DEADLINE_FLOOR_S, Ears, Outside, gather_quorum, 
 from node.daemon.ports import DiskJournal
 from node.daemon.prepare import initial_parameters, place_of, try_one_step
 from node.daemon.served_data import OwnersRest, ServedData, taken_from
-from node.daemon.succession import Takeover, step_down
+from node.daemon.succession import Takeover, first_of_office, step_down
 from node.session.balance import Balance
 from node.session.collect import Collector, Standing
 from node.session.convergence import Goal
@@ -28,7 +28,7 @@ class CoordinatorPart:
     def __init__(self, outside: Outside, ears: Ears, coordinated: Coordination) -> None:
         prepared, session = outside.prepared, outside.prepared.opened.session
         self.outside, self.ears = outside, ears
-        began = 1 if outside.takeover is None else outside.takeover.succession.current.first
+        began = first_of_office(None if outside.takeover is None else outside.takeover.succession)
         learner = AveragingLearner(prepared.learner, coordinated.aggregation, session.rounds, began)
         self.ports = coordinated_ports(outside, DiskJournal(outside.journal, learner))
         plan = coordinated_plan(outside, coordinated)

@@ -23,7 +23,7 @@ from node.daemon.resume import Resumption, patience
 from node.daemon.session_key import obtain_key
 from node.daemon.settings import StartSettings
 from node.daemon.spool import open_spool
-from node.daemon.succession import LedgerSuccession, Takeover
+from node.daemon.succession import LedgerSuccession, Takeover, first_of_office
 from node.errors import NetworkError
 from node.network.meeting import PunchRules
 from node.network.service import Network, NetworkSettings, open_network
@@ -100,9 +100,7 @@ def open_board(prepared: Prepared) -> Board:
 
 def office_of(prepared: Prepared, succession: LedgerSuccession | None) -> int | None:
     """The first round in which this member coordinates; None if it does not."""
-    if not coordinates(prepared, succession):
-        return None
-    return 1 if succession is None else succession.current.first
+    return first_of_office(succession) if coordinates(prepared, succession) else None
 
 
 async def publish(prepared: Prepared, network: Network) -> bool:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import trio
 
+from node.backoff import pause_after
 from node.daemon.replica_plan import Named
 from node.errors import PeerError
 from node.storage import Snapshots
@@ -85,8 +86,8 @@ class CopyCount:
                 self._refused.pop(key, None)
             else:
                 self._confirmed.pop(key, None)
-                tries = self._refused.get(key, (0, 0.0))[0]
-                self._refused[key] = tries + 1, now + min(LAST_AGAIN_S, FIRST_AGAIN_S * 2 ** min(tries, 16))
+                tries = 1 + self._refused.get(key, (0, 0.0))[0]
+                self._refused[key] = tries, now + pause_after(tries, FIRST_AGAIN_S, LAST_AGAIN_S)
 
     def _forget(self, asked_for: set[Copy]) -> None:
         """Drops what is known of copies that nobody asks for any more."""

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from ledger import LedgerError, RecordedMix
+from node.backoff import pause_after
 from node.daemon.presence import Presence
 from node.daemon.replica_count import CopyCount
 from node.daemon.replica_plan import Named, Plan, Registry
@@ -166,9 +167,9 @@ class Replication:
         return kept
 
     def _failed(self, named: Named, why: str) -> None:
-        tries = self._tries.get(named.cid, (0, 0.0))[0]
-        pause = min(LAST_RETRY_S, FIRST_RETRY_S * 2 ** min(tries, 16))
-        self._tries[named.cid] = tries + 1, trio.current_time() + pause
+        tries = 1 + self._tries.get(named.cid, (0, 0.0))[0]
+        pause = pause_after(tries, FIRST_RETRY_S, LAST_RETRY_S)
+        self._tries[named.cid] = tries, trio.current_time() + pause
         what = f"the snapshot of member {named.member}, round {named.round} is not kept here: {why}"
         self.standing = replace(self.standing, last_error=what)
         log.info("%s; again in %g s", what, pause)

@@ -59,6 +59,11 @@ class LedgerSuccession:
             return read_terms(history, self.coordinated)[-1]
 
 
+def first_of_office(succession: LedgerSuccession | None) -> int:
+    """The first round of whoever coordinates now; in a session that elects nobody that is the first of all."""
+    return 1 if succession is None else succession.current.first
+
+
 def read_terms(history: History, coordinated: Coordination) -> list[Term]:
     """The session's coordinators by the ledger, one after another; member −1 while the first has not joined."""
     history.follow()

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from node.backoff import pause_after
+
 MAX_ADDRESSES = 8  # per peer and kind of source
 MAX_PEERS = 8192
 EXPIRY_SECONDS = 3600.0  # for those who are no members
@@ -113,7 +115,7 @@ class PeerBook:
         if entry is None:
             return
         entry.failures += 1
-        wait = min(self._rules.longest, self._rules.first * 2 ** min(entry.failures - 1, 16))
+        wait = pause_after(entry.failures, self._rules.first, self._rules.longest)
         entry.not_before = self._clock() + wait * self._chance.uniform(0.5, 1.0)
 
     def _entry(self, peer_id: str) -> _Entry | None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from node.backoff import pauses
 from node.errors import NetworkError, PeerError
 from node.messages import Announcement
-from node.session.backoff import pauses
 from node.session.balance import Balance, Timing
 from node.session.board import Board
 from node.session.coordinated import Aggregator, CoordinatedPlan, Counted, discard

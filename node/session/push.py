@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from node.backoff import pauses
 from node.errors import PeerError
 from node.messages import Announcement
-from node.session.backoff import pauses
 from node.session.ports import Peers
 
 LOOK_S = 0.5  # between looks at who is connected

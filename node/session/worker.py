@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from node.backoff import pauses
 from node.errors import NetworkError, PeerError, UpdateError
 from node.messages import Announcement, Mix, Traffic
-from node.session.backoff import pauses
 from node.session.board import Board
 from node.session.coordinated import (
     MODEL_CODEC,

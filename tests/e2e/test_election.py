@@ -12,16 +12,25 @@ from tests.nodes import NodeProcess, running, start_all
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
+def elected(nodes, after=4, rounds=1):
+    """Kills the coordinator after so many rounds; who is elected, once so many of its own are over, and the rest.
+
+    The next in the ledger's order is; what has other members' updates in it is a round that it coordinated.
+    """
+    boss, *others = nodes
+    boss.wait_for(lambda status: finished(status) >= after)
+    boss.kill()
+    first, *rest = sorted(others, key=lambda node: node.status()["member"])
+    first.wait_for(lambda status: sum(len(each["inputs"]) > 2 for each in status["finished_rounds"]) >= rounds, 120.0)
+    return first, rest
+
+
 def test_the_next_member_coordinates_and_the_old_coordinator_comes_back_as_a_worker(chain, homes, session_file):  # noqa: F811
     make(homes[0], chain, session_file, {"election_s": 6.0}, rounds=40, round_deadline_s=10.0, quorum=1)
     nodes = start_all(homes, session_file, "--throttle", "0.02", "--publish")
-    boss, *others = nodes
+    others = nodes[1:]
     with running(nodes):
-        boss.wait_for(lambda status: finished(status) >= 4)
-        boss.kill()
-        by_index = {node.status()["member"]: node for node in others}
-        second = by_index[min(by_index)]
-        second.wait_for(lambda status: any(len(each["inputs"]) > 2 for each in status["finished_rounds"]), 120.0)
+        second, _ = elected(nodes)
         old = NodeProcess(homes[0], session_file, "--no-mdns", "--peers", second.address(), "--throttle", "0.02")
         nodes.append(old)
         ends = [node.end(100.0) for node in (old, *others)]
@@ -38,12 +47,8 @@ def test_the_next_member_coordinates_and_the_old_coordinator_comes_back_as_a_wor
 def test_an_elected_coordinator_is_killed_and_comes_back_as_whatever_the_ledger_says(chain, homes, session_file):  # noqa: F811
     make(homes[0], chain, session_file, {"election_s": 10.0}, rounds=25, round_deadline_s=10.0, quorum=1)
     nodes = start_all(homes, session_file, "--throttle", "0.02", "--publish")
-    boss, *others = nodes
     with running(nodes):
-        boss.wait_for(lambda status: finished(status) >= 3)
-        boss.kill()
-        first, *rest = sorted(others, key=lambda node: node.status()["member"])
-        first.wait_for(lambda status: any(len(each["inputs"]) > 2 for each in status["finished_rounds"]), 120.0)
+        first, rest = elected(nodes, after=3)
         listen = first.address().split("/p2p/")[0]
         first.kill()
         again = NodeProcess(first.home, session_file, "--no-mdns", "--listen", listen, "--publish")
@@ -58,12 +63,8 @@ def test_an_elected_coordinator_is_killed_and_comes_back_as_whatever_the_ledger_
 def test_an_elected_coordinator_that_lost_its_disk_goes_on_after_its_last_recorded_round(chain, homes, session_file):  # noqa: F811
     make(homes[0], chain, session_file, {"election_s": 6.0}, rounds=25, round_deadline_s=10.0, quorum=1)
     nodes = start_all(homes, session_file, "--throttle", "0.02", "--publish")
-    boss, *others = nodes
     with running(nodes):
-        boss.wait_for(lambda status: finished(status) >= 3)
-        boss.kill()
-        first, *rest = sorted(others, key=lambda node: node.status()["member"])
-        first.wait_for(lambda status: sum(len(each["inputs"]) > 2 for each in status["finished_rounds"]) >= 3, 120.0)
+        first, rest = elected(nodes, after=3, rounds=3)
         listen = first.address().split("/p2p/")[0]
         for node in (first, *rest):  # nobody is there to take over meanwhile
             node.kill()
@@ -109,11 +110,8 @@ def test_learners_keep_their_splits_when_who_gave_them_is_gone(chain, homes, ses
     nodes = [boss]
     with running(nodes):
         nodes += [NodeProcess(home, session_file, *chosen, "--peers", boss.address()) for home in homes[1:]]
-        boss.wait_for(lambda status: finished(status) >= 4 and len(status["finished_rounds"][-1].get("work", [])) == 3)
-        boss.kill()
-        by_index = {node.status()["member"]: node for node in nodes[1:]}
-        second, third, fourth = (by_index[index] for index in sorted(by_index))
-        second.wait_for(lambda status: any(len(each["inputs"]) > 2 for each in status["finished_rounds"]), 120.0)
+        boss.wait_for(lambda status: finished(status) and len(status["finished_rounds"][-1].get("work", [])) == 3)
+        second, (third, fourth) = elected(nodes)
         fourth.kill()
         again = NodeProcess(fourth.home, session_file, *chosen, "--peers", second.address())
         nodes.append(again)
@@ -126,4 +124,4 @@ def test_learners_keep_their_splits_when_who_gave_them_is_gone(chain, homes, ses
     report = audit(session_file, chain)
     assert report["clean"], report["first_fault"]
     work = read_status(second.home)["finished_rounds"][-1]["work"]
-    assert sorted(one["member"] for one in work) == sorted(index for index in by_index if by_index[index] is not second)
+    assert sorted(one["member"] for one in work) == sorted(node.status()["member"] for node in (third, fourth))

@@ -1,11 +1,11 @@
-"""Tests of node.session.backoff."""
+"""Tests of node.backoff."""
 
 import random
 from itertools import islice
 
 import pytest
 
-from node.session.backoff import FIRST_S, LONGEST_S, pauses
+from node.backoff import FIRST_S, LONGEST_S, pause_after, pauses
 
 
 class Middle(random.Random):
@@ -24,3 +24,7 @@ def test_no_two_wait_alike():
     first, second = (list(islice(pauses(random.Random(seed)), 6)) for seed in (1, 2))
     assert not set(first) & set(second)
     assert all(0.5 * FIRST_S <= pause <= 1.5 * LONGEST_S for pause in first + second)
+
+
+def test_what_fails_for_ever_is_tried_again_at_the_bound():
+    assert [pause_after(failures, 3.0, 600.0) for failures in (1, 2, 3, 9, 10**6)] == [3.0, 6.0, 12.0, 600.0, 600.0]
