@@ -6,10 +6,11 @@ from functools import partial
 import trio
 
 from node.config import Coordination
+from node.daemon.admission import place_of
 from node.daemon.averaging import AveragingLearner, WorkingLearner, is_coordinators
 from node.daemon.outside import DEADLINE_FLOOR_S, Ears, Outside, gather_quorum, own_rounds
 from node.daemon.ports import DiskJournal
-from node.daemon.prepare import initial_parameters, place_of, try_one_step
+from node.daemon.prepare import initial_parameters, try_one_step
 from node.daemon.served_data import OwnersRest, ServedData, taken_from
 from node.daemon.succession import Takeover, first_of_office, step_down
 from node.session.balance import Balance

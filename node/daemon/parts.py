@@ -5,11 +5,12 @@ from typing import Protocol
 
 import trio
 
+from node.daemon.admission import is_named_coordinator
 from node.daemon.coordinated_parts import CoordinatorPart, WorkerPart
 from node.daemon.gossip_part import GossipPart
 from node.daemon.journal import Journal
 from node.daemon.outside import Ears, Outside
-from node.daemon.prepare import Prepared, is_named_coordinator
+from node.daemon.prepare import Prepared
 from node.daemon.succession import LedgerSuccession
 from node.errors import PeerError
 from node.session.coordinator import STOPPED

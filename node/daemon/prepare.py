@@ -3,15 +3,25 @@
 import hashlib
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from eth_account.signers.local import LocalAccount
 
-from ledger import MemberEntry, Membership, binding_message, load_keystore
+from ledger import load_keystore
 from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
-from node.daemon.directory import LedgerDirectory, save_seats, seats_of
+from node.daemon.admission import (
+    is_named_coordinator,
+    require_experiment,
+    require_place,
+    require_role,
+    require_room,
+    require_updates,
+    take_seat,
+    worker_number,
+)
+from node.daemon.directory import LedgerDirectory
 from node.daemon.handing_out import Shelf, hand_out
 from node.daemon.journal import IN_MEMORY
 from node.daemon.learner import Seat, TorchLearner
@@ -19,7 +29,7 @@ from node.daemon.misbehavior import Misbehavior
 from node.daemon.private import open_private, private_way
 from node.daemon.settings import StartSettings
 from node.daemon.spool import Spool, give_back_freed_memory
-from node.errors import ConfigError, HomeError, NetworkError, SessionFileError, StorageError, TaskError
+from node.errors import ConfigError, NetworkError, StorageError, TaskError
 from node.home import Home, bind_home, keep_session_file, open_home
 from node.learning import parameters, trainer
 from node.learning.builtin_tasks import BUILTIN_TASKS
@@ -33,7 +43,7 @@ from node.learning.trust import TrustSettings
 from node.learning.vectors import payload_pieces, sha256_of
 from node.network.identity import Identity, load_identity
 from node.session.ports import Payload
-from node.simulation.attacks import poison, require_attack
+from node.simulation.attacks import poison
 from node.storage import Snapshots
 
 log = logging.getLogger(__name__)
@@ -131,12 +141,6 @@ def session_learner(opened: OpenSession, task: str | None) -> Learner:
     return learner
 
 
-def is_named_coordinator(opened: OpenSession, account: str) -> bool:
-    """Whether an account is the coordinator that its session's file names."""
-    coordinated = opened.session.coordinated
-    return coordinated is not None and coordinated.coordinator.lower() == account.lower()
-
-
 def private_device(opened: OpenSession, wanted: str, device: torch.device) -> torch.device:
     """Where a session with a budget trains: on the CPU, where the same noise gives the same update after a crash."""
     if opened.session.privacy is None or device == CPU:
@@ -149,82 +153,10 @@ def private_device(opened: OpenSession, wanted: str, device: torch.device) -> to
     return CPU
 
 
-def require_experiment(opened: OpenSession, learner: Learner, attack: str) -> None:
-    """Raises ConfigError unless the session is an experiment, and the attack one that there is."""
-    if not opened.session.experiment:
-        raise ConfigError(
-            f"--misbehave {attack} is refused: session {opened.session.name} is no experiment "
-            "(its creator says so with `fl-node session create --experiment`)"
-        )
-    require_attack(attack, learner.task)
-
-
 def misbehave(learner: TorchLearner, attack: str) -> None:
     """Makes the learner an attacker: poisons its training data, and forges what it sends."""
     learner.data = poison(attack, learner.data, learner.learner.task.classes or 0)
     learner.misbehavior = Misbehavior(attack, learner.learner.initial())
-
-
-def require_updates(opened: OpenSession, account: str, attack: str) -> None:
-    """Raises ConfigError if the account coordinates the session: a coordinator sends no updates to forge."""
-    if is_named_coordinator(opened, account):
-        raise ConfigError(
-            f"--misbehave {attack}: account {account} coordinates session {opened.session.name} and sends no updates: "
-            "misbehave as a worker"
-        )
-
-
-def require_role(opened: OpenSession, account: str, role: str | None) -> None:
-    """Raises ConfigError if the session has another role for this account than the operator thinks."""
-    if role is None:
-        return
-    name, coordinated = opened.session.name, opened.session.coordinated
-    if coordinated is None:
-        raise ConfigError(f"--role {role}: {name} is a gossip session, in which all are equal: leave --role out")
-    mine = "coordinator" if is_named_coordinator(opened, account) else "worker"
-    if mine != role:
-        raise ConfigError(
-            f"--role {role}: account {account} is a {mine} of session {name}, whose coordinator is "
-            f"{coordinated.coordinator}: use that account's --home"
-        )
-
-
-def require_room(opened: OpenSession, account: str) -> None:
-    """Raises SessionFileError if the session has as many workers as it takes, and this account is none of them."""
-    coordinated = opened.session.coordinated
-    if coordinated is None or opened.entry.member_count < coordinated.maximum:
-        return
-    require_place(opened, account, [member.account for member in opened.ledger.members(opened.session_id)])
-
-
-def require_place(opened: OpenSession, account: str, accounts: Sequence[str]) -> None:
-    """Raises SessionFileError if the account is no worker that counts; `accounts` are in the order of joining.
-
-    It is asked again after joining: of several that join at once for the last place, the first on the ledger has it.
-    """
-    coordinated = opened.session.coordinated
-    if coordinated is None or is_named_coordinator(opened, account):
-        return
-    workers = [each.lower() for each in accounts if each.lower() != coordinated.coordinator.lower()]
-    if len(workers) >= coordinated.maximum and account.lower() not in workers[: coordinated.maximum]:
-        raise SessionFileError(
-            f"session {opened.session.name} has {len(workers)} workers and takes at most {coordinated.maximum}, of "
-            f"whom account {account} is none: ask its creator for a session with more places"
-        )
-
-
-def worker_number(opened: OpenSession, index: int) -> int:
-    """Which share of a common data set is a member's: the coordinator, which does not train, takes none away."""
-    coordinated = opened.session.coordinated
-    if coordinated is None:
-        return index
-    members = opened.ledger.members(opened.session_id)
-    return place_of(coordinated.coordinator, [member.account for member in members], index)
-
-
-def place_of(coordinator: str, accounts: Sequence[str], index: int) -> int:
-    """The number of a member among the workers; `accounts` are the members' in the order of joining."""
-    return index - int(coordinator.lower() in (account.lower() for account in accounts[:index]))
 
 
 def require_free(address: str) -> None:
@@ -285,47 +217,6 @@ def share_reader(
         return data
 
     return read
-
-
-def join_session(opened: OpenSession, identity: Identity, account: LocalAccount) -> None:
-    """Makes the account a member, bound to the libp2p key. LedgerError if it is one, or may not be."""
-    ledger, session_id = opened.ledger, opened.session_id
-    message = binding_message(opened.session.ledger.chain_id, ledger.address, session_id, account.address)
-    ledger.join(account, session_id, Membership(identity.public_key, identity.sign(message)))
-
-
-def take_seat(
-    settings: StartSettings, opened: OpenSession, identity: Identity, account: LocalAccount
-) -> LedgerDirectory:
-    """The member list with this node in it: joins the session if it has not joined before."""
-    ledger, session_id = opened.ledger, opened.session_id
-    members = ledger.members(session_id)
-    mine = next((m for m in members if m.account == account.address), None)
-    if mine is None:
-        _require_own_key(members, identity, settings.home)
-        join_session(opened, identity, account)
-        members = ledger.members(session_id)
-        mine = next(m for m in members if m.account == account.address)
-    if mine.peer_key != identity.public_key:
-        raise HomeError(
-            f"account {account.address} joined session {session_id:016x} with another libp2p key: "
-            f"restore its {settings.home.identity.name}, or join with another account (fl-node init)"
-        )
-    if not mine.active:
-        raise SessionFileError(f"account {account.address} {mine.standing} session {session_id:016x}: ask its creator")
-    seats = seats_of(members)
-    save_seats(settings.home.path / "members.json", seats)
-    return LedgerDirectory(mine.index, seats)
-
-
-def _require_own_key(members: Sequence[MemberEntry], identity: Identity, home: Home) -> None:
-    """A second account with one key would have no rights, and the audit would convict it."""
-    other = next((m for m in members if m.bound and m.peer_key == identity.public_key), None)
-    if other is not None:
-        raise HomeError(
-            f"the libp2p key {home.identity} is bound to account {other.account}, member {other.index}: "
-            f"restore that account's {home.keystore.name}, or join with another home (fl-node init)"
-        )
 
 
 async def initial_parameters(prepared: Prepared, snapshots: Snapshots) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ledger import Devnet, DevnetOptions, History, load_keystore
 from node.agreement import OpenSession
-from node.daemon.prepare import join_session
+from node.daemon.admission import join_session
 from node.demo import DemoNode, DemoSettings, end_all, follow, make_home, make_session, names, start_node
 from node.errors import NodeError
 from node.messages import WEIGHT_SUM

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from ledger import load_keystore
 from node.cli.app import cli
-from node.daemon.prepare import join_session
+from node.daemon.admission import join_session
 from node.network.identity import load_identity
 from tests.nodes import PASSPHRASE, make_home, make_session
 

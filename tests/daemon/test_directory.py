@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from ledger import MemberEntry, load_keystore
+from node.daemon.admission import take_seat
 from node.daemon.directory import seats_of
-from node.daemon.prepare import take_seat
 from node.errors import HomeError
 from node.network.identity import identity_from_seed, load_identity
 from tests.nodes import PASSPHRASE, make_home, make_session
