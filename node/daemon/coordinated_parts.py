@@ -148,6 +148,7 @@ class WorkerPart:
         self.office: CoordinatorPart | None = None  # once it was elected
         self._become = partial(CoordinatorPart, outside, ears, coordinated)
         self._last = partial(own_rounds, outside)
+        self._tell = ears.tell
         self._step_down = partial(step_down, outside.journal, prepared.learner, tell=ears.tell)
 
     @property
@@ -164,6 +165,7 @@ class WorkerPart:
         """A worker starts from whatever model the coordinator announces; one that was the coordinator steps down."""
         if self.life.election is not None:
             await self._step_down(await trio.to_thread.run_sync(self._last))
+        self._tell(f"waiting for a model, without a coordinator for {self.life.patience_s:g} s at most")
 
     async def run(self) -> int:
         """The rounds until the coordinator says the end; if this member is elected, those that it coordinates."""

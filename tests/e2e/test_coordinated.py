@@ -123,6 +123,7 @@ def test_beyond_the_maximum_a_worker_is_refused(chain, homes, session_file):
         assert registered == {"role": "worker", "workers": 1, "maximum": 1, "update": "parameters", "rule": "fedavg"}
         said = nodes[1].log.read_text()
         assert "member 1 of session" in said
+        assert "waiting for a model, without a coordinator for 600 s at most" in said
         assert "worker; 1 workers so far, at most 1; update parameters, rule fedavg" in said
         late = NodeProcess(homes[2], session_file, "--peers", nodes[0].address(), "--no-mdns")
         nodes.append(late)
