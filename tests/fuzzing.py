@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 4  # for each target
+SECONDS = 3  # for each target
 
 
 def fuzz(targets: dict[str, Callable[[bytes], None]], corpus: Path) -> None:

@@ -49,6 +49,7 @@ async def test_the_loop_is_on_time_while_a_cnn_trains_and_payloads_move():
                         await bob.fetch(announcement, [alice.peer_id], trio.current_time() + 20)
                         await trio.sleep(0.1)
                 stop.set()
+            print(alice.lateness())
             assert alice.lateness().p99 < 0.05
     finally:
         torch.set_num_threads(threads)
