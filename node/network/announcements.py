@@ -84,6 +84,12 @@ class AnnouncementBook:
         """The newest round that a peer is known to have announced, 0 if none."""
         return max(self._rounds.get(peer_id, ()), default=0)
 
+    def note_bytes(self, announcement: Announcement) -> None:
+        """Remembers who announced these bytes first; of our own announcements that is all that is noted here."""
+        self._first.setdefault(announcement.digest, (announcement.peer_id, announcement.round))
+        if len(self._first) > MAX_DIGESTS:
+            self._first.popitem(last=False)
+
     def first_with(self, announcement: Announcement) -> tuple[str, int]:
         """Peer id and round of the first announcement with these bytes, as far as is remembered."""
         return self._first.get(announcement.digest, (announcement.peer_id, announcement.round))
@@ -95,9 +101,7 @@ class AnnouncementBook:
 
     def _remember(self, rounds: OrderedDict[int, Announcement], announcement: Announcement) -> None:
         rounds[announcement.round] = announcement
-        self._first.setdefault(announcement.digest, (announcement.peer_id, announcement.round))
-        if len(self._first) > MAX_DIGESTS:
-            self._first.popitem(last=False)
+        self.note_bytes(announcement)
         if len(rounds) > MAX_ROUNDS_REMEMBERED:
             oldest = min(rounds)
             del rounds[oldest]

@@ -80,6 +80,7 @@ class Network:
         """Tells every member. Raises NetworkError if the announcement is not our own or not of this session."""
         if announcement.peer_id != self.peer_id or announcement.session_id != self._parts.settings.session_id:
             raise NetworkError(f"not ours to announce: an update of {announcement.peer_id}; sign it with this identity")
+        self._parts.book.note_bytes(announcement)
         await self._parts.gossip.announce(announcement)
 
     async def tell(self, peer_id: str, announcement: Announcement) -> None:

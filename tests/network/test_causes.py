@@ -44,6 +44,13 @@ def test_another_member_s_bytes_are_taken_and_counted():
     assert heard.standings.refused == {Cause.COPIED_UPDATE: 1, Cause.REPEATED_UPDATE: 1}
 
 
+def test_our_own_bytes_under_another_s_name_are_counted():
+    heard = hearing()
+    heard.book.note_bytes(announce(ALICE, 1, b"update"))
+    assert heard.forwarded(announce(BOB, 1, b"update"), "carol")
+    assert heard.standings.refused == {Cause.COPIED_UPDATE: 1}
+
+
 def test_an_old_announcement_that_comes_again_is_a_replay_and_a_recent_one_is_not():
     heard = hearing()
     said = [announce(ALICE, round, bytes([round])) for round in range(1, 40)]

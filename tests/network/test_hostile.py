@@ -294,7 +294,7 @@ async def test_announcements_in_another_s_name_and_garbage_as_announcements(vict
         await victim.has_counted("foreign-session")
         await say(stream, gossip(announce(identity("nobody"), 1, b"payload")))
         await victim.has_counted("not-a-member")
-        await say(stream, gossip(announce(MALLORY, 1, PAYLOAD)))
+        await say(stream, gossip(announce(identity("minion 1"), 1, b"theirs"), announce(MALLORY, 1, b"theirs")))
         await victim.has_counted("copied-update")
 
 
