@@ -38,7 +38,8 @@ class World:
     trainer: Trainer
     mixer: Mixer
     measure: Measure
-    generators: Sequence[torch.Generator]
+    generators: Sequence[torch.Generator]  # for training, and for an attacker's forging
+    judging: Sequence[torch.Generator]  # for learning rows, so that members train alike whatever the sharing
     flats: Tensor
     residuals: list[Tensor | None]
     held: list[Held]  # each member's payloads, for codecs that build on them
@@ -88,6 +89,7 @@ def make_world(learner: Learner, settings: SimulationSettings) -> World:
         mixer=Mixer(learner, settings, Pool.of([split.validation for split in splits]), train.sizes),
         measure=Measure(learner, settings, splits, Evaluator(learner)),
         generators=[generator_of(settings, member) for member in range(settings.members)],
+        judging=[generator_of(settings, member, "trust") for member in range(settings.members)],
         flats=learner.initial().repeat(settings.members, 1),
         residuals=[None] * settings.members,
         held=[Held() for _ in range(settings.members)],
@@ -105,9 +107,9 @@ def data_of(learner: Learner, settings: SimulationSettings, member: int, attacke
     return data
 
 
-def generator_of(settings: SimulationSettings, member: int) -> torch.Generator:
-    """A member's randomness."""
-    digest = hashlib.sha256(f"{settings.seed}/{member}".encode()).digest()
+def generator_of(settings: SimulationSettings, member: int, purpose: str = "") -> torch.Generator:
+    """A member's randomness, another stream for each purpose."""
+    digest = hashlib.sha256(f"{settings.seed}/{member}{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
@@ -118,7 +120,7 @@ def simulate_round(world: World, round: int) -> SimulatedRound:
     updates, payload_bytes = encoded(world, trained(world, round))
     updates = forged(world, updates)
     peers = {member: inputs_of(member, settings, world.graph, world.attackers, round) for member in honest}
-    mixed = world.mixer(round, peers, before, updates, world.generators)
+    mixed = world.mixer(round, peers, before, updates, world.judging)
     world.flats = torch.empty_like(updates)
     world.flats[list(honest)] = mixed.flats
     for attacker in world.attackers:  # it knows everybody, and starts the next round from the honest mean
