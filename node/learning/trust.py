@@ -6,7 +6,9 @@ First every update is screened (node.learning.screen); then the weights of those
 
 over the simplex on the member's own validation data, by exponentiated-gradient steps (Kivinen and Warmuth, 1997) from
 equal sharing. Objective `common`: L is balanced over the classes that the member has and judges among those alone, and
-λ = 0.3 / coverage², since who sees few classes can judge little. Objective `personal`: L is the task's loss, λ = 0.003.
+λ = 0.3 / coverage², since who sees few classes can judge little; and the row counts only where it is better than equal
+sharing by four standard errors on other examples (no evidence, no preference). Objective `personal`: the task's loss,
+λ = 0.003, whatever the evidence: who has few examples could not give it.
 Chosen on validation data: docs/experiments.md. Knows no network: an update is numbers, from a peer that is a number.
 
 Everything is written for one member and mapped over many: the node weighs for itself, the simulation for everybody.
@@ -32,6 +34,8 @@ COMMON_PRIOR = 0.3  # λ of a member that has every class, in units of the loss
 COVERAGE_POWER = 2
 COMMON_PRIOR_LIMIT = 3.0
 PERSONAL_PRIOR = 0.003
+EVIDENCE = 4.0  # standard errors: one false alarm in some thousand rows
+BLOCKS = 16  # of examples, whose losses are compared
 LOGIT_RANGE = 30.0  # exp(−30) is far below half of 1/65535
 STEEPEST = 20.0  # slope of the loss that one step believes
 MASKED = -1e9  # added to the outputs of classes that the member can't judge
@@ -43,7 +47,7 @@ class TrustSettings:
 
     objective: str = "common"
     prior_strength: float | None = None  # λ in units of the loss; None: what the objective wants
-    examples: int = 512  # of the validation data, drawn anew each round
+    examples: int = 512  # of the validation data, drawn anew each round; `common`: as many to test on
     common_steps: int = 10
     personal_steps: int = 60  # the optimum is far from equal sharing
     screened: bool = True  # False, and warm: what the literature's learned weights do, to compare with
@@ -135,14 +139,39 @@ def descend(loss: Loss, logits: Tensor, seen: Evidence) -> Tensor:
     return torch.where(seen.passed, centred.clamp(-LOGIT_RANGE, LOGIT_RANGE), 0.0)
 
 
+def block_losses(learner: Learner) -> Loss:
+    """The loss of a mixture, as of `mixture_loss` for objective `common`, in BLOCKS parts (BLOCKS,) of the examples."""
+
+    def losses(row: Tensor, stacked: Tensor, inputs: Tensor, targets: Tensor, held: Tensor) -> Tensor:
+        predicted = outputs(learner, row @ stacked, inputs)
+        if learner.task.classes is None:
+            parts = zip(predicted.tensor_split(BLOCKS), targets.tensor_split(BLOCKS), strict=True)
+            return torch.stack([learner.task.loss(*part) for part in parts])
+        return torch.stack([part.sum() for part in balanced_losses(predicted, targets, held).tensor_split(BLOCKS)])
+
+    return losses
+
+
+def is_better(losses: Tensor, others: Tensor) -> Tensor:
+    """Whether losses (…, BLOCKS) are lower than others on the same examples, by EVIDENCE standard errors: (…,)."""
+    gains = others - losses
+    better: Tensor = gains.mean(dim=-1) > EVIDENCE * gains.std(dim=-1) / BLOCKS**0.5
+    return better
+
+
 def balanced_loss(predicted: Tensor, targets: Tensor, held: Tensor) -> Tensor:
     """Cross-entropy of outputs (n, classes) among the held classes (classes,) alone, each class counting the same."""
+    return balanced_losses(predicted, targets, held).sum()
+
+
+def balanced_losses(predicted: Tensor, targets: Tensor, held: Tensor) -> Tensor:
+    """What each example (n,) adds to `balanced_loss`."""
     classes = (targets[:, None] == torch.arange(len(held))).float()
     counts = classes.sum(dim=0)
     seen = held & (counts > 0)
     weights = classes @ torch.where(seen, 1 / counts.clamp(min=1.0), 0.0) / seen.sum().clamp(min=1)
     each = torch.nn.functional.cross_entropy(predicted + torch.where(held, 0.0, MASKED), targets, reduction="none")
-    return torch.where(weights > 0, each * weights, 0.0).sum()
+    return torch.where(weights > 0, each * weights, 0.0)
 
 
 def prior_strength(settings: TrustSettings, coverage: float) -> float:

@@ -35,7 +35,9 @@ from node.learning.trust import (
     Inputs,
     TrustSettings,
     TrustState,
+    block_losses,
     descend,
+    is_better,
     mixture_loss,
     prior_strength,
     row_of,
@@ -104,7 +106,8 @@ class Weigher:
         ]
         examples = self._draw(seats)
         if self.settings.screened:
-            stacked, passed, usual = self._screen(seats, stacked, own, sketches, examples)
+            judged = None if examples is None else _some(examples, slice(self.settings.examples))
+            stacked, passed, usual = self._screen(seats, stacked, own, sketches, judged)
         else:
             passed, usual = torch.ones_like(own), [0.0] * len(seats)
         logits = torch.stack([self._start(seat) for seat in seats])
@@ -154,16 +157,28 @@ class Weigher:
     def _learn(
         self, seats: Sequence[Seat], logits: Tensor, stacked: Tensor, passed: Tensor, examples: Examples
     ) -> Tensor:
+        """Logits (members, k) after the descent; with objective `common`, 0 where it gives no better row than equal."""
         judges = [seat.judge for seat in seats]
         held, strengths = self.held[judges], self.strengths[judges]
-        common = self.settings.objective == "common"
-        step = self._maps_for(stacked)[1]
-        for _ in range(self.settings.common_steps if common else self.settings.personal_steps):
-            logits = step(logits, stacked, passed, examples.inputs, examples.targets, held, strengths)
-        return logits
+        _, step, losses = self._maps_for(stacked)
+        if self.settings.objective == "personal":
+            for _ in range(self.settings.personal_steps):
+                logits = step(logits, stacked, passed, examples.inputs, examples.targets, held, strengths)
+            return logits
+        half = (examples.targets.shape[1] + 1) // 2
+        seen, test = _some(examples, slice(half)), _some(examples, slice(half, None))
+        for _ in range(self.settings.common_steps):
+            logits = step(logits, stacked, passed, seen.inputs, seen.targets, held, strengths)
+        ours, equal = (
+            losses(row_of(each, passed), stacked, test.inputs, test.targets, held)
+            for each in (logits, torch.zeros_like(logits))
+        )
+        return torch.where(is_better(ours, equal)[:, None], logits, 0.0)
 
-    def _maps(self, stacked: int | None) -> tuple[Mapped, Mapped]:
-        """Skill and a step of the descent, mapped over members that have one stack of updates, or each its own."""
+    def _maps(self, stacked: int | None) -> tuple[Mapped, Mapped, Mapped]:
+        """Skill, a step of the descent, and losses to test a row by; of members with one stack of updates, or each its
+        own.
+        """
 
         def skill_of_one(stacked: Tensor, inputs: Tensor, targets: Tensor, held: Tensor, own: Tensor) -> Tensor:
             return skill(self.learner, stacked, inputs, targets, held, own)
@@ -173,9 +188,10 @@ class Weigher:
         def step(logits: Tensor, *evidence: Tensor) -> Tensor:
             return descend(loss, logits, Evidence(*evidence))
 
-        return mapped(skill_of_one, (stacked, 0, 0, 0, 0)), traced(step)
+        dims = (0, stacked, 0, 0, 0)
+        return mapped(skill_of_one, (stacked, 0, 0, 0, 0)), traced(step), mapped(block_losses(self.learner), dims)
 
-    def _maps_for(self, stacked: Tensor) -> tuple[Mapped, Mapped]:
+    def _maps_for(self, stacked: Tensor) -> tuple[Mapped, Mapped, Mapped]:
         return self._one_stack if stacked.dim() == 2 else self._own_stacks
 
     def _start(self, seat: Seat) -> Tensor:
@@ -192,11 +208,16 @@ class Weigher:
         positions = []
         for seat in seats:
             drawn = torch.randperm(self.validation.sizes[seat.judge], generator=seat.generator)
-            positions.append(drawn[: self.settings.examples] + self.validation.starts[seat.judge])
+            positions.append(drawn[: self._most] + self.validation.starts[seat.judge])
         return self.validation.rows(torch.stack(positions))
 
     def _kind(self, seat: Seat) -> tuple[int, int]:
-        return len(seat.inputs.members), min(self.validation.sizes[seat.judge], self.settings.examples)
+        return len(seat.inputs.members), min(self.validation.sizes[seat.judge], self._most)
+
+    @property
+    def _most(self) -> int:
+        """How many validation examples a member looks at in a round."""
+        return self.settings.examples * (1 if self.settings.objective == "personal" else 2)
 
     def _members_at_once(self, count: int, examples: int) -> int:
         numbers = 2 * count * self.learner.spec.size
@@ -214,6 +235,11 @@ class Weigher:
 
     def _strength(self, held: Tensor) -> float:
         return prior_strength(self.settings, float(held.float().mean()) if len(held) else 1.0)
+
+
+def _some(examples: Examples, which: slice) -> Examples:
+    """Those of each member's examples (members, n, …)."""
+    return Examples(examples.inputs[:, which], examples.targets[:, which])
 
 
 def _median_distance(from_us: Tensor, others: Tensor) -> float:

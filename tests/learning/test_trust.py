@@ -10,7 +10,17 @@ from node.learning.many import Pool
 from node.learning.task import Share, Task, prepare
 from node.learning.task_files import load_task
 from node.learning.trainer import Plan, train
-from node.learning.trust import Evidence, Inputs, TrustSettings, TrustState, balanced_loss, descend, mixture_loss
+from node.learning.trust import (
+    BLOCKS,
+    Evidence,
+    Inputs,
+    TrustSettings,
+    TrustState,
+    balanced_loss,
+    descend,
+    is_better,
+    mixture_loss,
+)
 from node.learning.weigher import Judge, Seat, Weigher, learn_row
 
 TASK = load_task(f"{Path(__file__).parent / 'example_task.py'}:task")
@@ -131,6 +141,31 @@ def test_somebody_elses_earlier_update_gets_nothing():
     assert learned(stacked, state=state, rounds=(2, 2, 2, 2))[1][3] == 0
 
 
+def test_without_evidence_a_common_row_is_exactly_equal():
+    assert learned(honest())[1].tolist() == [0.25] * 4
+
+
+def test_with_evidence_a_common_row_is_not():
+    stacked = honest()
+    stacked[2] += 0.5 * stacked[0].norm() / LEARNER.spec.size**0.5
+    settings = TrustSettings(screened=False, prior_strength=0.01)
+    _, row = learn_row(TrustState.fresh(), inputs(stacked), JUDGE, settings, seeded())
+    assert row[2] == row.min() < 0.2
+
+
+def test_a_personal_row_needs_no_evidence():
+    _, row = learn_row(TrustState.fresh(), inputs(honest()), JUDGE, TrustSettings("personal"), seeded())
+    assert len(set(row.tolist())) == 4
+
+
+@pytest.mark.parametrize(("gain", "better"), [(0.5, False), (5.0, True), (-5.0, False), (float("nan"), False)])
+def test_better_is_four_standard_errors_of_paired_differences(gain, better):
+    noise = torch.tensor([1.0, -1.0]).repeat(BLOCKS // 2)
+    error = noise.std() / BLOCKS**0.5
+    others = torch.randn(BLOCKS, generator=seeded())  # what both have in common does not count
+    assert bool(is_better(others - gain * error - noise, others)) is better
+
+
 def test_members_of_a_personal_session_lean_on_those_whose_updates_help_them():
     stacked = honest()
     stacked[1:] += 0.03
@@ -155,7 +190,7 @@ def test_the_row_minimises_what_the_definition_says():
         loss = ((row @ outputs - validation.targets.squeeze(1)) ** 2).mean()
         return float(loss + strength * (row * (4 * row).log()).sum())
 
-    wishes = TrustSettings(prior_strength=strength, common_steps=60)
+    wishes = TrustSettings("personal", prior_strength=strength)
     _, row = learn_row(TrustState.fresh(), inputs(stacked), JUDGE, wishes, seeded())
     best = objective(row)
     for shift in np.eye(4):
