@@ -33,6 +33,7 @@ class Coverage:
     without_cid: int = 0  # recorded without a snapshot
     due_without_cid: int = 0  # of them, those of rounds in which the session wants one
     not_found: int = 0  # recorded with a snapshot that no source gives
+    epsilon: float | None = None  # what it last recorded that it has spent of the session's privacy budget
 
 
 @dataclass
@@ -53,6 +54,7 @@ class AuditReport:
     gaps: list[Gap] = field(default_factory=list)  # the first ones, by round and member
     gap_rounds: int = 0
     coverage: dict[int, Coverage] = field(default_factory=dict)  # by member
+    budget: tuple[float, float] | None = None  # (epsilon, delta) that the session lets each member spend
     bytes_read: int = 0  # of snapshots
     seconds: float = 0.0
 
@@ -117,6 +119,7 @@ class AuditReport:
             "coverage": [asdict(self.coverage[member]) for member in sorted(self.coverage)],
             "gap_rounds": self.gap_rounds,
             "gaps": [{"member": gap.member, "from": gap.first, "to": gap.last} for gap in self.gaps],
+            "privacy": self._privacy(),
             "session": self.session,
             "members": self.members,
             "records": self.records,
@@ -124,6 +127,18 @@ class AuditReport:
             "steps_per_s": round(self.steps_replayed / self.seconds, 1) if self.seconds else None,
             "mb_per_s": round(self.bytes_read / 1e6 / self.seconds, 1) if self.seconds else None,
         }
+
+    @property
+    def spent(self) -> Mapping[int, float]:
+        """The epsilon that each member last recorded as spent; without those that recorded none."""
+        said = ((member, self.coverage[member].epsilon) for member in sorted(self.coverage))
+        return {member: epsilon for member, epsilon in said if epsilon is not None}
+
+    def _privacy(self) -> Mapping[str, Any] | None:
+        if self.budget is None:
+            return None
+        epsilon, delta = self.budget
+        return {"epsilon": epsilon, "delta": delta, "spent": {str(member): said for member, said in self.spent.items()}}
 
     def text(self) -> RenderableType:
         """The report for people."""
@@ -136,6 +151,10 @@ class AuditReport:
         if self.gaps:
             first = self.gaps[0]
             lines.append(f"{self.gap_rounds} rounds without a recorded mix, first member {first.member}, {first.first}")
+        if self.budget is not None:
+            epsilon, delta = self.budget
+            spent = ", ".join(f"{said:g} by member {member}" for member, said in self.spent.items()) or "none"
+            lines.append(f"privacy: epsilon {epsilon:g} at delta {delta:g} for each member; recorded as spent: {spent}")
         for each in (self.coverage[member] for member in sorted(self.coverage)):
             if each.due_without_cid or each.not_found:
                 left = f"left out {each.due_without_cid} due snapshots, {each.not_found} others were not found"

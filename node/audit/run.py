@@ -123,6 +123,7 @@ class _Audit:
         self._take_evidence(members, settings)
         self.coordinated = self._coordinated_check(members)
         if budget := self.opened.session.privacy:
+            self.report.budget = budget.epsilon, budget.delta
             self.privacy = BudgetCheck(
                 budget.epsilon, None if self.coordinated is None else self.coordinated.rules.coordinators[0].member
             )
@@ -207,6 +208,8 @@ class _Audit:
         self.report.steps_total += 1
         coverage, session = self.report.of(step.member), self.opened.session
         coverage.steps += 1
+        if session.privacy is not None and step.mix.epsilon is not None:
+            coverage.epsilon = step.mix.epsilon
         if step.mix.snapshot is None:
             coverage.without_cid += 1
             coverage.due_without_cid += step.round % session.snapshot_every == 0 or step.round == session.rounds

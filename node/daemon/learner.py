@@ -83,13 +83,14 @@ class TorchLearner:
     async def repeat(self, round: int, committed: Trained) -> Trained:
         """The update that was committed before a restart; trained again where its codec left something out of it.
 
-        What it left out belongs into the next update, and died with the process.
+        What it left out belongs into the next update, and died with the process. Of another update it is not that.
         """
         if self.codec.exact:
             return committed
         again = await self.train(round)
         if again.digest != committed.digest:
             log.warning("round %d trained again gives another update: what was committed to is kept", round)
+            self.residual = None
         return committed
 
     async def accepts(self, payload: Payload) -> str | None:

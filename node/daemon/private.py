@@ -62,7 +62,8 @@ class PrivateTraining:
         mechanism = self.way.mechanism
         context = f"{self.who}/{round}/{mechanism}/{steps}"
         start = hashlib.sha256(flat.contiguous().numpy().tobytes()).hexdigest()
-        work = hashlib.sha256(f"{context}/{start}".encode()).hexdigest()
+        key = hashlib.sha256(self.secret).hexdigest()  # other noise over the same gradients is another release
+        work = hashlib.sha256(f"{context}/{start}/{key}".encode()).hexdigest()
         if not self.spending.pay(round, mechanism.release(steps), work):
             return None
         plan = PrivatePlan(steps, mechanism, round_noise(self.secret, context, flat))

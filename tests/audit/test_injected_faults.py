@@ -148,8 +148,29 @@ def spending(*amounts):
     return change
 
 
+def shown(report):
+    return "\n".join(line.plain for line in report.text().renderables)
+
+
 def test_epsilons_within_the_budget_are_clean(forge):
-    assert forge(spending(0.5, 0.5, 1.5), privacy=Privacy(epsilon=1.5)).audit().clean
+    report = forge(spending(0.5, 0.5, 1.25), privacy=Privacy(epsilon=1.5, delta=1e-6)).audit()
+    assert report.clean
+    spent = {"0": 1.5, "1": 1.25, "2": 1.5, "3": 1.5}
+    assert report.json()["privacy"] == {"epsilon": 1.5, "delta": 1e-6, "spent": spent}
+    assert [each["epsilon"] for each in report.json()["coverage"]] == list(spent.values())
+    assert "epsilon 1.5 at delta 1e-06 for each member; recorded as spent: 1.5 by member 0, 1.25" in shown(report)
+
+
+def test_the_epsilon_reported_is_of_the_last_audited_round(forge):
+    forged = forge(spending(0.5, 0.75, 1.25), privacy=Privacy(epsilon=1.5))
+    forged.record()
+    assert forged.judge(1, 2).spent == {0: 1.0, 1: 0.75, 2: 1.0, 3: 1.0}
+
+
+def test_without_a_budget_no_epsilon_is_reported(forge):
+    report = forge().audit()
+    assert report.json()["privacy"] is None
+    assert "privacy" not in shown(report)
 
 
 @pytest.mark.parametrize(

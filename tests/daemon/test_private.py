@@ -42,9 +42,9 @@ def pays_for(rounds, accountant="rdp"):
     return Privacy(epsilon=1.0001 * opacus(accountant, rounds), noise_multiplier=1.0, accountant=accountant)
 
 
-def opened(home, privacy, recorded=0, data=DATA):
+def opened(home, privacy, recorded=0, data=DATA, form="float32"):
     """A member's learner, as at a start of its node."""
-    learner = TorchLearner(LEARNER, data, codec("float32"), Seat(7, 3, 0), TrustSettings(), LEARNER.initial())
+    learner = TorchLearner(LEARNER, data, codec(form), Seat(7, 3, 0), TrustSettings(), LEARNER.initial())
     way = private_way(privacy, LEARNER, data.train, 10)
     learner.private = open_private(home, way, data.train, "7/0", recorded)
     return learner
@@ -90,7 +90,19 @@ def test_other_work_has_other_noise_and_is_paid_for(home, calm, what):
     assert home.noise_key.read_bytes() == (bytes(32) if what == "secret" else kept)
     learner.flat = LEARNER.initial() + (what == "start")
     learner._train(2 if what == "round" else 1)
-    assert learner.epsilon() == pytest.approx(opacus("rdp", 1 if what == "secret" else 2))
+    assert learner.epsilon() == pytest.approx(opacus("rdp", 2))
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_what_a_committed_update_left_out_is_kept_only_if_it_is_that_updates(home, same):
+    first = opened(home, pays_for(3), form="topk:0.1")
+    committed = await first.train(1)
+    if not same:
+        home.noise_key.write_bytes(bytes(32))
+    again = opened(home, pays_for(3), form="topk:0.1")
+    assert await again.repeat(1, committed) == committed
+    assert again.epsilon() == pytest.approx(opacus("rdp", 1 if same else 2))
+    assert torch.equal(again.residual, first.residual) if same else again.residual is None
 
 
 def test_the_noise_is_of_the_home_and_not_of_the_session(tmp_path, calm):
