@@ -40,11 +40,6 @@ class Home:
         return self.path / "noise.key"
 
     @property
-    def settings(self) -> Path:
-        """Settings of this node (TOML)."""
-        return self.path / "node.toml"
-
-    @property
     def outbox(self) -> Path:
         """Records on their way to the chain (SQLite)."""
         return self.path / "outbox.sqlite"

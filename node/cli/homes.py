@@ -101,7 +101,7 @@ def status(home: Path) -> Result:
 
 @click.command()
 @home_option
-@click.option("--timeout", default=60.0, show_default=True, help="Seconds to wait for the node to end.")
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for the node to end.")
 @answers
 def stop(home: Path, timeout: float) -> Result:
     """Stop a running node in an orderly way: the round in flight ends, records are flushed.

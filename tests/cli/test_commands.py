@@ -17,7 +17,9 @@ from click.testing import CliRunner
 
 from ledger import Membership, load_keystore
 from node.cli.app import cli
+from node.cli.homes import stop
 from node.cli.ledger_commands import last_matrix
+from node.cli.start import start
 from node.home import lock_home
 from tests.ledger.faulty_rpc import FaultyRpc
 from tests.nodes import PASSPHRASE, REPOSITORY, make_home, make_session
@@ -283,6 +285,14 @@ def test_an_answer_that_cannot_be_written_is_no_verdict(finished_run, redirect, 
 
 def test_stopping_a_node_that_does_not_run_is_no_error(finished_run):
     assert answer("stop", "--home", finished_run.homes[0].path) == {"stopped": False, "was_running": False}
+
+
+def test_a_stop_waits_longer_than_a_node_takes_to_end():
+    def default(command, name):
+        return next(option.default for option in command.params if option.name == name)
+
+    phases = ("stop_s", "flush_s", "replicate_s")
+    assert default(stop, "timeout") > sum(default(start, phase) for phase in phases)
 
 
 def test_settings_come_from_flags_then_the_environment_then_a_file(finished_run, tmp_path):
