@@ -179,6 +179,19 @@ class Journal:
             return None
         return path if path.stat().st_size > IN_MEMORY else path.read_bytes(), row[0]
 
+    def forget_damaged(self) -> None:
+        """Removes kept payloads that are not what they were: others would take them for lies.
+
+        That there was an update of the round stays known.
+        """
+        with self._lock:
+            rows = self._db.execute("select round, sha256 from updates order by round").fetchall()
+        for round, digest in rows:
+            path = self.payload_path(digest)
+            if path.is_file() and sha256_of_file(path) != digest:
+                log.warning("the update of round %d on disk is damaged: it is not given to anybody", round)
+                path.unlink()
+
     def note(self, round: int) -> bytes:
         """What was kept with a round's update, to be announced with it; empty if nothing was."""
         with self._lock:

@@ -48,7 +48,7 @@ class Parts:
 async def open_parts(settings: StartSettings, prepared: Prepared, tell: Callable[[str], None]) -> AsyncIterator[Parts]:
     """Journal, outbox, network, snapshots and what was resumed from them. NodeError where one does not open."""
     async with AsyncExitStack() as stack:
-        journal = stack.enter_context(closing(open_journal(settings, prepared)))
+        journal = stack.enter_context(closing(await trio.to_thread.run_sync(open_journal, settings, prepared)))
         terms = Terms(confirmations=settings.confirmations)
         outbox = Outbox(settings.home.outbox, prepared.opened.ledger, prepared.account, terms)
         recorder = Recorder(stack.enter_context(closing(outbox)))
@@ -85,9 +85,10 @@ async def open_parts(settings: StartSettings, prepared: Prepared, tell: Callable
 
 
 def open_journal(settings: StartSettings, prepared: Prepared) -> Journal:
-    """The node's journal; the learner reads from it what its codec's updates build on."""
+    """The node's journal without damaged payloads; the learner reads from it what its codec's updates build on."""
     form, model = prepared.learner.codec, prepared.learner.learner.spec
     journal = Journal(settings.home.state, keep=prepared.opened.session.limits.staleness + 2 + form.depth)
+    journal.forget_damaged()
     prepared.learner.earlier = EarlierPayloads(journal, form, model) if form.depth else None
     return journal
 

@@ -2,11 +2,15 @@ import hashlib
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from node.daemon.journal import Journal
+from node.daemon.opening import open_journal
+from node.daemon.ports import Announced
 from node.errors import HomeError
+from node.learning.codecs import codec
 from node.messages import ABSENT, Announcement, Input, Mix
 
 MIX = Mix(3, 4, (Input(0, 65000, 0), Input(2, 535, -1), Input(3, 0, ABSENT)), b"\x07" * 32, "bafy-some-cid", None)
@@ -111,6 +115,31 @@ def test_a_damaged_update_reads_as_missing(journal):
     assert journal.update(1) == (payload, sha256(payload))
     journal.payload_path(sha256(payload)).write_bytes(b"torn")
     assert journal.update(1) is None
+
+
+def test_a_damaged_payload_of_any_round_is_served_to_nobody_after_a_start(journal, tmp_path, caplog):
+    payloads = [b"update %d" % round for round in range(1, 4)]
+    for round, payload in enumerate(payloads, 1):
+        journal.save_update(round, payload, sha256(payload), b"note")
+        journal.save_announcement(announcement(round, payload))
+    journal.close()
+    for damaged in (0, 2):
+        (tmp_path / "payloads" / sha256(payloads[damaged]).hex()).write_bytes(b"updatf")
+    form, limits = codec("float32"), SimpleNamespace(staleness=1)
+    prepared = SimpleNamespace(
+        learner=SimpleNamespace(codec=form, learner=SimpleNamespace(spec=None), earlier=None),
+        opened=SimpleNamespace(session=SimpleNamespace(limits=limits)),
+    )
+    with closing(open_journal(SimpleNamespace(home=SimpleNamespace(state=tmp_path)), prepared)) as again:
+        served = [Announced(again, None, {}).open(sha256(payload)) for payload in payloads]
+        assert served == [None, again.payload_path(sha256(payloads[1])), None]
+        assert again.newest_update() == (2, payloads[1], sha256(payloads[1]))
+        assert (again.last_round(), again.note(3)) == (3, b"note")  # what is known of the round in flight
+        again.save_update(3, payloads[2], sha256(payloads[2]))  # trained again
+        assert Announced(again, None, {}).open(sha256(payloads[2])).read_bytes() == payloads[2]
+    assert [line.split(" is ")[0] for line in caplog.messages[:2]] == [
+        f"the update of round {round} on disk" for round in (1, 3)
+    ]
 
 
 def test_payloads_beyond_the_window_are_forgotten(journal):
