@@ -14,7 +14,7 @@ help:
 	@echo "make test       set up, then format, lint, types, fences, Python and contract tests"
 	@echo "make test-all   the same with the slow tests, and Slither on the contract (make contract-lint)"
 	@echo "make test-faults        set up, then inject faults into 8 nodes on hosts of their own (FAULT=partition: that one)"
-	@echo "make fuzz       set up, then fuzz the decoders of what strangers send for a minute and a half"
+	@echo "make fuzz       set up, then fuzz the decoders of what strangers send, for a minute in all"
 	@echo "make setup      only set up"
 	@echo "make experiments        every missing run (hours; stop and go on), then docs/experiments.md"
 	@echo "make experiments-quick  a few short runs through every table and plot, into runs/quick"
@@ -53,6 +53,7 @@ test-tools:
 	scripts/fetch_test_tools.sh || test $$? = 3
 
 fuzz: setup
+	@$(BIN)/python -c "import atheris" || { echo "NOTHING IS FUZZED: the package atheris is missing; Linux on x86-64 has it"; exit 2; }
 	$(BIN)/python -m pytest -m slow tests/network/test_fuzz.py tests/learning/test_fuzz.py
 
 check: format lint types fences

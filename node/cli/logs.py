@@ -9,19 +9,18 @@ from typing import Any
 FORMATS = ("text", "json")
 LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 LIBRARIES = ("web3", "urllib3", "zeroconf", "matplotlib", "trio", "multiaddr")
-CONTROL = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160))}
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({})))
 
 
 class TextFormatter(logging.Formatter):
-    """One line per message, whatever a peer put into it: its control characters are written out."""
+    """One line per message, whatever a peer put into it: what would steer a terminal is written out."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
         """The line, without the traceback that may follow it."""
-        return super().formatMessage(record).translate(CONTROL)
+        return visible(super().formatMessage(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -50,7 +49,12 @@ def in_log_format(message: str) -> str:
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, JsonFormatter):
             return handler.format(logging.makeLogRecord({"name": "fl-node", "levelname": "INFO", "msg": message}))
-    return message
+    return visible(message)
+
+
+def visible(text: str) -> str:
+    """The text on one line, with what is not printable written out: controls, line ends, changes of direction."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def set_up_logging(verbose: int, form: str = "text") -> None:

@@ -79,6 +79,12 @@ def host_and_port(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
+def hosts_of(addresses: Iterable[str]) -> list[str]:
+    """The IP addresses in those of `addresses` that name one and are no relay's."""
+    split = (each.split("/") for each in addresses)
+    return [parts[2] for parts in split if len(parts) == 5 and parts[1] in ("ip4", "ip6")]
+
+
 def concrete(address: str, port: int) -> list[str]:
     """The addresses at which `address` can be reached from outside, with the port that was bound.
 

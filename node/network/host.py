@@ -57,6 +57,7 @@ class RunningHost:
     traffic: TrafficLedger
     tally: Tally
     transport: MeteredTCP
+    door: Door
 
 
 @asynccontextmanager
@@ -89,7 +90,7 @@ async def run_host(
         if len(host.get_network().listeners) != len(bound):
             raise NetworkError(f"cannot listen on all of {', '.join(listen)}; choose other --listen addresses")
         try:
-            yield RunningHost(host, tuple(announced), traffic, tally, transport)
+            yield RunningHost(host, tuple(announced), traffic, tally, transport, door)
         finally:
             await _close_all(host)
 

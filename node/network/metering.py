@@ -1,10 +1,11 @@
 """Counts the bytes that each peer costs on the wire, at the TCP stream, so Noise and Yamux are included.
 
-Knows no protocol. Bytes of a connection whose peer is not known yet wait in the connection and are booked to the
-peer when the handshake names it; those of a handshake that fails are booked to nobody.
+Knows no protocol, and who is a member only by asking. Bytes of a connection whose peer is not known yet wait in the
+connection and are booked to the peer when the handshake names it; those of a handshake that fails are booked to nobody.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 
 import trio
 from libp2p.io.exceptions import ConnectionClosedError
@@ -20,20 +21,29 @@ READ_SIZE = 256 * 1024
 class Account:
     """Running totals of one peer."""
 
-    __slots__ = ("bytes_in", "bytes_out", "open_streams")
+    __slots__ = ("bytes_in", "bytes_out", "host", "open_streams")
 
     def __init__(self) -> None:
         self.bytes_in = 0
         self.bytes_out = 0
         self.open_streams = 0
+        self.host = ""  # the IP address at the other end when the peer last proved who it is
+
+    def take_over(self, other: "Account") -> None:
+        """Adds what was counted elsewhere."""
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
 
 
 class TrafficLedger:
-    """Accounts by peer id; the quietest ones without a connection are closed into NOBODY's when there are too many."""
+    """Accounts by peer id. If there are too many, the quietest one without a connection is closed into NOBODY's: a
+    stranger's, as long as there is one. `is_member` is set by whoever knows.
+    """
 
     def __init__(self, limit: int = MAX_ACCOUNTS) -> None:
         self._limit = limit
         self._accounts: OrderedDict[str, Account] = OrderedDict({NOBODY: Account()})
+        self.is_member: Callable[[str], bool] = lambda _: False
 
     def account(self, peer_id: str) -> Account:
         """The account of a peer, opened if need be."""
@@ -48,16 +58,19 @@ class TrafficLedger:
         """Bytes in and out by peer id; the key "" is for handshakes that failed and accounts that were closed."""
         return {peer: Traffic(each.bytes_in, each.bytes_out) for peer, each in self._accounts.items()}
 
+    def hosts_of_members(self) -> list[str]:
+        """The IP addresses at which members have proven who they are."""
+        return [each.host for peer_id, each in self._accounts.items() if each.host and self.is_member(peer_id)]
+
     def _make_room(self) -> None:
         if len(self._accounts) < self._limit:
             return
-        for peer_id, account in self._accounts.items():
-            if peer_id != NOBODY and account.open_streams == 0:
-                nobody = self._accounts[NOBODY]
-                nobody.bytes_in += account.bytes_in
-                nobody.bytes_out += account.bytes_out
-                del self._accounts[peer_id]
-                return
+        gone = next((each for each in self._idle() if not self.is_member(each)), None) or next(self._idle(), None)
+        if gone is not None:
+            self._accounts[NOBODY].take_over(self._accounts.pop(gone))
+
+    def _idle(self) -> Iterator[str]:
+        return (id for id, each in self._accounts.items() if id != NOBODY and each.open_streams == 0)
 
 
 class MeteredStream(TrioTCPStream):
@@ -68,6 +81,7 @@ class MeteredStream(TrioTCPStream):
         self._ledger = ledger
         self._account = Account()
         self._owned = False
+        self._closed = False
         self.is_named = False  # whether a handshake has proven who the peer is, welcome or not
         self.get_remote_address()  # cached now: the socket forgets it when the peer resets
 
@@ -78,11 +92,13 @@ class MeteredStream(TrioTCPStream):
 
     def book_to(self, peer_id: str) -> None:
         """Books what was and will be counted here to `peer_id`."""
-        pending, self._account = self._account, self._ledger.account(peer_id)
-        self._account.bytes_in += pending.bytes_in
-        self._account.bytes_out += pending.bytes_out
+        self.is_named = True
+        if self._closed:  # pushed out in the last moment; settled already
+            return
+        self._settle(peer_id)
+        self._account.host = (self.get_remote_address() or ("", 0))[0]
         self._account.open_streams += 1
-        self._owned = self.is_named = True
+        self._owned = True
 
     async def write(self, data: bytes) -> None:
         """Sends all of `data`; what a broken connection did not take is counted too."""
@@ -121,13 +137,15 @@ class MeteredStream(TrioTCPStream):
         return count
 
     async def close(self) -> None:
-        """Closes the socket and settles the account."""
+        """Closes the socket and settles the account, once; what is on its way to being counted goes there too."""
         if self._owned:
             self._owned = False
             self._account.open_streams -= 1
-        elif self._account.bytes_in or self._account.bytes_out:
-            pending, self._account = self._account, Account()
-            nobody = self._ledger.account(NOBODY)
-            nobody.bytes_in += pending.bytes_in
-            nobody.bytes_out += pending.bytes_out
+        elif not self._closed:
+            self._settle(NOBODY)
+        self._closed = True
         await super().close()
+
+    def _settle(self, peer_id: str) -> None:
+        pending, self._account = self._account, self._ledger.account(peer_id)
+        self._account.take_over(pending)

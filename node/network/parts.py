@@ -120,6 +120,8 @@ def assemble(identity: Identity, settings: NetworkSettings, running: RunningHost
     standings, faults = Standings(trio.current_time, tally=running.tally), OwnFaults()
     chance = random.Random(identity.peer_id)  # noqa: S311  (jitter)
     peers = PeerBook(identity.peer_id, trio.current_time, chance, is_member=caller.gate)
+    running.traffic.is_member = caller.gate
+    running.door.members_at = lambda: [*running.traffic.hosts_of_members(), *peers.hosts_of_members()]
     connector = Connector(running.host, peers, caller.gate, standings, settings.connections)
     open_stream = StreamOpener(running, connector)
     book = AnnouncementBook(settings.session_id, settings.payload_limit, caller.gate)

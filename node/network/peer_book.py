@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from node.backoff import pause_after
+from node.network.addresses import hosts_of
 
 MAX_ADDRESSES = 8  # per peer and kind of source
 MAX_PEERS = 8192
@@ -88,6 +89,11 @@ class PeerBook:
         """Peers that gave their own addresses, the most recently heard of first."""
         known = [(peer_id, list(entry.own)) for peer_id, entry in reversed(self._entries.items()) if entry.own]
         return known[:limit]
+
+    def hosts_of_members(self) -> list[str]:
+        """The IP addresses that members gave for themselves, or the user for them; what others say does not count."""
+        entries = [each for peer_id, each in self._entries.items() if each.pinned or self._is_member(peer_id)]
+        return [host for each in entries for host in hosts_of(each.addresses() if each.pinned else each.own)]
 
     def due(self) -> list[str]:
         """Peers that may be dialed now."""

@@ -137,11 +137,16 @@ class MeteredTCP(TCP):
         """A listener that hands metered streams to `handler_function`."""
 
         async def handle(stream: MeteredStream) -> None:
-            source = stream.get_remote_address()
-            meet = self._expected.get(source) if source else None
-            await (meet or handler_function)(stream)
+            meet = self._who_expects(stream)
+            if self._door.lets_in(stream, expected=meet is not None):
+                async with self._door.passing(stream):
+                    await (meet or handler_function)(stream)
 
-        return BoundListener(self._bound, self._ledger, self._door, handle)
+        return BoundListener(self._bound, self._ledger, handle)
+
+    def _who_expects(self, stream: MeteredStream) -> Meet | None:
+        source = stream.get_remote_address()
+        return self._expected.get(source) if source else None
 
 
 class BoundListener(IListener):
@@ -149,12 +154,9 @@ class BoundListener(IListener):
 
     background_nursery: trio.Nursery  # set by the swarm before it calls listen
 
-    def __init__(
-        self, bound: Mapping[str, trio.SocketListener], ledger: TrafficLedger, door: Door, handler: THandler
-    ) -> None:
+    def __init__(self, bound: Mapping[str, trio.SocketListener], ledger: TrafficLedger, handler: THandler) -> None:
         self._bound = bound
         self._ledger = ledger
-        self._door = door
         self._handler = handler
         self._scope = trio.CancelScope()
         self._serving: trio.SocketListener | None = None
@@ -174,9 +176,7 @@ class BoundListener(IListener):
     async def _accept(self, stream: trio.SocketStream) -> None:
         metered = MeteredStream(stream, self._ledger)
         try:
-            if self._door.lets_in(metered):
-                async with self._door.passing(metered):
-                    await self._handler(metered)
+            await self._handler(metered)
         finally:
             with trio.CancelScope(shield=True):
                 await metered.close()

@@ -7,6 +7,7 @@ import pytest
 
 from node.causes import Cause, Tally
 from node.cli.logs import JsonFormatter, TextFormatter, in_log_format, set_up_logging
+from node.cli.result import fail, note
 
 HOSTILE = "peer says \n2026-01-01 CRITICAL node: forged\x1b[2J"
 
@@ -19,8 +20,25 @@ def record(message="%s of %d", *arguments, **beside):
 
 def test_text_is_one_line_per_message_whatever_a_peer_says():
     (line,) = TextFormatter().format(record("%s", HOSTILE)).splitlines()
-    assert "\\x0a2026-01-01 CRITICAL" in line
+    assert "\\n2026-01-01 CRITICAL" in line
     assert "\x1b" not in line
+
+
+@pytest.mark.parametrize(
+    "hostile", ["\n", "\r", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\u202e", "\u2066", "\ud800"]
+)
+def test_what_would_steer_a_terminal_is_written_out(hostile):
+    for line in (TextFormatter().format(record("a%sb é", hostile)), in_log_format(f"a{hostile}b é")):
+        assert line.isprintable()
+        assert len(line.splitlines()) == 1
+        assert line.endswith(f"a{hostile.encode('unicode_escape').decode()}b é")
+
+
+def test_errors_and_notes_are_written_out_too(capsys):
+    note("a\u202eb")
+    with pytest.raises(SystemExit):
+        fail("a\u202eb")
+    assert capsys.readouterr().err == "a\\u202eb\nfl-node: a\\u202eb\n"
 
 
 def test_json_is_one_object_per_line():

@@ -17,4 +17,4 @@ def test_payloads_that_were_found_before_do_no_harm(target):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_coverage_guided_fuzzer_finds_nothing_new(target, tmp_path):
-    finds_nothing_new("tests.learning.fuzz", target, tmp_path, 12)
+    finds_nothing_new("tests.learning.fuzz", target, tmp_path)

@@ -1,9 +1,16 @@
 """Decoders against what fuzzing has found so far, and against some seconds of more of it."""
 
+import importlib
+
 import pytest
 
-from tests.fuzzing import finds_nothing_new
+from tests.fuzzing import SECONDS, finds_nothing_new
 from tests.network.fuzz import CORPUS, TARGETS
+
+
+def test_all_targets_together_are_fuzzed_for_a_minute():
+    learning = importlib.import_module("tests.learning.fuzz")
+    assert len(TARGETS) * SECONDS["tests.network.fuzz"] + len(learning.TARGETS) * SECONDS["tests.learning.fuzz"] == 60
 
 
 @pytest.mark.parametrize("target", TARGETS)

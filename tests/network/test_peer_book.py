@@ -123,3 +123,15 @@ def test_who_is_no_member_and_out_of_reach_is_forgotten_after_an_hour():
     clock.now = EXPIRY_SECONDS + 1
     assert set(peers.due()) == {"alice", "carol"}
     assert peers.addresses("bob") == []
+
+
+def test_where_members_are_is_what_they_or_the_user_say():
+    peers = PeerBook("a node", Clock(), random.Random(1), is_member="alice".__eq__)
+    relayed = "/ip4/192.0.2.9/tcp/1/p2p/relay/p2p-circuit"
+    peers.said_by_itself(
+        "alice", ["/ip4/192.0.2.1/tcp/1", "/ip6/2001:db8::1/tcp/1", "/dns4/example.org/tcp/1", relayed]
+    )
+    peers.hint("alice", ["/ip4/192.0.2.2/tcp/1"])
+    peers.said_by_itself("mallory", ["/ip4/192.0.2.3/tcp/1"])
+    peers.pin("tracker", "/ip4/192.0.2.4/tcp/1")
+    assert peers.hosts_of_members() == ["192.0.2.1", "2001:db8::1", "192.0.2.4"]

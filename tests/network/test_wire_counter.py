@@ -9,7 +9,8 @@ import trio
 
 from node.messages import Traffic
 from node.network.addresses import host_and_port, parse_peer_address
-from tests.network.members import Shelf, identity, meet, member, until
+from node.network.host import dial, run_host
+from tests.network.members import LOOPBACK, Shelf, identity, meet, member, until
 
 pytestmark = pytest.mark.real
 
@@ -52,23 +53,49 @@ async def wire_to(address: str):
 @pytest.mark.parametrize("size", [1, 5_000_000])
 async def test_bytes_per_peer_are_exactly_those_on_the_wire(size):
     shelf = Shelf(identity("alice"))
-    async with member("alice", shelf=shelf) as alice, wire_to(alice.addresses()[0]) as wire:
-        async with member("bob", [wire.address]) as bob:
-            await meet(alice, bob)
-            for round in range(1, 4):
-                before = bob.traffic()[alice.peer_id]
-                announcement = shelf.put(os.urandom(size), round)
-                await alice.announce(announcement)
-                assert len(await bob.fetch(announcement, [alice.peer_id], trio.current_time() + 20)) == size
-                assert bob.traffic()[alice.peer_id].bytes_in - before.bytes_in > size
+    async with (
+        member("alice", shelf=shelf) as alice,
+        wire_to(alice.addresses()[0]) as wire,
+        member("bob", [wire.address]) as bob,
+    ):
+        await meet(alice, bob)
+        for round in range(1, 4):
+            before = bob.traffic()[alice.peer_id]
+            announcement = shelf.put(os.urandom(size), round)
+            await alice.announce(announcement)
+            assert len(await bob.fetch(announcement, [alice.peer_id], trio.current_time() + 20)) == size
+            assert bob.traffic()[alice.peer_id].bytes_in - before.bytes_in > size
 
-            def are_level():
-                counted = (alice.traffic()[bob.peer_id], bob.traffic()[alice.peer_id])
-                return counted == (Traffic(wire.up, wire.down), Traffic(wire.down, wire.up))
+        def are_level():
+            counted = (alice.traffic()[bob.peer_id], bob.traffic()[alice.peer_id])
+            return counted == (Traffic(wire.up, wire.down), Traffic(wire.down, wire.up))
 
-            await until(are_level)
-        assert sum(each.bytes_in for each in bob.traffic().values()) <= wire.down
-        await until(lambda: alice.traffic()[bob.peer_id].bytes_in == wire.up)
+        await until(are_level)
+
+
+async def test_connections_that_end_leave_nothing_on_nobody_s_account():
+    alice, bob = identity("alice"), identity("bob")
+
+    def everybody(_peer_id):
+        return True
+
+    async with (
+        run_host(alice, [LOOPBACK], everybody) as listens,
+        run_host(bob, [LOOPBACK], everybody) as dials,
+        wire_to(f"{listens.addresses[0]}/p2p/{alice.peer_id}") as wire,
+    ):
+        for leaves in (dials.host, listens.host, dials.host):
+            await dial(dials.host, alice.peer_id, parse_peer_address(wire.address).address, 5)
+            await until(lambda: len(listens.host.get_network().get_connections()) == 1)
+            for connection in leaves.get_network().get_connections():
+                await connection.close()
+            await until(lambda: not listens.host.get_network().get_connections())
+            await until(lambda: not dials.host.get_network().get_connections())
+            await trio.sleep(0.1)  # in which the listener closes the stream once more
+            assert wire.up > 100
+            assert listens.traffic.traffic() == {"": Traffic(0, 0), bob.peer_id: Traffic(wire.up, wire.down)}
+            assert dials.traffic.traffic()[""] == Traffic(0, 0)
+            assert listens.traffic.account(bob.peer_id).open_streams == 0
 
 
 async def test_handshakes_that_fail_are_on_the_wire_and_on_nobody_s_account():
