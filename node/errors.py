@@ -10,6 +10,7 @@
     ├── UpdateError          a payload whose bytes, shapes or numbers are not what was promised
     ├── NetworkError         our own side of the network: address, port
     │   └── PeerError        a peer's fault: it never ends the node
+    │       └── AnnouncementError  an announcement that others, or its own bytes, contradict
     ├── ProgramError         a mistake in this program, met where its exit status must not be taken for an answer
     └── StorageError         IPFS: the daemon, the embedded store
         ├── ContentMissing   a CID that nobody here can produce
@@ -63,6 +64,10 @@ class NetworkError(NodeError):
 
 class PeerError(NetworkError):
     """A peer is unreachable, too slow, or broke the protocol. Never ends the node."""
+
+
+class AnnouncementError(PeerError):
+    """What was announced is not to be had as announced: asking again will not help."""
 
 
 class StorageError(NodeError):

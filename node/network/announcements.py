@@ -22,6 +22,7 @@ class Verdict(Enum):
     NEW = "new"
     KNOWN = "known"
     EQUIVOCATION = "equivocation"
+    CONTRADICTION = "bad-announcement"
     FOREIGN_SESSION = "foreign-session"
     NOT_A_MEMBER = "not-a-member"
     TOO_LARGE = "too-large"
@@ -58,6 +59,7 @@ class AnnouncementBook:
         self._rounds: dict[str, OrderedDict[int, Announcement]] = {}
         self._forgotten: dict[str, int] = {}  # newest round of which nothing is known any more
         self._first: OrderedDict[bytes, tuple[str, int]] = OrderedDict()  # digest -> peer id and round
+        self._sizes: OrderedDict[bytes, int] = OrderedDict()  # of payloads that were verified
         self._convicted: set[tuple[str, int]] = set()
         self.evidence: list[Equivocation] = []
 
@@ -73,11 +75,14 @@ class AnnouncementBook:
             return Verdict.TOO_OLD
         rounds = self._rounds.setdefault(announcement.peer_id, OrderedDict())
         known = rounds.get(announcement.round)
+        if known is None and self.contradicts(announcement):
+            return Verdict.CONTRADICTION
         if known is None:
             self._remember(rounds, announcement)
             return Verdict.NEW
         if known.digest == announcement.digest:
-            return Verdict.KNOWN
+            same = (known.size, known.codec) == (announcement.size, announcement.codec)
+            return Verdict.KNOWN if same else Verdict.CONTRADICTION
         return self._convict(known, announcement)
 
     def newest_round(self, peer_id: str) -> int:
@@ -89,6 +94,16 @@ class AnnouncementBook:
         self._first.setdefault(announcement.digest, (announcement.peer_id, announcement.round))
         if len(self._first) > MAX_DIGESTS:
             self._first.popitem(last=False)
+
+    def note_verified(self, digest: bytes, size: int) -> None:
+        """Remembers the size of bytes that were hashed here."""
+        self._sizes[digest] = size
+        if len(self._sizes) > MAX_DIGESTS:
+            self._sizes.popitem(last=False)
+
+    def contradicts(self, announcement: Announcement) -> bool:
+        """Whether bytes of that hash were verified here, and have another size: the announcer signed a lie."""
+        return self._sizes.get(announcement.digest, announcement.size) != announcement.size
 
     def first_with(self, announcement: Announcement) -> tuple[str, int]:
         """Peer id and round of the first announcement with these bytes, as far as is remembered."""

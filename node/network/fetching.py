@@ -3,6 +3,7 @@
 Knows no tensors. A payload's size and SHA-256 are verified before it is returned.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from node.network.identity import peer_id_of
 from node.network.peer_book import MAX_ADDRESSES
 from node.network.sink import Sink
 from node.network.standing import Standings
-from node.network.wire import MAX_REPLY, Frames, Malformed, announcement_message, patience, read_announcement
+from node.network.wire import MAX_REPLY, Frames, Malformed, TooSlow, announcement_message, patience, read_announcement
 from node.network.wire_pb2 import AnnouncementsRequest, GrantRequest, PayloadRequest, PeersRequest, Reply, Request
 
 MAX_IDLE_STREAMS = 2  # kept open per peer
@@ -31,10 +32,16 @@ class FetchTimes:
 
     reply: float = 10.0
     chunk: float = 30.0  # for each chunk of a payload
+    behind: float = 5.0  # of a hurried one: that it may be behind `rate`
+    rate: float = 256 << 10  # bytes a second
 
 
 class Refused(PeerError):
     """The peer refuses and says that asking again will not help."""
+
+
+class WrongSize(PeerError):
+    """The peer has the payload with another size: the peer lies, or who said the size."""
 
 
 @dataclass(frozen=True)
@@ -97,18 +104,26 @@ class ExchangeClient:
             self._standings.penalize(peer_id, 20.0, Cause.BAD_REPLY, error)
             raise PeerError(f"peer {peer_id} names a peer that cannot be: {error}") from error
 
-    async def fetch_into(self, sink: Sink, peer_id: str) -> None:
-        """Continues `sink` with the peer's copy, up to its end. Raises PeerError; the sink keeps what arrived."""
+    async def fetch_into(self, sink: Sink, peer_id: str, hurried: bool = False) -> None:
+        """Continues `sink` with the peer's copy, up to its end. Raises PeerError; the sink keeps what arrived.
+
+        A `hurried` peer has to keep up a lowest rate from the question on.
+        """
+        with trio.move_on_after(self._times.behind if hurried else math.inf) as turn:
+            await self._fetch_into(sink, peer_id, turn)
+        if turn.cancelled_caught:
+            raise TooSlow(f"peer {peer_id} gives less than {self._times.rate / 1024:.0f} KiB a second; asking another")
+
+    async def _fetch_into(self, sink: Sink, peer_id: str, turn: trio.CancelScope) -> None:
         request = Request(payload=PayloadRequest(digest=sink.digest, offset=sink.received))
         async with self._conversation(peer_id) as frames:
             reply = await self._ask(frames, request, "header")
             if reply.header.size != sink.size:
-                self._standings.penalize(peer_id, 20.0, Cause.WRONG_SIZE)
-                raise PeerError(f"peer {peer_id} has {reply.header.size} bytes, not the {sink.size} announced")
+                raise WrongSize(f"peer {peer_id} has {reply.header.size} bytes, not the {sink.size} announced")
             while sink.received < sink.size:
-                await self._receive_chunk(frames, sink)
+                await self._receive_chunk(frames, sink, turn)
 
-    async def _receive_chunk(self, frames: Frames, sink: Sink) -> None:
+    async def _receive_chunk(self, frames: Frames, sink: Sink, turn: trio.CancelScope) -> None:
         with patience(frames.peer_id, self._times.chunk):
             left = await frames.chunk_size()
             if left > sink.size - sink.received:
@@ -116,8 +131,12 @@ class ExchangeClient:
                 raise PeerError(f"peer {frames.peer_id} sent more than the {sink.size} bytes announced; dropped")
             while left:
                 pieces = await frames.some(left)
-                left -= sum(map(len, pieces))
+                count = sum(map(len, pieces))
+                left -= count
                 await sink.write(pieces)
+                if turn.deadline < math.inf:  # bytes earn time, and none can be saved up
+                    earned = turn.deadline + count / self._times.rate
+                    turn.deadline = min(earned, trio.current_time() + self._times.behind)
 
     def forget(self, peer_id: str) -> None:
         """Drops the idle streams of a peer that has left."""

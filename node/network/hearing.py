@@ -53,6 +53,9 @@ class Hearing:
         if verdict is Verdict.NEW:
             self._compare(announcement)
             self.deliver(announcement)
+        elif verdict is Verdict.CONTRADICTION:  # no points: anybody may repeat it
+            detail = f"{_named(announcement)} has another size or codec than its bytes, or than was said before"
+            self.standings.count(Cause.BAD_ANNOUNCEMENT, announcement.peer_id, detail)
         elif verdict is Verdict.EQUIVOCATION:
             detail = f"two updates for round {announcement.round}"
             self.standings.penalize(announcement.peer_id, EQUIVOCATION_PENALTY, Cause.EQUIVOCATION, detail)

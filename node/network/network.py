@@ -8,7 +8,8 @@ import trio
 from libp2p.abc import ConnectionType, INetConn
 from libp2p.peer.id import ID
 
-from node.errors import NetworkError, PeerError
+from node.causes import Cause
+from node.errors import AnnouncementError, NetworkError, PeerError
 from node.messages import OTHERS, Announcement, Content, Traffic
 from node.network import exchange
 from node.network.addresses import known_addresses
@@ -81,6 +82,7 @@ class Network:
         if announcement.peer_id != self.peer_id or announcement.session_id != self._parts.settings.session_id:
             raise NetworkError(f"not ours to announce: an update of {announcement.peer_id}; sign it with this identity")
         self._parts.book.note_bytes(announcement)
+        self._parts.book.note_verified(announcement.digest, announcement.size)
         await self._parts.gossip.announce(announcement)
 
     async def tell(self, peer_id: str, announcement: Announcement) -> None:
@@ -92,13 +94,19 @@ class Network:
 
         Tries `holders` in turn, each going on where the last one stopped, until `deadline` (trio's clock, seconds).
         Once the first of them has proved bad, a holder that gives nothing is not asked again.
-        Raises PeerError.
+        Raises PeerError; AnnouncementError if the size is contradicted.
         """
         parts = self._parts
         if announcement.size > parts.settings.payload_limit:
             raise PeerError(f"{announcement.peer_id} announced {announcement.size} bytes, over the session's limit")
+        if parts.book.contradicts(announcement):
+            error = f"{announcement.peer_id} announced {announcement.size} bytes, and their hash is of another size"
+            parts.standings.penalize(announcement.peer_id, exchange.SIZE_PENALTY, Cause.WRONG_SIZE, error)
+            raise AnnouncementError(f"{error}; left out")
         with trio.CancelScope(deadline=deadline):
-            return await exchange.fetch(parts.client, parts.standings, announcement, holders, parts.settings.spool)
+            payload = await exchange.fetch(parts.client, parts.standings, announcement, holders, parts.settings.spool)
+            parts.book.note_verified(announcement.digest, announcement.size)
+            return payload
         raise PeerError(f"no holder gave the payload of {announcement.peer_id}, round {announcement.round}, in time")
 
     async def fetch_to(self, wanted: Content, holders: Sequence[str], deadline: float, path: Path) -> None:

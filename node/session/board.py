@@ -32,7 +32,8 @@ class Board:
     def post(self, announcement: Announcement) -> Equivocation | None:
         """Takes in an announcement whose signature was verified; returns a new proof of equivocation, if it is one.
 
-        Announcements of strangers, of another session and older than the window are dropped.
+        Announcements of strangers, of another session and older than the window are dropped; so are further ones of a
+        round with the same hash, whatever else they say (the network counts those that differ).
         """
         member = self.directory.index_of(announcement.peer_id)
         if member is None or announcement.session_id != self.session_id or member in self._convicted:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from node.errors import PeerError
+from node.errors import AnnouncementError, PeerError
 from node.messages import ABSENT, Announcement
 from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
@@ -38,11 +38,13 @@ class Gatherer:
     _held: dict[int, Contribution] = field(default_factory=dict)
     _digests: dict[int, bytes] = field(default_factory=dict)  # of what `_held` has
     _refused: dict[int, bytes] = field(default_factory=dict)  # newest bad digest per member
+    _dropped: set[tuple[int, bytes]] = field(default_factory=set)  # in this round: what is not there as announced
 
     async def gather(self, round: int, cohort: Iterable[int]) -> list[Contribution]:
         """Verified contributions of the cohort, ascending by member; late, bad and absent peers are left out."""
         found: dict[int, Contribution] = {}
         waited = set(cohort)
+        self._dropped.clear()
 
         async def obtain(member: int) -> None:
             await self._obtain(member, round, found)
@@ -128,14 +130,23 @@ class Gatherer:
 
     def _keep(self, contribution: Contribution, digest: bytes) -> Contribution:
         """Remembers a contribution instead of the one before, whose file, if it has one, goes."""
-        before = self._held.get(contribution.member)
-        self.holding.pop(self._digests.get(contribution.member, b""), None)
+        before, outdated = self._held.get(contribution.member), self._digests.get(contribution.member)
+        self._held[contribution.member] = contribution
         self._digests[contribution.member] = digest
+        if outdated is not None:
+            self._release(outdated)
         self.holding[digest] = contribution.payload
         if before is not None and isinstance(before.payload, Path):
             before.payload.unlink(missing_ok=True)
-        self._held[contribution.member] = contribution
         return contribution
+
+    def _release(self, digest: bytes) -> None:
+        """One member less has a payload of that hash: another's copy is held instead, if there is one."""
+        another = next((member for member, kept in self._digests.items() if kept == digest), None)
+        if another is None:
+            self.holding.pop(digest, None)
+        else:
+            self.holding[digest] = self._held[another].payload
 
     async def _pull(self, member: int, announcement: Announcement) -> Contribution | None:
         """The announced update, verified; None after a refusal, or after TRIES failures of the peer."""
@@ -159,15 +170,20 @@ class Gatherer:
 
     async def _fetch(self, member: int, announcement: Announcement) -> Payload | None:
         for attempt in range(TRIES):
+            if (member, announcement.digest) in self._dropped:
+                break
             try:
-                holders = [announcement.peer_id, *self._elsewhere(announcement)]
+                holders = [announcement.peer_id, *self._elsewhere(announcement, attempt)]
                 return await self.peers.fetch(announcement, holders, self.deadline.bound_s)
             except PeerError as error:
+                if isinstance(error, AnnouncementError):
+                    self._dropped.add((member, announcement.digest))
                 log.warning("update of member %d, round %d: %s", member, announcement.round, error)
             await trio.sleep(RETRY_S * 2**attempt)
         return None
 
-    def _elsewhere(self, announcement: Announcement) -> list[str]:
-        """Some members that may have pulled the same payload; which, differs from payload to payload."""
+    def _elsewhere(self, announcement: Announcement, attempt: int) -> list[str]:
+        """Some members that may have pulled the same payload; which, differs with payload, asker and attempt."""
         here = self.peers.connected() - {announcement.peer_id}
-        return sorted(here, key=lambda peer: sha256(announcement.digest + peer.encode()).digest())[:ELSEWHERE]
+        chance = announcement.digest + bytes([attempt]) + self.peers.peer_id.encode()
+        return sorted(here, key=lambda peer: sha256(chance + peer.encode()).digest())[:ELSEWHERE]

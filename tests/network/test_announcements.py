@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from node.network.announcements import MAX_ROUNDS_REMEMBERED, AnnouncementBook, Verdict, newest_of_each
 from tests.network.members import SESSION, announce, identity
 
@@ -64,3 +66,19 @@ def test_who_announces_far_ahead_leaves_room_for_the_others():
     assert len(chosen) == 8
     assert set(honest) <= set(chosen)
     assert newest_of_each(honest, 2) == honest[:0:-1]
+
+
+def test_the_same_bytes_with_another_size_or_codec_are_not_what_was_said():
+    judged, said = book(), announce(ALICE, 1, b"one")
+    judged.judge(said)
+    assert judged.judge(replace(said, size=4)) is Verdict.CONTRADICTION
+    assert judged.judge(replace(said, codec="float16")) is Verdict.CONTRADICTION
+    assert judged.judge(said) is Verdict.KNOWN
+    assert judged.since(0) == [said]
+
+
+def test_a_size_that_verified_bytes_contradict_is_not_believed():
+    judged, said = book(), announce(ALICE, 1, b"one")
+    judged.note_verified(said.digest, 3)
+    assert judged.judge(replace(said, size=4)) is Verdict.CONTRADICTION
+    assert judged.judge(said) is Verdict.NEW

@@ -1,5 +1,6 @@
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from node.causes import Cause, Tally
@@ -69,3 +70,12 @@ def test_what_is_of_another_session_or_too_large_costs_who_forwards_it():
     heard.forwarded(announce(ALICE, 1, bytes(101)), "mallory")
     assert heard.standings.refused == {Cause.FOREIGN_SESSION: 1, Cause.TOO_LARGE: 1}
     assert heard.standings.score("mallory") == -15
+
+
+def test_another_size_for_the_same_bytes_is_refused_at_nobody_s_cost():
+    heard, said = hearing(), announce(ALICE, 1, b"update")
+    assert heard.forwarded(said, "carol")
+    assert not heard.forwarded(replace(said, size=7), "carol")
+    heard.told(replace(said, codec="float16"), "carol")
+    assert heard.standings.refused == {Cause.BAD_ANNOUNCEMENT: 2}
+    assert heard.standings.scores() == {}

@@ -1,0 +1,49 @@
+"""Who is asked for an update, and what is held for others."""
+
+from collections import Counter
+
+from node.messages import Announcement
+from node.session.board import Board
+from node.session.deadline import AdaptiveDeadline
+from node.session.gather import ELSEWHERE, Gatherer
+from node.session.ports import Contribution
+from tests.session.fakes import Bus, FakeDirectory, FakeLearner, FakePeers
+
+NAMES = [f"peer {number}" for number in range(24)]
+
+
+def gatherer(own):
+    bus = Bus(dict.fromkeys(NAMES))
+    directory = FakeDirectory(NAMES, own)
+    board = Board(7, directory, window=3)
+    return Gatherer(FakePeers(bus, NAMES[own]), directory, board, FakeLearner(own), 2, AdaptiveDeadline(30.0))
+
+
+def test_askers_ask_different_holders_and_others_at_each_attempt():
+    announcement = Announcement(7, 1, b"d" * 32, 6, "float32", NAMES[0], b"s" * 64)
+    asked = Counter()
+    for own in range(1, len(NAMES)):
+        gathering = gatherer(own)
+        attempts = [gathering._elsewhere(announcement, attempt) for attempt in range(3)]
+        assert all(len(set(each)) == ELSEWHERE for each in attempts)
+        assert not {NAMES[0], NAMES[own]} & {peer for each in attempts for peer in each}
+        assert gathering._elsewhere(announcement, 0) == attempts[0]
+        assert len({tuple(each) for each in attempts}) > 1
+        asked.update(attempts[0])
+    assert len(asked) > 12
+    assert max(asked.values()) < 10
+
+
+def test_of_two_members_with_the_same_bytes_one_is_enough_to_hold_them(tmp_path):
+    gathering = gatherer(0)
+    paths = [tmp_path / name for name in ("first", "second", "third")]
+    for path in paths:
+        path.write_bytes(b"update")
+    same, other = b"s" * 32, b"o" * 32
+    gathering._keep(Contribution(1, 1, paths[0]), same)
+    gathering._keep(Contribution(2, 1, paths[1]), same)
+    gathering._keep(Contribution(2, 2, paths[2]), other)
+    assert gathering.holding == {same: paths[0], other: paths[2]}
+    assert [path.exists() for path in paths] == [True, False, True]
+    gathering._keep(Contribution(1, 2, b"update"), other)
+    assert gathering.holding == {other: b"update"}
