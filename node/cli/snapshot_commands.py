@@ -197,7 +197,11 @@ def unpin(cid: str, home: Path, ipfs: str | None, force: bool, **ledger: str | N
 @click.option("--keep-last", type=click.IntRange(1), help="Release all but the newest N snapshots of each member.")
 @click.option("--keep-every", type=click.IntRange(1), help="Keep also those of each K-th round, and the newest.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be released.")
-@click.option("--force", is_flag=True, help="Release also what the ledger names; the ledger is not asked.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Release also what the ledger names (it is not asked), and forget a lost list of pins.",
+)
 @answers
 def gc(home: Path, ipfs: str | None, dry_run: bool, **choices: Any) -> Result:
     """Release snapshots by a policy, if one is given, and remove every block that no pin needs.
@@ -222,7 +226,7 @@ def gc(home: Path, ipfs: str | None, dry_run: bool, **choices: Any) -> Result:
             return released, Collected(0, 0)
         for one in released:
             await snapshots.unpin(one.cid)
-        return released, await snapshots.gc() if ipfs is None else Collected(0, 0)
+        return released, await snapshots.gc(force) if ipfs is None else Collected(0, 0)
 
     released, collected = run(Place(home, ipfs), clean)
     fields = {

@@ -86,6 +86,10 @@ class BlockStore:
             for path in shard.iterdir() if shard.is_dir() else ():
                 yield _digest_in(path.name), path
 
+    def any(self) -> bool:
+        """Whether there is a block at all."""
+        return next((True for digest, _ in self.files() if digest is not None), False)
+
     def size(self) -> int:
         """Bytes of all block files."""
         total = 0

@@ -5,7 +5,7 @@ also against another process (the `snapshot` commands beside a running node).
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ class EmbeddedSnapshots:
     def __init__(self, root: Path, fetch: FetchBlocks | None = None, bounds: Bounds = _DEFAULT) -> None:
         self._root = root
         self.blocks = BlockStore(root / "blocks")
-        self._catalogue = Catalogue(root / "pins.sqlite")
+        self._catalogue = Catalogue(root / "pins.sqlite", self.blocks.any)
         self._lock = root / "lock"
         self._sources = Sources(self.blocks, fetch)
         self._bounds = bounds
@@ -45,7 +45,8 @@ class EmbeddedSnapshots:
             try:
                 return await in_thread(lambda: self._add(files, label))
             except StorageError:
-                await in_thread(self._collect)  # what was written before the disk was full must not keep it full
+                with suppress(StorageError):  # what was written before the disk was full must not keep it full
+                    await in_thread(self._collect)
                 raise
 
     async def entries(self, cid: str) -> list[Entry]:
@@ -98,14 +99,14 @@ class EmbeddedSnapshots:
         return [root, *(make_cid(RAW, digest) for digest in digests if digest != root[-DIGEST_BYTES:])]
 
     async def damaged(self) -> list[Pin]:
-        """See `Snapshots.damaged`. Reads every block of every pin."""
+        """See `Snapshots.damaged`. Reads every block of every pin, and the rows of the list of pins."""
         with deadline(self._bounds.seconds, "verifying the pins"):
-            return await in_thread(lambda: [pin for pin in self._catalogue.pins() if not self._is_whole(pin.cid)])
+            return await in_thread(self._damaged)
 
-    async def gc(self) -> Collected:
+    async def gc(self, force: bool = False) -> Collected:
         """See `Snapshots.gc`."""
         with deadline(self._bounds.seconds, "collecting garbage"):
-            return await in_thread(self._collect)
+            return await in_thread(lambda: self._collect(force))
 
     async def size(self) -> int:
         """See `Snapshots.size`."""
@@ -157,6 +158,10 @@ class EmbeddedSnapshots:
         links = sorted(directory_links(root, self.blocks.get), key=lambda link: link.name)
         return [Entry(link.name, format_cid(link.cid), file_size(link.cid, self.blocks.get)) for link in links]
 
+    def _damaged(self) -> list[Pin]:
+        rows = self._catalogue.damaged()
+        return [pin for pin in self._catalogue.pins() if pin.cid in rows or not self._is_whole(pin.cid)]
+
     def _is_whole(self, cid: str) -> bool:
         for digest in self._catalogue.digests_of(cid):
             check_deadline()
@@ -164,9 +169,13 @@ class EmbeddedSnapshots:
                 return False
         return True
 
-    def _collect(self) -> Collected:
+    def _collect(self, force: bool = False) -> Collected:
         count = freed = 0
         with writing_to(self._root), exclusive(self._lock, check_deadline):
+            if self._catalogue.began_anew() and not force:
+                cure = "pin again what is to stay (`fl-node snapshot pin CID`), then `fl-node snapshot gc --force`"
+                lost = f"list of pins {self._root / 'pins.sqlite'} is newer than the blocks beside it"
+                raise StorageError(f"{lost}, so an earlier one was lost and nothing is removed: {cure}")
             needed = self._catalogue.digests()
             for digest, path in self.blocks.files():
                 check_deadline()
@@ -174,6 +183,8 @@ class EmbeddedSnapshots:
                     freed += path.stat().st_size
                     count += digest is not None
                     path.unlink()
+            if force:
+                self._catalogue.settle()
         return Collected(count, freed)
 
     async def _make_room(self, incoming: int) -> None:

@@ -95,7 +95,7 @@ class KuboSnapshots:
             held = {parse_cid(cid) for cid in await in_thread(self._pinned, abandon=True)}
             return [pin for pin in await in_thread(self._catalogue.pins) if parse_cid(pin.cid) not in held]
 
-    async def gc(self) -> Collected:
+    async def gc(self, force: bool = False) -> Collected:  # noqa: ARG002 - the daemon knows its own pins
         """See `Snapshots.gc`. The daemon removes all that nothing in it pins, whoever added it."""
         with deadline(self._bounds.seconds, "collecting garbage in Kubo"):
             before = await in_thread(self._rpc.size, abandon=True)

@@ -84,8 +84,11 @@ class Snapshots(Protocol):
     async def damaged(self) -> list[Pin]:
         """Pins whose content is not all here: blocks torn or lost, or unpinned behind our back. `pin` mends them."""
 
-    async def gc(self) -> Collected:
-        """Removes every block that no pin needs."""
+    async def gc(self, force: bool = False) -> Collected:
+        """Removes every block that no pin needs; StorageError where that is not known.
+
+        With `force` also the blocks of an earlier list of pins, which was lost.
+        """
 
     async def size(self) -> int:
         """Bytes on disk."""

@@ -71,9 +71,9 @@ class SealedSnapshots:
         """See `Snapshots.damaged`."""
         return await self._inner.damaged()
 
-    async def gc(self) -> Collected:
+    async def gc(self, force: bool = False) -> Collected:
         """See `Snapshots.gc`."""
-        return await self._inner.gc()
+        return await self._inner.gc(force)
 
     async def size(self) -> int:
         """See `Snapshots.size`."""
