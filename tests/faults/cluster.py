@@ -184,11 +184,16 @@ class Cluster:
 
     def records(self) -> dict[int, list[int]]:
         """The rounds that each member has on the ledger, whose hash chains were verified on the way."""
+        return self.ledger()[0]
+
+    def ledger(self) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+        """The same, and by member those of which the ledger has the mix too."""
         done = self._run(sys.executable, "-W", "ignore", "-m", "tests.faults.ledger_says", str(self.session))
         assert done.returncode == 0, done.stderr[-3000:]
         answer = json.loads(done.stdout)
         assert answer["verified"] > 0, answer
-        return {int(member): rounds for member, rounds in answer["rounds"].items()}
+        by_member = ({int(member): rounds for member, rounds in answer[what].items()} for what in ("rounds", "mixed"))
+        return tuple(by_member)
 
     def audit(self, first: int, last: int) -> dict:
         """The audit of these rounds, from every member's snapshots."""
@@ -266,11 +271,17 @@ class Cluster:
     def over(self, first: int, may_miss=(), gaps=()) -> dict:
         """The same for nodes that end by themselves."""
         ended = {name: self.ended(name) for name in MEMBERS}
-        self.whole(first, ended, gaps)
-        report = self.audit(max(1, first), min(ended.values()))
+        recorded, mixed = self.ledger()
+        self.whole(recorded, first, ended, gaps)
+        since, last = max(1, first), min(ended.values())
+        report = self.audit(since, last)
         assert report["clean"], str(report)
         named = {gap["member"] for gap in report["gaps"]}
         assert named <= {self.member(name) for name in gaps}, report["gaps"]
+        assert left_out(report, recorded, last) == holes(recorded, mixed, since, last), report["gaps"]
+        without = {self.member(name) for name in may_miss}
+        for each in report["coverage"]:
+            assert each["member"] in without or each["due_without_cid"] == each["not_found"] == 0, each
         if not may_miss:
             assert report["steps_replayed"] == report["steps_total"], str(report)
         assert not any(list(home.evidence.glob("*")) for home in self.homes.values() if home.evidence.exists())
@@ -285,9 +296,8 @@ class Cluster:
             assert db.execute("select count(*) from records where not confirmed").fetchone() == (0,), name
         return answer["finished_round"]
 
-    def whole(self, first: int, ended: dict[str, int], gaps=()) -> None:
+    def whole(self, recorded: dict[int, list[int]], first: int, ended: dict[str, int], gaps=()) -> None:
         """Each member's rounds are on the ledger, all that it finished, once each, in order."""
-        recorded = self.records()
         for name in MEMBERS:
             rounds = recorded[self.member(name)]
             assert all(one < other for one, other in itertools.pairwise(rounds)), (name, rounds)
@@ -302,6 +312,23 @@ class Cluster:
                 own = [row[0] for row in db.execute("select round from records where not closing order by seq")]
             assert set(own) <= set(rounds), (name, own, rounds)
             assert len(own) == len(set(own)), (name, own)
+
+
+def holes(recorded: dict[int, list[int]], mixed: dict[int, list[int]], since: int, last: int) -> set[tuple[int, int]]:
+    """(member, round) without a mix on the ledger, between a member's first and last records of these rounds."""
+    found = set()
+    for member, rounds in recorded.items():
+        within = [each for each in rounds if since <= each <= last]
+        whole = range(within[0], within[-1] + 1) if within else ()
+        found |= {(member, each) for each in whole if each not in mixed.get(member, ())}
+    return found
+
+
+def left_out(report: dict, recorded: dict[int, list[int]], last: int) -> set[tuple[int, int]]:
+    """The same, of an audit to the round `last`; it names rounds beyond a member's last record, too."""
+    named = ((gap["member"], each) for gap in report["gaps"] for each in range(gap["from"], gap["to"] + 1))
+    newest = {member: max((each for each in rounds if each <= last), default=0) for member, rounds in recorded.items()}
+    return {(member, each) for member, each in named if each <= newest.get(member, 0)}
 
 
 def end(child: subprocess.Popen) -> None:

@@ -16,4 +16,5 @@ if __name__ == "__main__":
         verified = history.verify()
         rows = history.records(gas=False)
     rounds = {int(member): own["round"].tolist() for member, own in rows.groupby("member")}
-    print(json.dumps({"verified": verified, "rounds": rounds}))
+    mixed = {int(member): own["round"].tolist() for member, own in rows[rows["complete"]].groupby("member")}
+    print(json.dumps({"verified": verified, "rounds": rounds, "mixed": mixed}))
