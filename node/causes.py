@@ -74,10 +74,21 @@ class Cause(StrEnum):
     # Trackers, the directory, relays
     BAD_TRACKER_ANSWER = "bad-tracker-answer"
     BAD_TRACKER_MESSAGE = "bad-tracker-message"
+    TRACKER_FLOOD = "tracker-flood"
+    TRACKER_FULL = "tracker-full"
+    BAD_REGISTRATION = "bad-registration"
+    BAD_NAMESPACE = "bad-namespace"
+    BAD_COOKIE = "bad-cookie"
     BAD_DIRECTORY_MESSAGE = "bad-directory-message"
     BAD_DIRECTORY_ANSWER = "bad-directory-answer"
     DIRECTORY_FLOOD = "directory-flood"
     BAD_RELAY_MESSAGE = "bad-relay-message"
+    RELAY_FULL = "relay-full"
+    NO_RESERVATION = "no-reservation"
+    RELAY_TARGET_SILENT = "relay-target-silent"
+    HOLE_PUNCH_REFUSED = "hole-punch-refused"
+    # The page of metrics
+    BAD_METRICS_REQUEST = "bad-metrics-request"
     # Payloads that hash to what was announced, and are no update
     UPDATE_HEADER = "update-header"
     UPDATE_DTYPE = "update-dtype"

@@ -114,7 +114,7 @@ async def run(identity: Identity, settings: TrackerSettings) -> dict[str, Any]:
         async with AsyncExitStack() as stack:
             running = await stack.enter_async_context(run_tracker(identity, settings.listen, settings.rules))
             if settings.relay:
-                running.relay = Relay(running.running.host)
+                running.relay = Relay(running.running.host, tally=running.running.tally)
             about: dict[str, Any] = {
                 "peer_id": identity.peer_id,
                 "addresses": [f"{address}/p2p/{identity.peer_id}" for address in running.running.addresses],
@@ -123,7 +123,9 @@ async def run(identity: Identity, settings: TrackerSettings) -> dict[str, Any]:
             for address in about["addresses"]:
                 note(f"listening on {address}")
             if settings.metrics is not None:
-                page = await stack.enter_async_context(metrics_page(*settings.metrics, running.metrics))
+                page = await stack.enter_async_context(
+                    metrics_page(*settings.metrics, running.metrics, running.running.tally)
+                )
                 about["metrics_url"] = page.url
                 note(f"metrics at {page.url}")
             await follow(settings.home, running, about, signals)
@@ -163,7 +165,7 @@ def numbers(running: Tracker) -> dict[str, Any]:
         "announces": counts.announces,
         "look_ups": counts.look_ups,
         "relayed": running.relay.carried if running.relay else None,
-        "refused": dict(counts.refused),
+        "refused": dict(running.running.tally.counts),
         "bytes_in": sum(each.bytes_in for each in traffic),
         "bytes_out": sum(each.bytes_out for each in traffic),
         "bytes_per_member_hour": round(bytes_per_member_hour(counts, running.running)),

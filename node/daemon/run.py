@@ -61,7 +61,9 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
                 tell(str(registered))
             if settings.metrics is not None:
                 read = partial(node_metrics, parts.network, parts.recorder, prepared.learner, life.status)
-                page = await stack.enter_async_context(metrics_page(*settings.metrics, read))
+                page = await stack.enter_async_context(
+                    metrics_page(*settings.metrics, read, parts.network.standings.tally)
+                )
                 life.status.metrics_url = page.url
                 tell(f"metrics at {page.url}")
             if settings.publish and await publish(prepared, parts.network):

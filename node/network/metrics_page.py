@@ -3,17 +3,15 @@
 Knows no source of numbers. Asks for no password: it listens on loopback unless the operator says otherwise.
 """
 
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
 
+from node.causes import Cause, Tally
 from node.errors import NetworkError
 from node.network.metrics import Metric, prometheus_text
-
-logger = logging.getLogger(__name__)
 
 MAX_REQUEST = 8192  # bytes, up to the empty line
 MAX_AT_A_TIME = 16  # connections
@@ -24,10 +22,11 @@ Read = Callable[[], list[Metric]]
 
 
 @asynccontextmanager
-async def metrics_page(host: str, port: int, read: Read) -> AsyncIterator["MetricsPage"]:
+async def metrics_page(host: str, port: int, read: Read, tally: Tally | None = None) -> AsyncIterator["MetricsPage"]:
     """Serves what `read` gives at `http://host:port/metrics` while the block runs; port 0 chooses one.
 
-    Raises NetworkError if it cannot listen there. An exception of `read` is our own fault and ends the block loudly.
+    What is no request for the page is counted in `tally`. Raises NetworkError if it cannot listen there. An exception
+    of `read` is our own fault and ends the block loudly.
     """
     try:
         listeners = await trio.open_tcp_listeners(port, host=host)
@@ -35,7 +34,7 @@ async def metrics_page(host: str, port: int, read: Read) -> AsyncIterator["Metri
         raise NetworkError(
             f"cannot listen for metrics on {host}:{port}: {error.strerror or error}; choose another port or host"
         ) from error
-    page = MetricsPage(host, int(listeners[0].socket.getsockname()[1]), read)
+    page = MetricsPage(host, int(listeners[0].socket.getsockname()[1]), read, tally)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, page.handle, listeners)
         yield page
@@ -45,10 +44,11 @@ async def metrics_page(host: str, port: int, read: Read) -> AsyncIterator["Metri
 class MetricsPage:
     """Answers connections; `refused` counts those that were not asking for the page, by cause."""
 
-    def __init__(self, host: str, port: int, read: Read) -> None:
+    def __init__(self, host: str, port: int, read: Read, tally: Tally | None = None) -> None:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}/metrics"
         self.refused: Counter[str] = Counter()
         self._read = read
+        self._tally = tally or Tally()
         self._busy = 0
 
     async def handle(self, stream: trio.SocketStream) -> None:
@@ -95,7 +95,7 @@ class MetricsPage:
 
     def _refuse(self, cause: str) -> None:
         self.refused[cause] += 1
-        logger.info("metrics: a connection was refused (%s)", cause)
+        self._tally.count(Cause.BAD_METRICS_REQUEST, detail=cause)
 
 
 async def _receive_head(stream: trio.SocketStream) -> bytes:

@@ -5,7 +5,6 @@ Here is what both sides say in one attempt; the dials are `meeting.py`, when to 
 py-libp2p's; docs/decisions.md says why the rest is not. An attempt that fails leaves the relayed connection as it was.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,14 +18,13 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.dcutr_pb2 import HolePunch
 
+from node.causes import Cause
 from node.errors import PeerError
 from node.network.delimited import encode_addresses, receive, send
 from node.network.host import RunningHost
 from node.network.meeting import Meeting, PunchRules
 from node.network.observed import places
 from node.network.wire import patience
-
-logger = logging.getLogger(__name__)
 
 DCUTR = "/libp2p/dcutr"
 MAX_MESSAGE = 4096  # bytes, as specified
@@ -39,6 +37,7 @@ class Puncher:
         self, running: RunningHost, gate: Callable[[str], bool], own: Callable[[], Sequence[str]], rules: PunchRules
     ) -> None:
         self._host = running.host
+        self._tally = running.tally
         self.meeting = Meeting(running, rules)
         self._gate = gate
         self._own = own
@@ -79,7 +78,8 @@ class Puncher:
         peer_id = str(stream.muxed_conn.peer_id)
         cause = self._objection(stream.muxed_conn, peer_id)
         if cause is not None:
-            self._refuse(peer_id, cause)
+            self.refused[cause] += 1
+            self._tally.count(Cause.HOLE_PUNCH_REFUSED, peer_id, cause)
             await stream.reset()
             return
         self._tries[stream.muxed_conn] = self._tries.get(stream.muxed_conn, 0) + 1
@@ -90,7 +90,7 @@ class Puncher:
                     await send(stream, self._connect())
                     await self._next(stream, HolePunch.SYNC)
             except (BaseLibp2pError, DecodeError, PeerError):
-                self._refuse(peer_id, "broken")
+                self.refused["broken"] += 1  # and what ends the stream is counted as a bad relay message
                 raise
             await self.meeting.meet(peer_id, told, client=True)
 
@@ -103,12 +103,6 @@ class Puncher:
         if peer_id in self._under_way:
             return "busy"
         return "too-many" if self._tries.get(through, 0) >= self._rules.tries else None
-
-    def _refuse(self, peer_id: str, cause: str) -> None:
-        self.refused[cause] += 1
-        count = self.refused[cause]
-        if count & (count - 1) == 0:  # 1, 2, 4, 8, …: a flood must not flood the log
-            logger.info("hole punching: peer %s was refused (%s, %d so far)", peer_id, cause, count)
 
     @contextmanager
     def _attempting(self, peer_id: str) -> Iterator[None]:

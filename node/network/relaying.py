@@ -5,6 +5,7 @@ It carries ciphertext that it cannot read. Reservations, circuits and idle time 
 
 import logging
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import trio
@@ -15,6 +16,7 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, PeerId, Reservation, Status, StopMessage
 
+from node.causes import Cause, Tally
 from node.network.circuit import ANSWER_SECONDS, HOP, STOP
 from node.network.delimited import encode_peer_id, receive, send
 from node.network.metrics import Metric, labelled, single
@@ -22,6 +24,14 @@ from node.network.metrics import Metric, labelled, single
 logger = logging.getLogger(__name__)
 
 PIECE = 64 * 1024
+
+CAUSES: Mapping[Status.ValueType, Cause] = {
+    Status.UNEXPECTED_MESSAGE: Cause.BAD_RELAY_MESSAGE,
+    Status.RESERVATION_REFUSED: Cause.RELAY_FULL,
+    Status.RESOURCE_LIMIT_EXCEEDED: Cause.RELAY_FULL,
+    Status.NO_RESERVATION: Cause.NO_RESERVATION,
+    Status.CONNECTION_FAILED: Cause.RELAY_TARGET_SILENT,
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,12 @@ class RelayRules:
 
 
 class Relay:
-    """Answers HOP requests on a host. `carried` counts bytes, `refused` requests by cause."""
+    """Answers HOP requests on a host. `carried` counts bytes, `refused` requests by the status of the answer."""
 
-    def __init__(self, host: IHost, rules: RelayRules | None = None) -> None:
+    def __init__(self, host: IHost, rules: RelayRules | None = None, tally: Tally | None = None) -> None:
         self._host = host
         self._rules = rules or RelayRules()
+        self.tally = tally or Tally()
         self._reserved: OrderedDict[str, float] = OrderedDict()
         self._circuits: Counter[str] = Counter()
         self.carried = 0
@@ -63,7 +74,7 @@ class Relay:
             single("fl_node_relay_reservations", "gauge", "Nodes that can be dialed here.", self.reservations()),
             single("fl_node_relay_circuits", "gauge", "Circuits that stand now.", self.circuits()),
             single("fl_node_relay_carried_bytes_total", "counter", "Ciphertext between others.", self.carried),
-            labelled("fl_node_relay_refused_total", "counter", "What was refused, by cause.", "cause", refused),
+            labelled("fl_node_relay_refused_total", "counter", "What was refused, by status.", "status", refused),
         ]
 
     async def handle(self, stream: INetStream) -> None:
@@ -144,11 +155,8 @@ class Relay:
             await near.reset()
 
     async def _refuse(self, stream: INetStream, asker: str, status: Status.ValueType) -> None:
-        cause = Status.Name(status)
-        self.refused[cause] += 1
-        count = self.refused[cause]
-        if count & (count - 1) == 0:  # 1, 2, 4, 8, …: a flood must not flood the log
-            logger.info("relay: peer %s was refused (%s, %d so far)", asker, cause, count)
+        self.refused[Status.Name(status)] += 1
+        self.tally.count(CAUSES[status], asker, Status.Name(status))
         await self._answer(stream, status)
 
     async def _answer(

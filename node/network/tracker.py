@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -16,6 +16,7 @@ from libp2p.abc import INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.discovery.rendezvous.pb.rendezvous_pb2 import Message
 
+from node.causes import Cause
 from node.network.delimited import decode_peer, receive, send
 from node.network.host import HostLimits, RunningHost, run_host
 from node.network.identity import Identity
@@ -29,6 +30,14 @@ from node.network.tracker_metrics import TrackerCounts, tracker_metrics
 logger = logging.getLogger(__name__)
 
 Status = Message.ResponseStatus
+
+REFUSALS: Mapping[Cause, tuple[Status.ValueType, str]] = {
+    Cause.TRACKER_FLOOD: (Status.E_UNAVAILABLE, "too many requests; slow down"),
+    Cause.TRACKER_FULL: (Status.E_UNAVAILABLE, "this tracker is full"),
+    Cause.BAD_REGISTRATION: (Status.E_NOT_AUTHORIZED, "a peer registers itself, with addresses over TCP"),
+    Cause.BAD_NAMESPACE: (Status.E_INVALID_NAMESPACE, "a namespace has 1 to 256 characters"),
+    Cause.BAD_COOKIE: (Status.E_INVALID_COOKIE, "this cookie is not from here"),
+}
 
 
 class Tracker:
@@ -93,30 +102,28 @@ class Tracker:
     def _register(self, peer_id: str, request: Message.Register) -> Message:
         named = decode_peer(request.peer.id, request.peer.addrs)
         if not self._permit(peer_id):
-            return self._registered(Status.E_UNAVAILABLE, "too many requests; slow down")
+            return self._registered(*self._refused(peer_id, Cause.TRACKER_FLOOD))
         if named is None or named[0] != peer_id or not named[1]:
-            return self._registered(Status.E_NOT_AUTHORIZED, "a peer registers itself, with addresses over TCP")
+            return self._registered(*self._refused(peer_id, Cause.BAD_REGISTRATION))
         if not _is_namespace(request.ns):
-            return self._registered(Status.E_INVALID_NAMESPACE, "a namespace has 1 to 256 characters")
+            return self._registered(*self._refused(peer_id, Cause.BAD_NAMESPACE))
         seconds = min(max(float(request.ttl), self._rules.shortest), self._rules.longest)
         refusal = self.directory.register(request.ns, peer_id, named[1], trio.current_time() + seconds)
         if refusal is not None:
-            return self._registered(Status.E_UNAVAILABLE, refusal)
+            return self._registered(*self._refused(peer_id, Cause.TRACKER_FULL, refusal))
         return self._registered(Status.OK, "", int(seconds))
 
     def _registered(self, status: Status.ValueType, text: str, seconds: int = 0) -> Message:
-        if status != Status.OK:
-            self.counts.refused[Status.Name(status)] += 1
         response = Message.RegisterResponse(status=status, statusText=text, ttl=seconds)
         return Message(type=Message.REGISTER_RESPONSE, registerResponse=response)
 
     def _discover(self, peer_id: str, request: Message.Discover) -> Message:
         if not self._permit(peer_id):
-            return self._discovered(Status.E_UNAVAILABLE, "too many requests; slow down")
+            return self._discovered(*self._refused(peer_id, Cause.TRACKER_FLOOD))
         if not _is_namespace(request.ns):
-            return self._discovered(Status.E_INVALID_NAMESPACE, "a namespace has 1 to 256 characters")
+            return self._discovered(*self._refused(peer_id, Cause.BAD_NAMESPACE))
         if request.cookie and len(request.cookie) != COOKIE_BYTES:
-            return self._discovered(Status.E_INVALID_COOKIE, "this cookie is not from here")
+            return self._discovered(*self._refused(peer_id, Cause.BAD_COOKIE))
         limit = min(request.limit, self._rules.page) if request.limit > 0 else self._rules.page
         members, cookie = self.directory.page(request.ns, peer_id, limit, request.cookie)
         now = trio.current_time()
@@ -133,10 +140,14 @@ class Tracker:
         registrations: Sequence[Message.Register] = (),
         cookie: bytes = b"",
     ) -> Message:
-        if status != Status.OK:
-            self.counts.refused[Status.Name(status)] += 1
         response = Message.DiscoverResponse(status=status, statusText=text, registrations=registrations, cookie=cookie)
         return Message(type=Message.DISCOVER_RESPONSE, discoverResponse=response)
+
+    def _refused(self, peer_id: str, cause: Cause, why: str = "") -> tuple[Status.ValueType, str]:
+        """Counts; the status and the text of the answer."""
+        status, text = REFUSALS[cause]
+        self.running.tally.count(cause, peer_id, why)
+        return status, why or text
 
     def _permit(self, peer_id: str) -> bool:
         bucket = self._buckets.pop(peer_id, None)

@@ -1,7 +1,6 @@
 """What a tracker has done and what it cost, as numbers."""
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from node.network.host import RunningHost
 from node.network.metrics import Metric, labelled, single
@@ -17,7 +16,6 @@ class TrackerCounts:
     announce_seconds: float = 0.0  # spent on answering, in all
     look_up_seconds: float = 0.0
     member_seconds: float = 0.0  # for how long members were registered, added up
-    refused: Counter[str] = field(default_factory=Counter)
 
 
 def bytes_per_member_hour(counts: TrackerCounts, running: RunningHost) -> float:
@@ -29,7 +27,6 @@ def bytes_per_member_hour(counts: TrackerCounts, running: RunningHost) -> float:
 def tracker_metrics(counts: TrackerCounts, directory: Directory, running: RunningHost) -> list[Metric]:
     """All of it for `metrics.prometheus_text`."""
     traffic = running.traffic.traffic().values()
-    refused = {**running.tally.by_cause(), **counts.refused}
     name = "fl_node_tracker"
     return [
         single(f"{name}_members", "gauge", "Registrations, over all sessions.", directory.total()),
@@ -47,5 +44,5 @@ def tracker_metrics(counts: TrackerCounts, directory: Directory, running: Runnin
         single(f"{name}_look_ups_total", "counter", "Look-ups answered.", counts.look_ups),
         single(f"{name}_announce_seconds_total", "counter", "Spent on answering announces.", counts.announce_seconds),
         single(f"{name}_look_up_seconds_total", "counter", "Spent on answering look-ups.", counts.look_up_seconds),
-        labelled(f"{name}_refused_total", "counter", "What was refused, by cause.", "cause", refused),
+        labelled(f"{name}_refused_total", "counter", "What was refused, by cause.", "cause", running.tally.by_cause()),
     ]

@@ -13,6 +13,7 @@ from libp2p.exceptions import BaseLibp2pError
 from libp2p.peer.id import ID
 from libp2p.relay.circuit_v2.pb.circuit_pb2 import HopMessage, PeerId, Status, StopMessage
 
+from node.causes import Cause
 from node.errors import NetworkError
 from node.network.addresses import known_addresses, parse_dialable, parse_peer_address
 from node.network.circuit import HOP, STOP
@@ -121,6 +122,7 @@ async def test_a_relay_refuses_and_counts_what_it_does_not_do():
         assert (await ask(mallory.host, HopMessage(type=HopMessage.RESERVE))).status == Status.OK
         assert (await ask(minion.host, HopMessage(type=HopMessage.RESERVE))).status == Status.RESERVATION_REFUSED
         assert sum(serving.refused.values()) == 3
+        assert serving.tally.counts == {Cause.NO_RESERVATION: 1, Cause.BAD_RELAY_MESSAGE: 1, Cause.RELAY_FULL: 1}
         for garbage in (b"\xff" * 100, b"\xff\xff\xff\xff\x0f" + bytes(100), b"\x02\x08\x63"):
             with suppress(BaseLibp2pError):
                 stream = await mallory.host.new_stream(ID.from_string(RELAY.peer_id), [HOP])

@@ -1,3 +1,4 @@
+import logging
 import random
 import urllib.request
 
@@ -5,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from node.causes import Cause, Tally
 from node.errors import NetworkError
 from node.network.metrics import single
 from node.network.metrics_page import MAX_AT_A_TIME, MAX_REQUEST, metrics_page
@@ -78,6 +80,16 @@ async def test_connections_that_say_nothing_are_bounded_and_time_out(autojump_cl
             for _, theirs in held:
                 nursery.start_soon(page.handle, theirs)
         assert page.refused == {"too-many-connections": 4, "too-slow": MAX_AT_A_TIME}
+
+
+async def test_a_flood_of_requests_leaves_few_lines_in_the_log(caplog):
+    tally = Tally()
+    with caplog.at_level(logging.INFO):
+        async with metrics_page(HOST, 0, numbers, tally) as page:
+            for _ in range(100):
+                await ask(page, b"GET / HTTP/1.1\r\n\r\n")
+    assert tally.counts == {Cause.BAD_METRICS_REQUEST: 100}
+    assert [record.count for record in caplog.records] == [1, 2, 4, 8, 16, 32, 64]
 
 
 async def test_a_port_that_is_taken_is_named():

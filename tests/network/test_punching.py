@@ -19,6 +19,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from libp2p.utils.varint import encode_uvarint
 from multiaddr import Multiaddr
 
+from node.causes import Cause
 from node.errors import NetworkError, PeerError
 from node.network.addresses import parse_peer_address
 from node.network.circuit import CircuitDoor, keep_reservation
@@ -274,6 +275,7 @@ async def test_strangers_those_who_did_not_come_through_a_relay_and_those_who_tr
         await until(lambda: at_bob.outcomes["failed"] == 1)
         await is_refused(await ask(alice.host, HolePunch(type=CONNECT), to=BOB))
         assert at_bob.refused == {"busy": 1, "too-many": 1}
+        assert bob.tally.counts[Cause.HOLE_PUNCH_REFUSED] == 3
 
 
 @pytest.mark.real
