@@ -127,7 +127,7 @@ async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[b
     payload = parameters.encode(learner.spec, learner.initial())
     key = new_session_key() if wishes.sealed else None
     async with open_snapshots(home.path) as snapshots:
-        sealing = snapshots if key is None else SealedSnapshots(snapshots, key)
+        sealing = snapshots if key is None else SealedSnapshots(snapshots, key, home.path)
         cid = await sealing.add({INITIAL_FILE: payload})
     initial = Initial(cid=cid, sha256=hashlib.sha256(payload).hexdigest())
     address = wishes.contract or deploy(chain, account)

@@ -91,7 +91,7 @@ async def open_place(place: Place) -> AsyncIterator[Snapshots]:
         fetch = await stack.enter_async_context(visiting(place.peers, PEERS_S)) if place.peers else None
         bounds = Bounds(snapshot=place.limit)
         snapshots = await stack.enter_async_context(open_snapshots(root, place.ipfs, fetch, bounds))
-        yield snapshots if place.key is None else SealedSnapshots(snapshots, place.key)
+        yield snapshots if place.key is None else SealedSnapshots(snapshots, place.key, root)
 
 
 def read_ledger(home: Home, session_path: str | None, rpc: str | None) -> Recorded:

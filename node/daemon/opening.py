@@ -61,7 +61,7 @@ async def open_parts(settings: StartSettings, prepared: Prepared, tell: Callable
         stored = await stack.enter_async_context(open_snapshots(settings.home.path, settings.ipfs, fetch, bounds))
         replication = await stack.enter_async_context(open_replication(settings, prepared, network, stored, fetch))
         key = await obtain_key(settings, prepared, network, tell)
-        snapshots = stored if key is None else SealedSnapshots(stored, key)
+        snapshots = stored if key is None else SealedSnapshots(stored, key, settings.home.path)
         records = LedgerRecords(recorder, prepared.opened.session_id, journal.recorded)
         takeover = None
         if succession is not None:

@@ -1,5 +1,6 @@
 """A node's whole life: check everything, open the parts, go through the rounds, flush, end."""
 
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -25,7 +26,9 @@ from node.learning.devices import CPU
 from node.messages import ABSENT
 from node.network.metrics_page import metrics_page
 from node.session.gossip import RoundReport
-from node.storage import open_snapshots
+from node.storage import clear_staging, open_snapshots
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outc
     """
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) - 1))
     with lock_home(settings.home), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        if left := await trio.to_thread.run_sync(clear_staging, settings.home.path):
+            log.info("%d copies on their way into IPFS, of a node that was killed, are removed", left)
         if settings.ipfs is not None:  # a daemon that does not answer must not cost a membership
             async with open_snapshots(settings.home.path, settings.ipfs):
                 pass

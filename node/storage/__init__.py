@@ -15,6 +15,7 @@ from node.storage.retention import Retained, Retention, expired, parse_retention
 from node.storage.sealed import SealedSnapshots
 from node.storage.sealing import new_session_key, sealed_size, unseal_bytes
 from node.storage.session_key import format_key, key_hash, parse_key, read_key
+from node.storage.staging import clear_staging
 
 __all__ = [
     "BlockStore",
@@ -36,6 +37,7 @@ __all__ = [
     "SealedSnapshots",
     "Snapshots",
     "StoredSnapshots",
+    "clear_staging",
     "describe",
     "digest_of",
     "directory_cid",

@@ -1,24 +1,23 @@
 """Copies of other members' snapshots, brought into whatever store this node has. Knows no members and no policy."""
 
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from node.errors import StorageError
-from node.storage.blocks import writing_to
 from node.storage.names import is_file_name
 from node.storage.opening import open_snapshots
 from node.storage.ports import Bounds, FetchBlocks, Label, Snapshots
+from node.storage.staging import staged
 
 
 class Copier:
     """Fetches snapshots and pins them. `through` is where blocks come first if `snapshots` can't ask our peers."""
 
-    def __init__(self, snapshots: Snapshots, through: Snapshots | None, scratch: Path, limit: int) -> None:
+    def __init__(self, snapshots: Snapshots, through: Snapshots | None, home: Path, limit: int) -> None:
         self._snapshots = snapshots
         self._through = through
-        self._scratch = scratch
+        self._home = home
         self._limit = limit
 
     async def keep(self, cid: str, label: Label) -> None:
@@ -37,10 +36,10 @@ class Copier:
         size = sum(entry.size for entry in entries)
         if size > self._limit or not all(is_file_name(entry.name) for entry in entries):
             raise StorageError(f"{cid} has {size:,} bytes, {self._limit:,} are a snapshot of this session: refuse it")
-        with writing_to(self._scratch), tempfile.TemporaryDirectory(prefix="copy-", dir=self._scratch) as place:
-            files: dict[str, bytes | Path] = {entry.name: Path(place) / entry.name for entry in entries}
+        with staged(self._home) as place:
+            files: dict[str, bytes | Path] = {entry.name: place / entry.name for entry in entries}
             for entry in entries:
-                await through.fetch_to(cid, entry.name, Path(place) / entry.name, self._limit)
+                await through.fetch_to(cid, entry.name, place / entry.name, self._limit)
             added = await self._snapshots.add(files, label)
         if added != cid:
             await self._snapshots.unpin(added)

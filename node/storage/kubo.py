@@ -9,7 +9,6 @@ docs/protocol.md, section 8, says.
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,23 +16,25 @@ from node.errors import StorageError
 from node.files import sync_directory
 from node.storage.blocks import write_durably, writing_to
 from node.storage.catalogue import Catalogue, new_pin
-from node.storage.cid import format_cid, is_block_of, parse_cid
-from node.storage.dagpb import MAX_BLOCK, encode_node
-from node.storage.deadlines import deadline, in_thread
+from node.storage.cid import RAW, codec_of, format_cid, is_block_of, parse_cid
+from node.storage.dagpb import MAX_BLOCK, Link, encode_node
+from node.storage.deadlines import check_deadline, deadline, in_thread
 from node.storage.kubo_rpc import KuboRpc
 from node.storage.names import check_files
 from node.storage.ports import Bounds, Collected, Entry, Label, Pin
+from node.storage.staging import staged
 from node.storage.unixfs import Imported, import_directory, import_file, open_regular
-from node.storage.walker import directory_links, entry, file_size
+from node.storage.walker import MAX_DEPTH, directory_links, entry, file_size, links_of, most_blocks
 
 
 class KuboSnapshots:
-    """`Snapshots` in a Kubo daemon, with the list of our pins in `root`."""
+    """`Snapshots` in a Kubo daemon, with the list of our pins in the home."""
 
-    def __init__(self, root: Path, rpc: KuboRpc, bounds: Bounds) -> None:
+    def __init__(self, home: Path, rpc: KuboRpc, bounds: Bounds) -> None:
+        root = home / "kubo"
         with writing_to(root):
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._root = root
+        self._home = home
         self._rpc = rpc
         self._bounds = bounds
         self._catalogue = Catalogue(root / "pins.sqlite")
@@ -86,8 +87,9 @@ class KuboSnapshots:
         return [pin for pin in await in_thread(self._catalogue.pins) if pin not in lost]
 
     async def block_cids(self, cid: str) -> list[bytes]:
-        """See `Snapshots.block_cids`. The root alone."""
-        return [parse_cid(cid)]
+        """See `Snapshots.block_cids`. All of them; the daemon is asked for those with links, and asks nobody."""
+        with deadline(self._bounds.seconds, f"listing the blocks of {cid}"):
+            return await in_thread(lambda: self._blocks_of(parse_cid(cid)))
 
     async def damaged(self) -> list[Pin]:
         """See `Snapshots.damaged`. What the user unpinned with Kubo's own command; blocks: `ipfs repo verify`."""
@@ -119,11 +121,11 @@ class KuboSnapshots:
             return await in_thread(self._rpc.addresses, abandon=True)
 
     def _add(self, files: Mapping[str, bytes | Path]) -> Imported:
-        with writing_to(self._root), tempfile.TemporaryDirectory(prefix="add-", dir=self._root) as staging:
-            directory = Path(staging) / "snapshot"
+        with staged(self._home) as staging:
+            directory = staging / "snapshot"
             directory.mkdir()
-            staged = {name: _stage(content, directory / name) for name, content in files.items()}
-            expected = import_directory(staged, _discard)
+            copies = {name: _stage(content, directory / name) for name, content in files.items()}
+            expected = import_directory(copies, _discard)
             told = self._rpc.add_directory(directory)
         if parse_cid(told) != expected.cid:
             cure = "update Kubo, or leave --ipfs out to use the embedded store"
@@ -155,13 +157,39 @@ class KuboSnapshots:
         return [Entry(link.name, format_cid(link.cid), file_size(link.cid, self._block)) for link in links]
 
     def _block(self, cid: bytes) -> bytes:
-        block = self._rpc.block(format_cid(cid), MAX_BLOCK)
-        if not is_block_of(cid, block):
-            raise StorageError(f"Kubo gave wrong bytes for {format_cid(cid)}: run `ipfs repo verify`")
-        return block
+        return _verified(cid, self._rpc.block(format_cid(cid), MAX_BLOCK))
+
+    def _blocks_of(self, root: bytes) -> list[bytes]:
+        """Root first, level by level."""
+        most = most_blocks(self._bounds.snapshot)
+        known: dict[bytes, None] = {root: None}
+        level = [root]
+        for _ in range(MAX_DEPTH):
+            below: dict[bytes, None] = {}
+            for cid in level:
+                check_deadline()
+                below.update((link.cid, None) for link in self._links(cid) if link.cid not in known)
+                if len(known) + len(below) > most:
+                    raise StorageError(f"{format_cid(root)} has more than the {most:,} blocks of a snapshot: refuse it")
+            if not below:
+                return list(known)
+            known.update(below)
+            level = list(below)
+        raise StorageError(f"{format_cid(root)} is nested deeper than {MAX_DEPTH} levels: refuse it")
+
+    def _links(self, cid: bytes) -> tuple[Link, ...]:
+        if codec_of(cid) == RAW:
+            return ()
+        return links_of(cid, _verified(cid, self._rpc.own_block(format_cid(cid), MAX_BLOCK)))
 
     def _pinned(self) -> list[str]:
         return [cid for cid in self._rpc.pinned() if _is_ours(cid)]
+
+
+def _verified(cid: bytes, block: bytes) -> bytes:
+    if not is_block_of(cid, block):
+        raise StorageError(f"Kubo gave wrong bytes for {format_cid(cid)}: run `ipfs repo verify`")
+    return block
 
 
 def _is_ours(cid: str) -> bool:

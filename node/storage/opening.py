@@ -28,4 +28,4 @@ async def open_snapshots(
     with deadline(_ANSWER_SECONDS, f"waiting for Kubo at {url}"):
         rpc = KuboRpc(url, bounds.seconds)
         await in_thread(rpc.version, abandon=True)
-    yield await in_thread(lambda: KuboSnapshots(home / "kubo", rpc, bounds))
+    yield await in_thread(lambda: KuboSnapshots(home, rpc, bounds))

@@ -3,9 +3,7 @@
 File names stay readable (`update`, `mixed.safetensors`), so that an auditor with the key, and only one, can replay.
 """
 
-import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,21 +13,25 @@ from node.storage.deadlines import in_thread
 from node.storage.names import check_files
 from node.storage.ports import Collected, Entry, Label, Pin, Snapshots
 from node.storage.sealing import content_size, seal, seal_bytes, sealed_size, unseal, unseal_bytes
+from node.storage.staging import staged
 from node.storage.unixfs import open_regular
 
 
 class SealedSnapshots:
-    """Snapshots whose files only who holds `key` (32 bytes, see `sealing`) can read. Sizes are those of content."""
+    """Snapshots whose files only who holds `key` (32 bytes, see `sealing`) can read. Sizes are those of content.
 
-    def __init__(self, inner: Snapshots, key: bytes) -> None:
+    What is sealed lies in `home` until it is in the store.
+    """
+
+    def __init__(self, inner: Snapshots, key: bytes, home: Path) -> None:
         self._inner = inner
         self._key = key
+        self._home = home
 
     async def add(self, files: Mapping[str, bytes | Path], label: Label | None = None) -> str:
         """See `Snapshots.add`."""
         check_files(files)
-        with ExitStack() as cleanup:
-            place = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="fl-node-sealed-")))
+        with staged(self._home) as place:
             sealed = await in_thread(lambda: {name: self._seal(files[name], place / name) for name in files})
             return await self._inner.add(sealed, label)
 

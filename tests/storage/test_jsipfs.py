@@ -134,8 +134,8 @@ async def test_what_js_ipfs_cannot_find_is_missing_before_the_deadline(daemon_ur
             await daemon.pin("bafybeif7hpdcdvrplrvuymqowt3tsxyxhyqthmpydcvhtxvmd5zlgpwcei")
 
 
-async def test_sealed_snapshots_pass_through_js_ipfs(daemon):
-    sealed = SealedSnapshots(daemon, bytes(32))
+async def test_sealed_snapshots_pass_through_js_ipfs(daemon, tmp_path):
+    sealed = SealedSnapshots(daemon, bytes(32), tmp_path)
     cid = await sealed.add(FILES)
     assert await sealed.read(cid, "mixed.safetensors", 1 << 22) == FILES["mixed.safetensors"]
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import base58
@@ -9,7 +10,8 @@ import pytest
 
 from node.errors import ContentMissing, StorageError
 from node.storage import Bounds, Label, open_snapshots
-from node.storage.cid import parse_cid
+from node.storage.cid import DAG_PB, RAW, cid_of_block, format_cid, parse_cid
+from node.storage.dagpb import Link, encode_node
 from node.storage.kubo_rpc import daemon_address
 
 FILES = {"update": b"payload", "mixed.safetensors": bytes(range(256)) * 1200}
@@ -196,6 +198,33 @@ def test_a_password_is_not_shown_in_an_error():
     with pytest.raises(StorageError) as caught:
         daemon_address("ftp://me:secret@host")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.real
+async def test_every_block_of_a_snapshot_in_kubo_is_listed_and_a_lost_one_is_an_error(kubo, tmp_path):
+    files = {"update": b"".join(n.to_bytes(4, "big") for n in range(250_000)), "mixed.safetensors": b"m" * 3000}
+    cid = await kubo.add(files)
+    async with open_snapshots(tmp_path / "bob") as embedded:
+        assert await embedded.add(files) == cid
+        theirs = await embedded.block_cids(cid)
+    listed = await kubo.block_cids(cid)
+    assert listed[0] == parse_cid(cid)
+    assert {one[-32:] for one in listed} == {one[-32:] for one in theirs}
+    assert len(listed) == len(theirs) == 7
+    with pytest.raises(ContentMissing):  # the daemon has none of it, and is not to ask others
+        await kubo.block_cids(CID)
+
+
+async def test_a_hostile_dag_in_a_daemon_is_listed_only_to_the_bound(stand_in, tmp_path):
+    url, answers = stand_in
+    link = Link(cid_of_block(RAW, b""), "", 1)
+    wide = encode_node([replace(link, cid=cid_of_block(RAW, bytes([n % 256, n // 256]))) for n in range(2000)], b"")
+    answers["block/get"] = (200, wide)
+    async with open_snapshots(tmp_path, url, bounds=Bounds(snapshot=16_384)) as kubo:
+        with pytest.raises(StorageError, match="more than the 1,025 blocks"):
+            await kubo.block_cids(format_cid(cid_of_block(DAG_PB, wide)))
+        with pytest.raises(StorageError, match="wrong bytes"):
+            await kubo.block_cids(CID)
 
 
 def _written(path, content):

@@ -107,7 +107,7 @@ def test_a_key_that_is_no_point_of_the_curve_is_granted_nothing(member):
 async def test_a_sealed_snapshot_is_readable_with_the_key_and_kept_without(tmp_path):
     (tmp_path / "mixed").write_bytes(FILES["mixed.safetensors"])
     async with open_snapshots(tmp_path / "alice") as store:
-        sealed = SealedSnapshots(store, KEY)
+        sealed = SealedSnapshots(store, KEY, tmp_path / "alice")
         cid = await sealed.add({"update": b"payload", "mixed.safetensors": tmp_path / "mixed"}, Label(1, 2, 3))
         assert cid == await sealed.add(FILES)
         assert await sealed.read(cid, "update", 7) == b"payload"
@@ -116,7 +116,7 @@ async def test_a_sealed_snapshot_is_readable_with_the_key_and_kept_without(tmp_p
         assert [entry.size for entry in await sealed.entries(cid)] == [307_200, 7]
         assert b"payload" not in await store.read(cid, "update", 1000)
         with pytest.raises(StorageError, match="session key is another's"):
-            await SealedSnapshots(store, OTHER_KEY).fetch_to(cid, "update", tmp_path / "no", 100)
+            await SealedSnapshots(store, OTHER_KEY, tmp_path / "alice").fetch_to(cid, "update", tmp_path / "no", 100)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["alice", "mixed", "out"]
         await store.pin(cid)
         assert [pin.label for pin in await sealed.pins()] == [Label(1, 2, 3)]
@@ -126,4 +126,4 @@ async def test_a_snapshot_that_is_not_sealed_is_said_to_be_so(tmp_path):
     async with open_snapshots(tmp_path / "alice") as store:
         cid = await store.add(FILES)
         with pytest.raises(StorageError, match="read it without a session key"):
-            await SealedSnapshots(store, KEY).read(cid, "update", 100)
+            await SealedSnapshots(store, KEY, tmp_path / "alice").read(cid, "update", 100)
