@@ -13,7 +13,7 @@ from node.daemon.replica_count import CopyCount
 from node.daemon.replica_plan import Place, Registry
 from node.daemon.replica_room import ReplicaRoom
 from node.daemon.replication import Replication, Standing, Tools
-from node.errors import PeerError
+from node.errors import PeerError, StorageError
 from node.session.placement import holders
 from node.storage import Bounds, EmbeddedSnapshots, digest_of, parse_retention
 from node.storage.copies import Copier
@@ -152,6 +152,23 @@ async def test_copies_are_asked_for_once_and_then_believed_for_an_hour(tmp_path,
     clock.jump(3700)
     await world.look()
     assert asked.questions <= 3
+
+
+async def test_a_snapshot_whose_blocks_cannot_be_listed_here_holds_up_no_other(tmp_path, clock, monkeypatch):
+    world = World(tmp_path, clock)
+    broken, sound = await world.record(0, 2), await world.record(0, 1)
+    store = world.members[0].tools.snapshots
+    listed = store.block_cids
+
+    async def list_but_one(cid):
+        if cid == broken:
+            raise StorageError("its row is damaged")
+        return await listed(cid)
+
+    monkeypatch.setattr(store, "block_cids", list_but_one)
+    await world.look(5)
+    count = world.members[0].tools.count
+    assert [any(count.has(cid, member) for member in (1, 2)) for cid in (broken, sound)] == [False, True]
 
 
 async def test_when_a_holder_is_away_for_long_the_next_in_line_takes_over(tmp_path, clock):
