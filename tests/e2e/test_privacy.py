@@ -56,3 +56,8 @@ def test_budget_status_record_and_audit_agree_though_a_node_was_killed(chain, tm
     report = trio.run(audit_session, AuditSettings(path), lambda _line: None)
     assert report.clean
     assert report.steps_replayed == report.steps_total == 3 * ROUNDS
+    assert report.json()["privacy"] == {
+        "epsilon": pytest.approx(privacy.epsilon, abs=1e-6),
+        "delta": privacy.delta,
+        "spent": {str(member): pytest.approx(expected[-1], abs=1e-6) for member in range(3)},
+    }
