@@ -82,8 +82,8 @@ def prepare_node(settings: StartSettings) -> Prepared:
     expected = opened.entry.member_count if settings.share is None else settings.share
     data = data_of(worker_number(opened, expected))  # before joining: a missing data set must not cost a membership
     if learner.spec.payload_size > IN_MEMORY:
-        give_back_freed_memory()
         learner.without_numbers()
+        give_back_freed_memory()
     shelf = None
     if len(data.train):
         try_one_step(learner, data, device)

@@ -68,11 +68,13 @@ def open_spool(directory: Path) -> Path:
 def give_back_freed_memory() -> None:
     """From now on every block above 1 MiB returns to the system when it is freed, where the C library is glibc.
 
-    By default glibc learns to keep blocks of up to 32 MiB: a model's layers, freed one by one, would stay.
+    What was freed before returns now. By default glibc learns to keep blocks of up to 32 MiB: a model's layers, freed
+    one by one, would stay.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
+        library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        library.malloc_trim(0)
 
 
 def tensor_pieces(tensors: Mapping[str, Tensor]) -> list[Piece]:
