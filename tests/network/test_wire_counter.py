@@ -24,6 +24,9 @@ class Wire:
     down: int = 0
 
 
+GOODBYE = 30  # bytes of an encrypted Yamux frame
+
+
 @asynccontextmanager
 async def wire_to(address: str):
     """A wire to a listening peer; `address` with /p2p/."""
@@ -93,7 +96,12 @@ async def test_connections_that_end_leave_nothing_on_nobody_s_account():
             await until(lambda: not dials.host.get_network().get_connections())
             await trio.sleep(0.1)  # in which the listener closes the stream once more
             assert wire.up > 100
-            assert listens.traffic.traffic() == {"": Traffic(0, 0), bob.peer_id: Traffic(wire.up, wire.down)}
+            booked = listens.traffic.traffic()
+            assert booked.keys() == {"", bob.peer_id}
+            assert booked[""] == Traffic(0, 0)
+            # a goodbye to somebody who has left may be sent and not carried, or carried and not read
+            assert abs(booked[bob.peer_id].bytes_in - wire.up) <= 3 * GOODBYE
+            assert abs(booked[bob.peer_id].bytes_out - wire.down) <= 3 * GOODBYE
             assert dials.traffic.traffic()[""] == Traffic(0, 0)
             assert listens.traffic.account(bob.peer_id).open_streams == 0
 
