@@ -52,6 +52,14 @@ class Traffic:
     bytes_in: int
     bytes_out: int
 
+    def __add__(self, other: "Traffic") -> "Traffic":
+        """Of both."""
+        return Traffic(self.bytes_in + other.bytes_in, self.bytes_out + other.bytes_out)
+
+    def __sub__(self, earlier: "Traffic") -> "Traffic":
+        """Since an earlier reading."""
+        return Traffic(self.bytes_in - earlier.bytes_in, self.bytes_out - earlier.bytes_out)
+
 
 OTHERS = "others"  # where the traffic of all those is added up who are no members
 WEIGHT_SUM = 65_535  # what a trust row adds up to

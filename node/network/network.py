@@ -169,7 +169,7 @@ class Network:
         """All who are no members, added up: whoever likes can come under any number of names."""
         gate, traffic = self._parts.gate, self.traffic()
         apart = {peer_id: each for peer_id, each in traffic.items() if not (peer_id and gate(peer_id))}
-        spent = Traffic(sum(each.bytes_in for each in apart.values()), sum(each.bytes_out for each in apart.values()))
+        spent = sum(apart.values(), start=Traffic(0, 0))
         connected = sum(not gate(peer_id) for peer_id in self._parts.connector.linked())
         banned = sum(not gate(peer_id) for peer_id in self.standings.banned())
         return Strangers(len(apart.keys() - {NOBODY}), connected, banned, spent)

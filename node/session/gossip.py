@@ -192,8 +192,7 @@ def traffic_of_round(peers: Peers, directory: Directory, before: Mapping[str, Tr
     spent: dict[str, Traffic] = {}
     for peer, one in traffic_since(before, peers.traffic()).items():
         key = peer if peer and directory.index_of(peer) is not None else OTHERS
-        sum_ = spent.get(key, Traffic(0, 0))
-        spent[key] = Traffic(sum_.bytes_in + one.bytes_in, sum_.bytes_out + one.bytes_out)
+        spent[key] = spent.get(key, Traffic(0, 0)) + one
     return spent
 
 
@@ -204,7 +203,7 @@ def traffic_since(before: Mapping[str, Traffic], after: Mapping[str, Traffic]) -
         then = before.get(peer, none)
         if now.bytes_in < then.bytes_in or now.bytes_out < then.bytes_out:
             then = none
-        spent[peer] = Traffic(now.bytes_in - then.bytes_in, now.bytes_out - then.bytes_out)
+        spent[peer] = now - then
     return spent
 
 
