@@ -7,6 +7,7 @@ from node.daemon.prepare import initial_parameters
 from node.session.deadline import AdaptiveDeadline
 from node.session.gather import Gatherer
 from node.session.gossip import Gossip, Plan, Ports, linger
+from node.session.pace import Pace
 from node.session.ports import NothingEarlier
 
 
@@ -34,7 +35,8 @@ class GossipPart:
         directory, learner = prepared.directory, prepared.learner
         pulled = (deadline, earlier, prepared.held)
         gatherer = Gatherer(outside.peers, directory, outside.board, learner, limit, *pulled)
-        self.gossip = Gossip(plan, self.ports, outside.board, gatherer, ears.observe)
+        pace = Pace(outside.peers, directory, outside.board, limit)
+        self.gossip = Gossip(plan, self.ports, outside.board, gatherer, pace, ears.observe)
         self.stopping = self.gossip.stopping
 
     @property

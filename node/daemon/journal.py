@@ -57,7 +57,7 @@ class Journal:
     """Synchronous; every method is one durable step. Safe to call from several threads."""
 
     def __init__(self, directory: Path, keep: int) -> None:
-        """Opens the journal in `directory`, keeping the payloads of the last `keep` rounds."""
+        """Opens the journal in `directory`, keeping the payloads of the last `keep` rounds that it took part in."""
         self._directory, self._keep, self._lock = directory, keep, threading.Lock()
         (directory / "payloads").mkdir(parents=True, exist_ok=True, mode=0o700)
         path = directory / "journal.sqlite"
@@ -159,9 +159,11 @@ class Journal:
         with self._transaction() as db:
             row = (round, digest, path.stat().st_size, note)
             db.execute("insert or replace into updates (round, sha256, size, note) values (?, ?, ?, ?)", row)
-            old = db.execute("select round, sha256 from updates where round <= ?", (round - self._keep,)).fetchall()
-            db.execute("delete from updates where round <= ?", (round - self._keep,))
-            db.execute("delete from announcements where round <= ?", (round - self._keep,))
+            query = "select round, sha256 from updates order by round desc limit -1 offset ?"
+            old = db.execute(query, (self._keep,)).fetchall()
+            for outdated, _ in old:
+                db.execute("delete from updates where round = ?", (outdated,))
+                db.execute("delete from announcements where round <= ?", (outdated,))
             kept = {row[0] for row in db.execute("select sha256 from updates")}
         for _, forgotten in old:
             if forgotten not in kept:  # a coordinator's model may be that of an earlier round
@@ -200,10 +202,13 @@ class Journal:
 
     def last_round(self) -> int:
         """The newest round of which this journal knows anything, whole or not; 0 if of none."""
-        with self._lock:
-            newest = self._db.execute("select max(round) from updates").fetchone()[0]
         checkpoint = self.checkpoint()
-        return max(newest or 0, 0 if checkpoint is None else checkpoint.round)
+        return max(self.last_trained(), 0 if checkpoint is None else checkpoint.round)
+
+    def last_trained(self) -> int:
+        """The newest round of which there is or was an update; 0 if of none."""
+        with self._lock:
+            return self._db.execute("select max(round) from updates").fetchone()[0] or 0
 
     def newest_update(self, before: int = 2**62) -> tuple[int, Payload, bytes] | None:
         """(round, payload, SHA-256) of the newest update of a round `before` that is whole; None if there is none."""

@@ -135,7 +135,7 @@ class DiskJournal:
         round = 1
         if checkpoint is not None:
             self.learner.restore(checkpoint.path)
-            round = checkpoint.round + 1
+            round = max(checkpoint.round + 1, self.journal.last_trained())  # rounds may have been left out
         kept = self.journal.update(round)
         committed = Trained(*kept) if kept else None
         return Progress(round, None if checkpoint is None or checkpoint.closed else checkpoint.mix, committed)

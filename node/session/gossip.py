@@ -12,6 +12,7 @@ from node.session.balance import Timing
 from node.session.board import Board
 from node.session.cohort import draw_cohort
 from node.session.gather import Gatherer
+from node.session.pace import Pace
 from node.session.ports import (
     Contribution,
     Directory,
@@ -91,6 +92,7 @@ class Gossip:
     ports: Ports
     board: Board
     gatherer: Gatherer
+    pace: Pace
     observe: Callable[[str, RoundReport | int], None] = lambda _event, _value: None
     stopping: trio.Event = field(default_factory=trio.Event)
     finished: int = 0  # the last round that is over
@@ -104,6 +106,8 @@ class Gossip:
         pending, round = progress.pending_mix, progress.next_round
         self.finished = round - 1
         while round <= self.plan.rounds and not self.stopping.is_set():
+            if progress.committed is None:
+                round = self._onward(round)
             self.observe("training", round)
             pending = await self._round(round, Progress(round, pending, progress.committed))
             self.finished, round = round, round + 1
@@ -112,6 +116,19 @@ class Gossip:
             await self.ports.records.close(round, pending)
             await self.ports.journal.closed()
         return self.finished
+
+    def _onward(self, round: int) -> int:
+        """The round to train, which is a later one where the others outrun this member."""
+        onward = self.pace.next_round(round, self.plan.rounds)
+        if onward > round:
+            log.warning(
+                "the others are in round %d: going on with round %d, rounds %d to %d are left out",
+                self.pace.others(),
+                onward,
+                round,
+                onward - 1,
+            )
+        return onward
 
     async def _round(self, round: int, progress: Progress) -> Mix:
         started = trio.current_time()
@@ -122,6 +139,7 @@ class Gossip:
         await self.ports.records.commit(round, trained.digest, progress.pending_mix)
         committed_at = trio.current_time()
         await self._reveal(round, trained)
+        self.pace.announced()
         self.observe("gathering", round)
         me = self.ports.directory.own_index
         cohort = draw_cohort(self.plan.session_id, round, me, members, self.plan.cohort)

@@ -109,6 +109,17 @@ def test_a_journal_from_before_mixes_had_digests_goes_on(journal, tmp_path):
     again.close()
 
 
+def test_the_last_payloads_are_kept_whatever_rounds_lie_between(journal):
+    payloads = {round: b"update %d" % round for round in (1, 2, 3, 40, 41, 90)}
+    for round, payload in payloads.items():
+        journal.save_update(round, payload, sha256(payload))
+        journal.save_announcement(announcement(round, payload))
+    kept = [round for round, payload in payloads.items() if journal.update(round) is not None]
+    assert kept == [40, 41, 90]
+    assert [each.round for each in journal.announcements(1)] == kept
+    assert journal.last_trained() == 90
+
+
 def test_a_damaged_update_reads_as_missing(journal):
     payload = b"an update"
     journal.save_update(1, payload, sha256(payload))

@@ -99,4 +99,8 @@ def test_clock_an_hour_off(cluster, fake_clock, found):
     cluster.until(used, alive=MEMBERS)
     times = used()
     report = cluster.check(first)
-    found(f"its updates were mixed {times} times meanwhile; {report['steps_replayed']} steps replayed")
+    left_out = len(cluster.outrun("heidi"))
+    found(
+        f"its updates were mixed {times} times meanwhile, {left_out} rounds left out; "
+        f"{report['steps_replayed']} steps replayed"
+    )

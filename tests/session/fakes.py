@@ -12,6 +12,7 @@ from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
 from node.session.gather import Gatherer
 from node.session.gossip import Gossip, Plan, Ports, RoundReport
+from node.session.pace import Pace
 from node.session.ports import Contribution, Mixed, Progress, Trained
 
 PLAN = Plan(session_id=7, rounds=4, cohort=5, codec="float32", snapshot_every=2)
@@ -132,7 +133,7 @@ class Disk:
 
     async def load(self) -> Progress:
         last = self.mixes[-1] if self.mixes else None
-        round = last.round + 1 if last else 1
+        round = max(last.round + 1 if last else 1, *self.trained_updates, 1)
         return Progress(round, None if self.is_closed else last, self.trained_updates.get(round))
 
     async def trained(self, round: int, trained: Trained) -> Trained:
@@ -200,7 +201,8 @@ def make_member(bus: Bus, names: list[str], index: int, plan: Plan = PLAN, disk:
         if isinstance(value, RoundReport):
             reports.append(value)
 
-    member = Member(Gossip(plan, ports, board, gatherer, observe), board, disk, learner, snapshots, reports)
+    pace = Pace(peers, directory, board, staleness=2)
+    member = Member(Gossip(plan, ports, board, gatherer, pace, observe), board, disk, learner, snapshots, reports)
     bus.members[names[index]] = member
     return member
 

@@ -78,6 +78,58 @@ async def test_who_is_ahead_of_everybody_waits_longer_and_does_not_mix_alone_for
     assert alice.gossip.finished - bob.gossip.finished <= 3
 
 
+async def test_a_member_that_the_others_outrun_leaves_rounds_out_and_is_mixed(autojump_clock):
+    _, members = make_session(NAMES, with_rounds(60))
+    alice, bob, carol = members
+    for member in (alice, bob):
+        member.gossip.gatherer.deadline = AdaptiveDeadline(2.0)
+    carol.learner.train_s = 15.0  # more than five rounds of the others
+    await run_all(members)
+    own = [round for round, digest, _ in carol.disk.records if digest]
+    assert own[-1] == 60
+    assert len(own) < 20
+    assert [mix.round for mix in carol.disk.mixes] == own
+    assert [mix.round for _, _, mix in carol.disk.records[1:]] == own  # each with the next record, whatever its round
+    used = {mix.round - entry.lag for mix in alice.disk.mixes for entry in mix.inputs if entry.lag != ABSENT}
+    late = {round for round in own[4:-1] if round not in used}
+    assert len(late) <= 2, (own, used)
+    theirs = [{entry.member: entry.lag for entry in mix.inputs} for mix in carol.disk.mixes[4:-1]]
+    assert all(lags[0] != ABSENT and lags[1] != ABSENT for lags in theirs)
+
+
+async def test_after_a_crash_in_a_round_that_left_others_out_that_round_goes_on(autojump_clock):
+    bus, members = make_session(NAMES, with_rounds(60))
+    carol = members[2]
+    for member in members[:2]:
+        member.gossip.gatherer.deadline = AdaptiveDeadline(2.0)
+    carol.learner.train_s = 15.0
+
+    class Killed(Exception):
+        pass
+
+    kept = carol.disk.trained
+
+    async def trained(round, update):
+        await kept(round, update)
+        if round > carol.disk.mixes[-1].round + 1 if carol.disk.mixes else False:
+            raise Killed
+        return update
+
+    carol.disk.trained = trained
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_all, members[:2])
+        with pytest.raises(Killed):
+            await carol.run()
+        promised = max(carol.disk.trained_updates)
+        del carol.disk.trained
+        again = make_member(bus, NAMES, 2, with_rounds(60), disk=carol.disk)
+        again.learner.parameters = carol.learner.parameters
+        await again.run()
+    recorded = [round for round, digest, _ in again.disk.records if digest]
+    assert promised in recorded
+    assert recorded == sorted(set(recorded))
+
+
 async def test_an_update_that_is_late_and_not_too_old_is_mixed_although_it_was_never_in_time(autojump_clock):
     _, (alice, bob) = make_session(NAMES[:2], with_rounds(4))
     bob.learner.train_s = 12.0
