@@ -77,7 +77,7 @@ class Wishes:
     data: str = "own"  # or served, by the coordinator
     split_bytes: int = 2**30
     cohort: int = 5
-    quorum: int = 2
+    quorum: int | None = None  # None: 2, or 1 of one member
     codec: str = "float32"
     objective: str = "common"
     seed: int | None = None
@@ -113,6 +113,7 @@ async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[b
     Raises NodeError or LedgerError; nothing is written to the chain before everything else is known to work.
     """
     account = load_keystore(home.keystore, passphrase)
+    agreed_quorum(wishes)
     rules = coordination(wishes, str(account.address))  # one that cannot be is an error before anything is sent
     if codec(wishes.codec).depth and rules is not None:  # as is an unknown name
         raise ConfigError(
@@ -160,7 +161,7 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
         objective=wishes.objective,  # type: ignore[arg-type]  # pydantic checks it
         rounds=wishes.rounds,
         cohort=wishes.cohort,
-        quorum=min(wishes.quorum, wishes.members),
+        quorum=agreed_quorum(wishes),
         codec=wishes.codec,
         seed=seed,
         snapshot_every=wishes.snapshot_every,
@@ -186,6 +187,18 @@ def describe(wishes: Wishes, learner: Learner, seed: int, initial: Initial, ledg
     )
 
 
+def agreed_quorum(wishes: Wishes) -> int:
+    """How many members a round, or the first one of gossip, needs. ConfigError for more than there are."""
+    if wishes.quorum is None:
+        return min(2, wishes.members)
+    if wishes.quorum > wishes.members:
+        raise ConfigError(
+            f"--quorum {wishes.quorum} of {wishes.members} members never comes: choose --quorum {wishes.members} or "
+            f"less, or --members {wishes.quorum} or more"
+        )
+    return wishes.quorum
+
+
 def coordination(wishes: Wishes, creator: str) -> Coordination | None:
     """The [coordinated] table that these wishes make; None for a gossip session. ConfigError for what cannot be."""
     chosen = wishes.coordination or CoordinationWishes()
@@ -209,7 +222,7 @@ def coordination(wishes: Wishes, creator: str) -> Coordination | None:
         raise ConfigError("--election needs --topology coordinated and no --epsilon: leave one of them out")
     if not coordinated:
         return None
-    if (quorum := min(wishes.quorum, wishes.members)) > chosen.maximum:
+    if (quorum := agreed_quorum(wishes)) > chosen.maximum:
         raise ConfigError(f"--quorum {quorum} never comes where --maximum {chosen.maximum} may join: lower the quorum")
     try:
         return Coordination(

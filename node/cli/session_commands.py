@@ -17,6 +17,7 @@ from node.cli.result import Result, answers
 from node.config import Privacy, Rule, Session, config_hash
 from node.errors import ConfigError, SessionFileError
 from node.home import open_home
+from node.learning.aggregation import USED_BY
 from node.learning.splits import SPLITS
 from node.network.addresses import parse_peer_address
 from node.sources import session_cid
@@ -68,8 +69,9 @@ for membership in (admit, remove, leave, rejoin):
 )
 @click.option("--cohort", default=5, show_default=True, type=click.IntRange(1, 1024), help="Peers asked in a round.")
 @click.option(
-    "--quorum", default=2, show_default=True, type=click.IntRange(1, 65535), help="Members present before round 1."
-)
+    "--quorum", show_default="2, or 1 of one member", type=click.IntRange(1, 65535),
+    help="Members present before round 1; with a coordinator, updates that close a round. At most --members.",
+)  # fmt: skip
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="For everything that is random; drawn if not given.")
@@ -97,10 +99,11 @@ for membership in (admit, remove, leave, rejoin):
 @click.option("--coordinator", help="The coordinator's account, 0x…; default: yours.")
 @click.option("--rule", default="fedavg", show_default=True, type=click.Choice(RULES), help="How updates are averaged.")
 @click.option(
-    "--faulty", default=0, show_default=True, type=click.IntRange(0), help="Bad updates that a robust rule expects."
-)
+    "--faulty", default=0, show_default=True, type=click.IntRange(0),
+    help="Bad updates that trimmed_mean, krum, multi_krum or clipping expects.",
+)  # fmt: skip
 @click.option("--proximal", default=0.01, show_default=True, type=click.FloatRange(0), help="The mu of fedprox.")
-@click.option("--server-rate", default=0.01, show_default=True, help="Rate of the server's optimizer.")
+@click.option("--server-rate", default=0.01, show_default=True, help="Of fedadam, fedyogi, fedadagrad, sgd and adam.")
 @click.option(
     "--late", default="weight", show_default=True, type=click.Choice(["weight", "drop"]), help="Late updates."
 )
@@ -154,7 +157,7 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
              fl-node session create --task mnist-softmax --rounds 20 --epsilon 3 --delta 1e-5 --sample-rate 0.06 \\
                  --private-learning-rate 1 --rpc http://127.0.0.1:8545 --home a --out private.toml
     """
-    require_use(choices["topology"], choices["update"])
+    require_use(choices["topology"], choices["update"], choices["rule"])
     if choices.pop("stratified"):
         choices["split"] = "stratified"
     coordination = CoordinationWishes(**{name: choices.pop(name) for name in CHOICES})
@@ -221,7 +224,7 @@ def verify(file: str, rpc: str | None, ipfs: str | None, peers: tuple[str, ...])
     return Result(answer, text)
 
 
-def require_use(topology: str, update: str) -> None:
+def require_use(topology: str, update: str, rule: str) -> None:
     """Raises ConfigError for an option that was given, and that such a session would take no notice of."""
     context = click.get_current_context()
     given = {each.name: each.opts[0] for each in context.command.params if isinstance(each, click.Option)}
@@ -238,6 +241,13 @@ def require_use(topology: str, update: str) -> None:
         raise ConfigError(
             f"{unused[0]} is for gradients: add --update gradients and --rule sgd or adam, or leave it out"
         )
+    for name, option in given.items():
+        users = USED_BY.get(str(name))
+        if users is not None and rule not in users:
+            raise ConfigError(
+                f"{option} is for --rule {' or '.join(sorted(users))}: {rule} takes no notice of it; choose "
+                f"{'that rule' if len(users) == 1 else 'one of them'}, or leave it out"
+            )
 
 
 def privacy(chosen: dict[str, Any]) -> Privacy | None:

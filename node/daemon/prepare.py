@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 from eth_account.signers.local import LocalAccount
+from torch import Tensor
 
 from ledger import load_keystore
 from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
@@ -81,9 +82,8 @@ def prepare_node(settings: StartSettings) -> Prepared:
     data_of = share_reader(opened, learner, settings, str(account.address))
     expected = opened.entry.member_count if settings.share is None else settings.share
     data = data_of(worker_number(opened, expected))  # before joining: a missing data set must not cost a membership
-    if learner.spec.payload_size > IN_MEMORY:
+    if is_large(opened):
         learner.without_numbers()
-        give_back_freed_memory()
     shelf = None
     if len(data.train):
         try_one_step(learner, data, device)
@@ -100,7 +100,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
         data = data_of(worker_number(opened, directory.own_index))
         way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)
     seat = Seat(opened.session_id, opened.session.seed, directory.own_index)
-    flat = learner.initial()
+    flat = first_parameters(opened, learner)
     digest = sha256_of(payload_pieces(learner.spec, flat)).hex()
     trust = TrustSettings(objective=opened.session.objective)
     coding, rounds = codec(opened.session.codec), opened.session.rounds
@@ -126,6 +126,8 @@ def served_shelf(opened: OpenSession, account: str, home: Home, data: LocalSplit
 def session_learner(opened: OpenSession, task: str | None) -> Learner:
     """The task made ready. TaskError if it is not the session's."""
     session = opened.session
+    if is_large(opened):
+        give_back_freed_memory()  # before the first model is made
     if task is None and session.task not in BUILTIN_TASKS:
         raise TaskError(
             f"session {session.name} trains the task {session.task!r} of a Python file: pass --task FILE.py:NAME"
@@ -139,6 +141,19 @@ def session_learner(opened: OpenSession, task: str | None) -> Learner:
             f"session's: use the file that the creator of {session.name} used"
         )
     return learner
+
+
+def is_large(opened: OpenSession) -> bool:
+    """Whether payloads of the session are too large for the memory."""
+    return opened.session.limits.payload_bytes > IN_MEMORY
+
+
+def first_parameters(opened: OpenSession, learner: Learner) -> Tensor:
+    """What the task's model starts from (size,); the model that they come from leaves no memory behind."""
+    flat = learner.initial()
+    if is_large(opened):
+        give_back_freed_memory()  # of layers that are too small to be mapped one by one
+    return flat
 
 
 def private_device(opened: OpenSession, wanted: str, device: torch.device) -> torch.device:

@@ -68,8 +68,9 @@ def open_spool(directory: Path) -> Path:
 def give_back_freed_memory() -> None:
     """From now on every block above 1 MiB returns to the system when it is freed, where the C library is glibc.
 
-    What was freed before returns now. By default glibc learns to keep blocks of up to 32 MiB: a model's layers, freed
-    one by one, would stay.
+    By default glibc learns to keep blocks of up to 32 MiB in its arenas: a model's layers, freed one by one, would
+    stay. To be called before the first of them is made; later it is too late: what it trims, the next model fills
+    again, since a free place in an arena is taken before anything is mapped.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):

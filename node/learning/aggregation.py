@@ -22,6 +22,13 @@ from node.learning.vectors import CHUNK, Vector, parts
 ADAPTIVE = frozenset({"fedadam", "fedyogi", "fedadagrad"})
 OPTIMIZERS = frozenset({"sgd", "adam"})  # torch's: updates are gradients
 BY_NUMBER = frozenset({"median", "trimmed_mean"})  # no weights can say what these do
+USED_BY = {  # the rules that take notice of a setting
+    "faulty": frozenset({"trimmed_mean", "krum", "multi_krum", "clipping"}),
+    "proximal": frozenset({"fedprox"}),
+    "server_rate": ADAPTIVE | OPTIMIZERS,
+    "momentum": frozenset({"sgd"}),
+    "schedule": OPTIMIZERS,
+}
 WEISZFELD_STEPS = 32
 
 Row = npt.NDArray[np.float64]

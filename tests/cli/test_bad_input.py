@@ -279,6 +279,18 @@ def test_a_codec_that_a_session_cannot_use(run, home, chain, tmp_path, codec, to
         (("--topology", "coordinated", "--accumulate", 4), ("--accumulate is for gradients", "--update gradients")),
         (("--topology", "coordinated", "--schedule", "cosine"), ("--schedule is for gradients",)),
         (("--topology", "coordinated", "--quorum", 4, "--maximum", 3), ("--quorum 4", "--maximum 3", "lower")),
+        (("--quorum", 9, "--members", 4), ("--quorum 9", "4 members", "--quorum 4 or less", "--members 9 or more")),
+        (("--topology", "coordinated", "--quorum", 5), ("--quorum 5", "4 members", "--members 5 or more")),
+        (("--topology", "coordinated", "--server-rate", 0.1), ("--server-rate", "fedadam", "sgd", "fedavg takes no")),
+        (("--topology", "coordinated", "--proximal", 0.1), ("--proximal", "--rule fedprox", "fedavg takes no notice")),
+        (
+            ("--topology", "coordinated", "--rule", "median", "--faulty", 1),
+            ("--faulty is for --rule clipping or krum or multi_krum or trimmed_mean", "median takes no notice"),
+        ),
+        (
+            ("--topology", "coordinated", "--update", "gradients", "--rule", "adam", "--momentum", 0.5),
+            ("--momentum", "--rule sgd", "adam takes no notice"),
+        ),
     ],
 )
 def test_what_a_session_would_take_no_notice_of_is_refused(run, home, chain, tmp_path, options, words):
