@@ -18,20 +18,19 @@ from node.agreement import OpenSession, open_session
 from node.audit.coordinated import MOMENTS, CoordinatedCheck, CoordinatedRules, StepFiles
 from node.audit.inputs import Ledger, check_members, check_recorded
 from node.audit.members import check_evidence, check_identities, excuse
+from node.audit.payloads import MIXED, Payloads
 from node.audit.privacy import BudgetCheck
-from node.audit.replay import Fault, Rules, Step, Update, check_row, open_update, replay
+from node.audit.records import broken_chain, node_step
+from node.audit.replay import Fault, Rules, Step, check_row, replay
 from node.audit.report import AuditReport, Coverage, Gap
 from node.audit.snapshots import SnapshotShelf, is_daemon, open_shelf, spec_of_payload
-from node.errors import ConfigError, ContentMalformed, UpdateError
+from node.errors import ConfigError
 from node.learning.codecs import Codec, codec
 from node.learning.parameters import ParameterSpec
-from node.messages import Input, Mix
 from node.session.coordinated import MODEL_CODEC
-from node.session.gossip import earlier_name
 from node.session.succession import Recorded, terms
-from node.storage import directory_cid, read_key
+from node.storage import read_key
 
-MIXED, UPDATE = "mixed.safetensors", "update"
 LARGEST_ROUND = 2**31
 HEADER_LIMIT = 4096  # bytes of a header beyond the numbers
 
@@ -99,11 +98,11 @@ class _Audit:
         tell: Callable[[str], None],
     ) -> None:
         session = opened.session
-        self.opened, self.history, self.shelf, self.report, self.tell = opened, history, shelf, report, tell
+        self.opened, self.history, self.report, self.tell = opened, history, report, tell
         self.rules = Rules(opened.session_id, session.cohort, session.limits.staleness)
         self.codec = codec(session.codec)
         self.spec: ParameterSpec | None = None
-        self.updates: dict[tuple[int, int], Update] = {}  # of one step
+        self.payloads = Payloads(history, shelf, report, self._codec_of)
         self.coordinated: CoordinatedCheck | None = None
         self.privacy: BudgetCheck | None = None
         self.ledger = Ledger((), session.rounds, history.update_block, history.has_passed)
@@ -260,7 +259,7 @@ class _Audit:
 
     async def _check_snapshot(self, step: Step) -> Fault | None:
         """Whether the snapshot holds the mixed parameters that the record names; learns the model's shapes from it."""
-        mixed = await self._read(step.member, step.round, MIXED)
+        mixed = await self.payloads.read(step.member, step.round, MIXED)
         if mixed is None:
             self.report.of(step.member).not_found += step.mix.snapshot is not None
             return None
@@ -285,82 +284,16 @@ class _Audit:
         if self.spec is None:
             return False
         used = [(entry.member, step.round - entry.lag) for entry in step.mix.inputs if entry.weight]
-        await self._take_updates(used if check is None else check.needed(step), self.spec)
+        updates = await self.payloads.updates(used if check is None else check.needed(step), self.spec)
         if check is not None:
-            limit = 2 * self.shelf.limit + HEADER_LIMIT
-            moments = await self._read(step.member, step.round, MOMENTS, limit) if check.is_adaptive() else None
-            mixed = await self._read(step.member, step.round, MIXED) if check.is_inexact() else None
+            limit = 2 * self.opened.session.limits.payload_bytes + HEADER_LIMIT
+            moments = await self.payloads.read(step.member, step.round, MOMENTS, limit) if check.is_adaptive() else None
+            mixed = await self.payloads.read(step.member, step.round, MIXED) if check.is_inexact() else None
             files = StepFiles(moments, mixed)
-            return await trio.to_thread.run_sync(check.replay, step, self.spec, self.updates, files)
-        return await trio.to_thread.run_sync(replay, step, self.spec, self.history.update_hash, self.updates)
-
-    async def _take_updates(self, wanted: Sequence[tuple[int, int]], spec: ParameterSpec) -> None:
-        """Brings `updates` to what a step uses: of the step before only what both use is kept in memory."""
-        self.updates = {key: self.updates[key] for key in wanted if key in self.updates}
-        for member, round in wanted:
-            if (member, round) not in self.updates:
-                content = await self._read(member, round, UPDATE)
-                if content is None:
-                    return
-                form = self._codec_of(member, round)
-                earlier = await self._read_earlier(member, round, spec, content)
-                if earlier is None:
-                    return
-                self.updates[member, round] = await trio.to_thread.run_sync(open_update, content, spec, form, earlier)
-
-    async def _read_earlier(self, member: int, round: int, spec: ParameterSpec, update: bytes) -> list[bytes] | None:
-        """The payloads that an update builds on, from the same snapshot; None if one is not to be had."""
-        form, found, payload = self._codec_of(member, round), list[bytes](), update
-        while len(found) < form.depth:
-            try:
-                reference = form.reference(spec, payload)
-            except UpdateError:
-                break  # decoding tells what is wrong
-            if reference is None:
-                break
-            content = await self._read(member, round, earlier_name(len(found) + 1))
-            if content is None:
-                return None
-            if hashlib.sha256(content).digest() != reference.digest:
-                break  # as above
-            found.append(content)
-            payload = content
-        return found
+            return await trio.to_thread.run_sync(check.replay, step, self.spec, updates, files)
+        return await trio.to_thread.run_sync(replay, step, self.spec, self.history.update_hash, updates)
 
     def _codec_of(self, member: int, round: int) -> Codec:
         """A coordinator's updates are models, which are never rounded."""
         is_model = self.coordinated is not None and member == self.coordinated.rules.coordinator(round)
         return codec(MODEL_CODEC) if is_model else self.codec
-
-    async def _read(self, member: int, round: int, name: str, limit: int | None = None) -> bytes | None:
-        """A file of the snapshot that a member recorded of a round, None where there is none."""
-        digest = self.history.snapshot(member, round)
-        if digest is None:
-            return None
-        cid = directory_cid(digest)
-        try:
-            content = await self.shelf.read(cid, name, limit)
-        except ContentMalformed as error:
-            expected = f"a file {name} of at most {limit or self.shelf.limit:,} bytes in {cid}"
-            self.report.blame(Fault(member, round, "snapshot", expected, str(error)))
-            return None
-        self.report.bytes_read += len(content or b"")
-        return content
-
-
-def broken_chain(error: BrokenChain) -> Fault:
-    """A fault in the chain of records; of member −1 if it is nobody's or it can't be told whose."""
-    member, round = -1 if error.member is None else error.member, error.round or 0
-    if error.account and error.member is None:
-        return Fault(member, round, "non-member", "records of members only", str(error))
-    return Fault(member, round, "hash chain", "records that lead to the slot on the ledger", str(error))
-
-
-def node_step(recorded: LedgerStep) -> Step:
-    """A recorded mix in the node's words."""
-    mix = recorded.mix
-    assert mix is not None
-    inputs = tuple(Input(entry.member, entry.weight, entry.lag) for entry in mix.inputs)
-    snapshot = directory_cid(mix.snapshot) if mix.snapshot else None
-    words = Mix(recorded.round, mix.members, inputs, mix.mixed_hash, snapshot, mix.epsilon)
-    return Step(recorded.member, recorded.update_hash, words)

@@ -8,15 +8,15 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import trio
 
 from node.backoff import pauses
-from node.errors import NetworkError, PeerError, UpdateError
+from node.errors import PeerError, UpdateError
 from node.messages import Announcement, Mix, Traffic
 from node.session.board import Board
 from node.session.coordinated import (
-    MODEL_CODEC,
     CoordinatedPlan,
     CoordinatedPorts,
     Election,
@@ -26,6 +26,7 @@ from node.session.coordinated import (
     discard,
     signed,
 )
+from node.session.following import Following
 from node.session.gossip import RoundReport, traffic_of_round
 from node.session.notes import Orders, encode, read_orders
 from node.session.ports import Payload, Trained
@@ -33,8 +34,6 @@ from node.session.push import Push
 from node.session.succession import Term
 
 log = logging.getLogger(__name__)
-LOST_S = 10.0  # of silence, before the coordinator is asked whether an announcement got lost
-LOOK_S = 0.5
 
 Observe = Callable[[str, RoundReport | int], None]
 
@@ -107,20 +106,11 @@ class Worker:
         return self.elected
 
     async def _look_after_the_coordinator(self, election: Election) -> None:
-        """Notes the vacancy when the coordinator was silent, here and on the ledger, until it is this member's turn."""
-        seen = trio.current_time()
-        while True:
-            await trio.sleep(LOOK_S)
-            term, now = election.succession.current, trio.current_time()
-            if self._is_here():
-                seen = now
-            elif now - seen >= election.wait_s:
-                read = await election.succession.refresh()
-                if election.succession.current != term:
-                    seen = trio.current_time()  # a sign of life, or another coordinator
-                elif read and term.can_be_succeeded and now - seen >= election.wait_s * (1 + election.place(term)):
-                    self._vacancy = term
-                    return
+        self._vacancy = await self._following.vacancy(election)
+
+    @cached_property
+    def _following(self) -> Following:
+        return Following(self.ports, self.board, self.coordinator, self.patience_s, self.election, self._leaves)
 
     def _leaves(self) -> bool:
         """Whether what is being done is to be left off."""
@@ -128,7 +118,8 @@ class Worker:
 
     async def _rounds(self) -> None:
         while not self._leaves():
-            announcement = await self._next_model()
+            self.observe("waiting for the next model", self._last_round())
+            announcement = await self._following.next_model(self._last_round())
             if announcement is None:
                 break
             await self._follow(announcement)
@@ -165,53 +156,6 @@ class Worker:
     def _last_round(self) -> int:
         return self._sent.round if self._sent else self.finished
 
-    def _newest(self) -> Announcement | None:
-        coordinator = self.coordinator()
-        newest = None if coordinator is None else self.board.newest(coordinator)
-        first = 1 if self.election is None else self.election.succession.current.first
-        return newest if newest is not None and newest.codec == MODEL_CODEC and newest.round >= first else None
-
-    async def _next_model(self) -> Announcement | None:
-        """The newest model after the one that was trained from; None when we are to stop.
-
-        NetworkError when there is no coordinator for too long.
-        """
-        self.observe("waiting for the next model", self._last_round())
-        silent = alone = trio.current_time()
-        patience_s = self.patience_s
-        if self.election is not None:
-            patience_s += self.election.wait_s * (1 + self.ports.directory.count())
-        while not self._leaves():
-            newest = self._newest()
-            if newest is not None and newest.round > self._last_round():
-                return newest
-            now = trio.current_time()
-            if self._is_here():
-                alone = now
-            elif now - alone > patience_s:
-                raise NetworkError(
-                    f"no coordinator for {patience_s:g} s: it has to be running and reachable (--peers); "
-                    "start this node again then, it goes on where it was"
-                )
-            if now - silent > LOST_S:
-                await self._ask()
-                silent = now
-            with trio.move_on_after(LOOK_S):
-                await self.board.wait_for_change()
-        return None
-
-    def _coordinator_peer(self) -> str | None:
-        coordinator = self.coordinator()
-        return None if coordinator is None else self.ports.directory.peer_of(coordinator)
-
-    def _is_here(self) -> bool:
-        return self._coordinator_peer() in self.ports.peers.connected()
-
-    async def _ask(self) -> None:
-        peer = self._coordinator_peer()
-        if peer is not None and peer in self.ports.peers.connected():
-            await self.ports.peers.ask(peer)
-
     async def _follow(self, announcement: Announcement) -> None:
         """One model: take it over, and train from it unless it is the last."""
         try:
@@ -238,7 +182,7 @@ class Worker:
             await self._train(announcement.round, orders, download_s)
         else:
             self.observe("following without data", announcement.round)
-            await self._until_superseded(announcement.round, lambda: None)
+            await self._following.until_superseded(announcement.round)
 
     async def _supplied(self, announcement: Announcement, orders: Orders) -> bool:
         """Whether there are data to train on; served ones are waited for until the session's end."""
@@ -247,22 +191,10 @@ class Worker:
         self.observe("receiving data", announcement.round)
         supplied = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_over, nursery.cancel_scope.cancel)
+            nursery.start_soon(self._following.until_over, nursery.cancel_scope.cancel)
             supplied = await self.supply.obtain(orders.manifest())
             nursery.cancel_scope.cancel()
         return supplied
-
-    async def _until_over(self, then: Callable[[], object]) -> None:
-        """Calls `then` once there is no further round, or we are to stop."""
-        while not self._leaves() and not self._says_end(self._newest()):
-            await trio.sleep(LOOK_S)
-        then()
-
-    def _says_end(self, newest: Announcement | None) -> bool:
-        try:
-            return newest is not None and bool(read_orders(newest.note).end)
-        except PeerError:
-            return False
 
     async def _download(self, announcement: Announcement) -> Payload | None:
         """The model's bytes, verified; None when a newer model is there, or we are to stop."""
@@ -270,7 +202,7 @@ class Worker:
             return self._held[1]
         payload: Payload | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_superseded, announcement.round, nursery.cancel_scope.cancel)
+            nursery.start_soon(self._following.until_superseded, announcement.round, nursery.cancel_scope.cancel)
             payload = await self._fetch(announcement)
             before, self._held = self._held, (announcement.digest, payload)
             if before is not None:
@@ -287,23 +219,12 @@ class Worker:
                 log.info("model of round %d: %s", announcement.round, error)
             await trio.sleep(next(tries))
 
-    async def _until_superseded(self, round: int, then: Callable[[], object]) -> None:
-        """Calls `then` once there is a newer model, or we are to stop."""
-        while not self._leaves() and not self._is_superseded(round):
-            with trio.move_on_after(LOOK_S):
-                await self.board.wait_for_change()
-        then()
-
-    def _is_superseded(self, round: int) -> bool:
-        newest = self._newest()
-        return newest is not None and newest.round > round
-
     async def _adopt(self, announcement: Announcement, payload: Payload, last: bool) -> Mapping[str, float] | None:
         try:
             return await self.trainee.adopt(payload, last)
         except UpdateError as error:
             log.warning("the coordinator's model of round %d is not taken over: %s", announcement.round, error)
-            await self._until_superseded(announcement.round, lambda: None)
+            await self._following.until_superseded(announcement.round)
             return None
 
     async def _mix(self, sent: _Sent, model: Announcement, payload: Payload, metrics: Mapping[str, float]) -> None:
@@ -342,15 +263,15 @@ class Worker:
         own = self.ports.directory.own_index
         newer = threading.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_superseded, round, newer.set)
+            nursery.start_soon(self._following.until_superseded, round, newer.set)
             done = await self.trainee.train(round, orders.steps_of(own), newer.is_set)
             nursery.cancel_scope.cancel()
         if done is None:
             self.observe("following without training", round)
-            await self._until_superseded(round, lambda: None)
+            await self._following.until_superseded(round)
             return
         trained_at = trio.current_time()
-        late = self._is_superseded(round)
+        late = self._following.is_superseded(round)
         if self._leaves() or (late and not self.plan.staleness):
             discard(done.trained.payload)
             return

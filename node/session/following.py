@@ -1,0 +1,119 @@
+"""What a worker hears of its coordinator: its newest model, whether a newer one is there, and whether it is gone.
+
+It waits for announcements, and asks only after silence. Knows nothing of training and of records.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from node.errors import NetworkError, PeerError
+from node.messages import Announcement
+from node.session.board import Board
+from node.session.coordinated import MODEL_CODEC, CoordinatedPorts, Election
+from node.session.notes import read_orders
+from node.session.succession import Term
+
+LOST_S = 10.0  # of silence, before the coordinator is asked whether an announcement got lost
+LOOK_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """A worker's view of its coordinator. What waits ends when `leaves` says that the worker leaves off."""
+
+    ports: CoordinatedPorts
+    board: Board
+    coordinator: Callable[[], int | None]  # the coordinator's index, once the ledger has it
+    patience_s: float  # without a coordinator
+    election: Election | None  # of a session that elects the next coordinator
+    leaves: Callable[[], bool]
+
+    def newest(self) -> Announcement | None:
+        """The newest model that the coordinator has announced."""
+        coordinator = self.coordinator()
+        newest = None if coordinator is None else self.board.newest(coordinator)
+        first = 1 if self.election is None else self.election.succession.current.first
+        return newest if newest is not None and newest.codec == MODEL_CODEC and newest.round >= first else None
+
+    async def next_model(self, last: int) -> Announcement | None:
+        """The newest model of a round after `last`; None when the worker leaves off.
+
+        NetworkError when there is no coordinator for too long.
+        """
+        silent = alone = trio.current_time()
+        patience_s = self.patience_s
+        if self.election is not None:
+            patience_s += self.election.wait_s * (1 + self.ports.directory.count())
+        while not self.leaves():
+            newest = self.newest()
+            if newest is not None and newest.round > last:
+                return newest
+            now = trio.current_time()
+            if self.is_here():
+                alone = now
+            elif now - alone > patience_s:
+                raise NetworkError(
+                    f"no coordinator for {patience_s:g} s: it has to be running and reachable (--peers); "
+                    "start this node again then, it goes on where it was"
+                )
+            if now - silent > LOST_S:
+                await self._ask()
+                silent = now
+            with trio.move_on_after(LOOK_S):
+                await self.board.wait_for_change()
+        return None
+
+    def is_here(self) -> bool:
+        """Whether the coordinator is connected."""
+        return self._peer() in self.ports.peers.connected()
+
+    def is_superseded(self, round: int) -> bool:
+        """Whether there is a model after that of a round."""
+        newest = self.newest()
+        return newest is not None and newest.round > round
+
+    async def until_superseded(self, round: int, then: Callable[[], object] = lambda: None) -> None:
+        """Calls `then` once there is a newer model, or the worker leaves off."""
+        while not self.leaves() and not self.is_superseded(round):
+            with trio.move_on_after(LOOK_S):
+                await self.board.wait_for_change()
+        then()
+
+    async def until_over(self, then: Callable[[], object]) -> None:
+        """Calls `then` once there is no further round, or the worker leaves off."""
+        while not self.leaves() and not self._says_end():
+            await trio.sleep(LOOK_S)
+        then()
+
+    async def vacancy(self, election: Election) -> Term:
+        """The coordinator that is gone: silent, here and on the ledger, until it is this member's turn."""
+        seen = trio.current_time()
+        while True:
+            await trio.sleep(LOOK_S)
+            term, now = election.succession.current, trio.current_time()
+            if self.is_here():
+                seen = now
+            elif now - seen >= election.wait_s:
+                read = await election.succession.refresh()
+                if election.succession.current != term:
+                    seen = trio.current_time()  # a sign of life, or another coordinator
+                elif read and term.can_be_succeeded and now - seen >= election.wait_s * (1 + election.place(term)):
+                    return term
+
+    def _peer(self) -> str | None:
+        coordinator = self.coordinator()
+        return None if coordinator is None else self.ports.directory.peer_of(coordinator)
+
+    async def _ask(self) -> None:
+        peer = self._peer()
+        if peer is not None and peer in self.ports.peers.connected():
+            await self.ports.peers.ask(peer)
+
+    def _says_end(self) -> bool:
+        newest = self.newest()
+        try:
+            return newest is not None and bool(read_orders(newest.note).end)
+        except PeerError:
+            return False
