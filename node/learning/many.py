@@ -16,8 +16,8 @@ from node.learning.trainer import (
     EVALUATION_CHUNK,
     Plan,
     augmentation,
-    batch_loss,
     batch_rows,
+    mappable_loss,
     outputs,
     require_examples,
     require_fit,
@@ -77,7 +77,7 @@ class Trainer:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        self._step = traced(training_step(learner, over_members(batch_loss(learner))))
+        self._step = traced(training_step(learner, over_members(mappable_loss(learner))))
 
     def train(self, flats: Tensor, pool: Pool, plans: Sequence[Plan], learning_rate: float | None = None) -> Tensor:
         """Parameters (members, size) after each member's plan, from `flats` (left alone); default rate: the task's.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from node.learning.task import Learner
-from node.learning.trainer import batch_loss, outputs
+from node.learning.trainer import mappable_loss, outputs
 
 HUGE = 1e3  # times our own norm: beyond it, an update is not even looked at
 SAME = 0.01  # of the typical distance between updates: closer than that is no new work
@@ -123,7 +123,7 @@ def skill(learner: Learner, stacked: Tensor, inputs: Tensor, targets: Tensor, he
     With classes: recall among the classes `held` (classes,) that we have, their mean. Otherwise √(our loss / its loss).
     """
     if learner.task.classes is None:
-        loss = batch_loss(learner)
+        loss = mappable_loss(learner)
         losses = torch.stack([loss(flat, inputs, targets) for flat in stacked])  # a nested vmap gets mse_loss wrong
         ours = torch.where(own, losses, 0.0).sum().clamp(min=1e-12)
         return torch.nan_to_num((ours / losses.clamp(min=1e-12)).clamp(0.0, 1.0).sqrt())

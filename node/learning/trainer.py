@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from node.errors import TaskError
 from node.learning.gradients import gradient_and_value
+from node.learning.losses import mappable
 from node.learning.parameters import unflatten
 from node.learning.task import Examples, Learner, Rows
 
@@ -52,6 +53,16 @@ def batch_loss(learner: Learner) -> Loss:
 
     def loss(flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         return learner.task.loss(outputs(learner, flat, inputs), targets)
+
+    return loss
+
+
+def mappable_loss(learner: Learner) -> Loss:
+    """`batch_loss` to map over members: there with the same bits, in fewer operations."""
+    of_outputs = mappable(learner.task.loss)
+
+    def loss(flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        return of_outputs(outputs(learner, flat, inputs), targets)
 
     return loss
 

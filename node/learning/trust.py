@@ -24,9 +24,10 @@ from torch import Tensor
 
 from node.errors import ConfigError
 from node.learning.gradients import gradient_and_value
+from node.learning.losses import cross_entropies
 from node.learning.screen import Memory
 from node.learning.task import Learner
-from node.learning.trainer import batch_loss, outputs
+from node.learning.trainer import mappable_loss, outputs
 
 Loss = Callable[..., Tensor]
 OBJECTIVES = ("common", "personal")
@@ -114,11 +115,12 @@ def row_of(logits: Tensor, passed: Tensor) -> Tensor:
 
 def mixture_loss(learner: Learner, objective: str) -> Loss:
     """What a row (k,) is judged by: the loss of the mixture `(row, stacked, inputs, targets, held)`, a scalar."""
+    plain = mappable_loss(learner)
 
     def loss(row: Tensor, stacked: Tensor, inputs: Tensor, targets: Tensor, held: Tensor) -> Tensor:
         mixture = row @ stacked
         if objective == "personal" or learner.task.classes is None:
-            return batch_loss(learner)(mixture, inputs, targets)
+            return plain(mixture, inputs, targets)
         return balanced_loss(outputs(learner, mixture, inputs), targets, held)
 
     return loss
@@ -170,7 +172,7 @@ def balanced_losses(predicted: Tensor, targets: Tensor, held: Tensor) -> Tensor:
     counts = classes.sum(dim=0)
     seen = held & (counts > 0)
     weights = classes @ torch.where(seen, 1 / counts.clamp(min=1.0), 0.0) / seen.sum().clamp(min=1)
-    each = torch.nn.functional.cross_entropy(predicted + torch.where(held, 0.0, MASKED), targets, reduction="none")
+    each = cross_entropies(predicted + torch.where(held, 0.0, MASKED), targets)
     return torch.where(weights > 0, each * weights, 0.0)
 
 

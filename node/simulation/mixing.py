@@ -13,7 +13,7 @@ from node.learning.mapped import mapped
 from node.learning.mixing import mix_many, quantise
 from node.learning.screen import sketches_of
 from node.learning.task import Learner
-from node.learning.trainer import batch_loss
+from node.learning.trainer import mappable_loss
 from node.learning.trust import Inputs, TrustSettings, TrustState
 from node.learning.weigher import Seat, Weigher
 from node.simulation.settings import SimulationSettings
@@ -41,7 +41,7 @@ class Mixer:
         wishes = TrustSettings(settings.objective, settings.prior_strength)
         self.weigher = Weigher(learner, validation, baselines.L2C if settings.sharing == "l2c" else wishes)
         self.states = [TrustState.fresh() for _ in range(settings.members)]
-        self._losses = mapped(batch_loss(learner), (0, None, None))
+        self._losses = mapped(mappable_loss(learner), (0, None, None))
 
     def __call__(
         self, round: int, peers: Peers, before: Tensor, updates: Tensor, generators: Sequence[torch.Generator]
