@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
 
 from node.config import Aggregation
 from node.learning import parameters
@@ -214,23 +216,23 @@ def _adapt(rule: Aggregation, model: Tensor, mixed: Tensor, moments: Moments) ->
 def _optimize(rule: Aggregation, model: Tensor, gradient: Tensor, moments: Moments, when: When) -> Settled:
     """One step of torch's SGD or Adam on the mean gradient; `moments` is the state that torch would have kept.
 
-    Torch may round otherwise on another machine: who takes the step again compares to float tolerance.
+    Torch may round otherwise on another machine: who takes the step again compares to float tolerance. The optimizers'
+    functions, not their classes: those import torch's compiler, which takes 90 MB.
     """
-    parameter = torch.nn.Parameter(model.clone())
-    parameter.grad = gradient
-    first, second = moments.first.clone(), moments.second.clone()
-    optimizer: torch.optim.Optimizer
+    new, first, second = model.clone(), moments.first.clone(), moments.second.clone()
+    rate = scheduled_rate(rule, when)
     if rule.rule == "adam":
-        betas = (rule.beta1, rule.beta2)
-        optimizer = torch.optim.Adam([parameter], rule.server_rate, betas, eps=rule.tau, foreach=False)
         steps = torch.tensor(float(when.round - when.began))
-        optimizer.state[parameter] = {"step": steps, "exp_avg": first, "exp_avg_sq": second}
+        adam(
+            [new], [gradient], [first], [second], [], [steps], foreach=False, amsgrad=False, beta1=rule.beta1,
+            beta2=rule.beta2, lr=rate, weight_decay=0.0, eps=rule.tau, maximize=False,
+        )  # fmt: skip
     else:
-        optimizer = torch.optim.SGD([parameter], rule.server_rate, rule.momentum, foreach=False)
-        optimizer.state[parameter] = {"momentum_buffer": first}
-    optimizer.param_groups[0]["lr"] = scheduled_rate(rule, when)
-    optimizer.step()
-    return Settled(parameter.detach(), Moments(first, second))
+        sgd(
+            [new], [gradient], [first], foreach=False, weight_decay=0.0, momentum=rule.momentum, lr=rate,
+            dampening=0.0, nesterov=False, maximize=False,
+        )  # fmt: skip
+    return Settled(new, Moments(first, second))
 
 
 def scheduled_rate(rule: Aggregation, when: When) -> float:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,7 @@ import torch
 from node.config import Aggregation
 from node.errors import UpdateError
 from node.learning import aggregation
-from node.learning.aggregation import decode_moments, encode_moments, settle, staleness_factor, weigh
+from node.learning.aggregation import When, decode_moments, encode_moments, settle, staleness_factor, weigh
 from node.learning.baselines import BASELINES
 from node.learning.mixing import quantise
 
@@ -88,6 +91,48 @@ def test_server_optimizers_follow_their_paper(name):
         moments = decode_moments(rule, encode_moments(settled.moments), SIZE)
         model = settled.flat
     np.testing.assert_allclose(model.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_steps_on_gradients_are_those_of_torchs_optimizers_bit_for_bit(name, momentum, schedule):
+    rule = Aggregation(rule=name, server_rate=0.3, momentum=momentum, schedule=schedule)
+    generator = torch.Generator().manual_seed(1)
+    model, moments = torch.randn(SIZE, generator=generator), None
+    expected = torch.nn.Parameter(model.clone())
+    reference = (
+        torch.optim.SGD([expected], 0.3, momentum)
+        if name == "sgd"
+        else torch.optim.Adam([expected], 0.3, (rule.beta1, rule.beta2), rule.tau, foreach=False)
+    )
+    for round in range(1, 6):
+        gradient = torch.randn(SIZE, generator=generator)
+        when = When(round, 8)
+        settled = settle(rule, model, [gradient], np.array([65535], dtype=np.uint16), moments, when)
+        model, moments = settled.flat, settled.moments
+        expected.grad = gradient
+        reference.param_groups[0]["lr"] = aggregation.scheduled_rate(rule, when)
+        reference.step()
+        assert torch.equal(model, expected.detach())
+
+
+COMPILER = """
+import sys, torch
+from node.config import Aggregation
+from node.learning.aggregation import fresh_moments, settle
+import numpy as np
+for name in ("sgd", "adam"):
+    rule = Aggregation(rule=name)
+    settle(rule, torch.ones(4), [torch.ones(4)], np.array([65535], dtype=np.uint16), fresh_moments(rule, 4))
+print("torch._dynamo" in sys.modules)
+"""
+
+
+@pytest.mark.real
+def test_a_step_on_gradients_does_not_bring_torchs_compiler_into_memory():
+    done = subprocess.run([sys.executable, "-c", COMPILER], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_moments_of_another_model_are_refused():
