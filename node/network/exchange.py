@@ -37,12 +37,16 @@ async def fetch(
 ) -> bytes | Path:
     """The payload that was announced, verified; with `partial` in that file, which may hold a part. Until cancelled.
 
+    What came until then is kept, and the next call goes on there: in `partial`, or in memory for a payload that fits.
     Raises PeerError when every holder proved bad (AnnouncementError when one had another size, which proves nothing
     against it: who announced the size may be the liar), NetworkError when the payload cannot be stored here.
     """
     announcer = wanted.peer_id if isinstance(wanted, Announcement) else None
-    sink = await trio.to_thread.run_sync(Sink, wanted.digest, wanted.size, rule, partial)
+    sink = client.unfinished.take(wanted.digest, wanted.size) if partial is None else None
+    if sink is None:
+        sink = await trio.to_thread.run_sync(Sink, wanted.digest, wanted.size, rule, partial)
     failure: NetworkError | None = None
+    cut_off = False
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sink.run)
@@ -50,13 +54,19 @@ async def fetch(
                 return await _Fetch(client, standings, sink, holders, announcer).run()
             except NetworkError as error:
                 failure = error  # raised below, since a nursery would wrap it
+            except trio.Cancelled:
+                cut_off = True
+                raise
             finally:
                 if partial is not None:
                     with trio.CancelScope(shield=True):
                         await sink.store()
                 nursery.cancel_scope.cancel()
     finally:
-        sink.discard()
+        if cut_off:
+            client.unfinished.keep(sink)
+        else:
+            sink.discard()
     assert failure is not None
     raise failure
 

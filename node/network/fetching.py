@@ -20,6 +20,7 @@ from node.network.identity import peer_id_of
 from node.network.peer_book import MAX_ADDRESSES
 from node.network.sink import Sink
 from node.network.standing import Standings
+from node.network.unfinished import Unfinished
 from node.network.wire import MAX_REPLY, Frames, Malformed, TooSlow, announcement_message, patience, read_announcement
 from node.network.wire_pb2 import AnnouncementsRequest, GrantRequest, PayloadRequest, PeersRequest, Reply, Request
 
@@ -66,6 +67,7 @@ class ExchangeClient:
         self._open_stream = open_stream
         self._standings = standings
         self._times = times
+        self.unfinished = Unfinished()
         self._idle: defaultdict[str, list[_Conversation]] = defaultdict(list)
 
     async def announcements(self, peer_id: str, since: int) -> list[Announcement]:

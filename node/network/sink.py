@@ -54,6 +54,11 @@ class Sink:
         elif size > rule.memory_limit:
             self._open(rule.directory)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it writes no file."""
+        return isinstance(self._file, io.BytesIO)
+
     def _open(self, directory: Path | None) -> None:
         try:
             descriptor, name = tempfile.mkstemp(prefix="fl-node-", suffix=".payload", dir=directory)

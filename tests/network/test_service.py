@@ -237,6 +237,38 @@ async def test_a_payload_nobody_has_intact_is_a_peer_s_fault():
             await carol.fetch(announcement, [bob.peer_id], soon())
 
 
+async def test_what_came_before_the_deadline_is_not_asked_for_again():
+    payload, shelf, starts = os.urandom(300_000), Shelf(ALICE), []
+    announcement = shelf.put(payload, 1)
+    async with member("alice", shelf=shelf) as alice, member("bob", alice.addresses()) as bob:
+        await meet(alice, bob)
+        client, asked = bob._parts.client, bob._parts.client._fetch_into
+
+        async def until_half_is_there(sink, peer_id, turn):
+            starts.append(sink.received)
+            write = sink.write
+
+            async def stalls(pieces):
+                await write(pieces)
+                if len(starts) == 1 and sink.received > 100_000:
+                    await trio.sleep_forever()
+
+            sink.write = stalls
+            try:
+                await asked(sink, peer_id, turn)
+            finally:
+                del sink.write
+
+        client._fetch_into = until_half_is_there
+        with pytest.raises(PeerError, match="in time"):
+            await bob.fetch(announcement, [alice.peer_id], soon(2))
+        assert len(client.unfinished) == 1
+        assert await bob.fetch(announcement, [alice.peer_id], soon()) == payload
+        assert starts[0] == 0
+        assert starts[1] > 100_000
+        assert len(client.unfinished) == 0
+
+
 async def test_a_payload_that_is_not_there_is_waited_for_until_the_deadline():
     shelf = Shelf(ALICE)
     announcement = announce(ALICE, 1, b"payload")
