@@ -12,6 +12,7 @@ from node.errors import AnnouncementError, PeerError
 from node.messages import ABSENT, Announcement
 from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
+from node.session.flights import Flights
 from node.session.ports import Contribution, Directory, Earlier, Learner, NothingEarlier, Payload, Peers
 
 log = logging.getLogger(__name__)
@@ -35,16 +36,22 @@ class Gatherer:
     deadline: AdaptiveDeadline
     earlier: Earlier = field(default_factory=NothingEarlier)
     holding: dict[bytes, Payload] = field(default_factory=dict)  # what `_held` has, by SHA-256: members may have it
+    flights: Flights = field(init=False)
     _held: dict[int, Contribution] = field(default_factory=dict)
     _digests: dict[int, bytes] = field(default_factory=dict)  # of what `_held` has
     _refused: dict[int, bytes] = field(default_factory=dict)  # newest bad digest per member
     _dropped: set[tuple[int, bytes]] = field(default_factory=set)  # in this round: what is not there as announced
+
+    def __post_init__(self) -> None:
+        """Transfers go on beyond a round while `flights.run` runs."""
+        self.flights = Flights(self._fetch)
 
     async def gather(self, round: int, cohort: Iterable[int]) -> list[Contribution]:
         """Verified contributions of the cohort, ascending by member; late, bad and absent peers are left out."""
         found: dict[int, Contribution] = {}
         waited = set(cohort)
         self._dropped.clear()
+        self.flights.keep_only(lambda coming: self._recordable(coming.round, round))
 
         async def obtain(member: int) -> None:
             await self._obtain(member, round, found)
@@ -83,22 +90,37 @@ class Gatherer:
         return round - self.staleness <= of < round - ABSENT
 
     async def _obtain(self, member: int, round: int, found: dict[int, Contribution]) -> None:
-        """Waits for the member's update of `round` or newer and pulls it; falls back to an older one."""
+        """Waits for the member's update of `round` or newer and pulls it; falls back to an older one.
+
+        What is on its way since an earlier round comes first: two transfers would only share a slow link.
+        """
         started = trio.current_time()
+        await self._land(member, round, found)
         while (fresh := self._fresh(member, round)) is None:
             if member in self.board.convicted() or not await self._more_to_come(member):
                 break
-        if fresh is not None and (contribution := await self._pull(member, fresh)) is not None:
-            found[member] = self._keep(contribution, fresh.digest)
+        if fresh is not None and (contribution := await self._have(member, fresh)) is not None:
+            found[member] = contribution
             self.deadline.observe(trio.current_time() - started)
         else:
             await self._obtain_older(member, round, found)
 
     async def _obtain_older(self, member: int, round: int, found: dict[int, Contribution]) -> None:
         """The newest that may still be mixed, if there is any."""
+        await self._land(member, round, found)
         stale = self.board.newest(member)
         if stale is not None and self._recordable(stale.round, round):
             await self._pull_stale(member, stale, found)
+
+    async def _land(self, member: int, round: int, found: dict[int, Contribution]) -> None:
+        """Waits for what of the member is on its way, since this round or an earlier one."""
+        coming = self.flights.under_way(member)
+        if coming is None or not self._recordable(coming.round, round):
+            return
+        if member in self.board.convicted():
+            self.flights.drop(member)
+        elif (contribution := await self._have(member, coming)) is not None:
+            found[member] = contribution
 
     def _fresh(self, member: int, round: int) -> Announcement | None:
         newest = self.board.newest(member)
@@ -125,8 +147,16 @@ class Gatherer:
         held = self._held.get(member)
         if held is not None and held.round >= stale.round:
             found[member] = held
-        elif (contribution := await self._pull(member, stale)) is not None:
-            found[member] = self._keep(contribution, stale.digest)
+        elif (contribution := await self._have(member, stale)) is not None:
+            found[member] = contribution
+
+    async def _have(self, member: int, announcement: Announcement) -> Contribution | None:
+        """The announced update: the one that is held, or pulled and held from now on; None if it can't be had."""
+        held = self._held.get(member)
+        if held is not None and held.round == announcement.round and self._digests.get(member) == announcement.digest:
+            return held
+        contribution = await self._pull(member, announcement)
+        return None if contribution is None else self._keep(contribution, announcement.digest)
 
     def _keep(self, contribution: Contribution, digest: bytes) -> Contribution:
         """Remembers a contribution instead of the one before, whose file, if it has one, goes."""
@@ -156,16 +186,19 @@ class Gatherer:
         async def fetch(digest: bytes, size: int) -> Payload | None:
             return await self._fetch(member, replace(announcement, digest=digest, size=size))
 
-        payload = await self._fetch(member, announcement)
+        payload = await self.flights.bring(member, announcement)
         if payload is None or not await self.earlier.complete(member, payload, fetch):
             await self.earlier.settle(member, None)
+            self.flights.drop(member)
             return None
         fault = await self.learner.accepts(payload)
         await self.earlier.settle(member, payload if fault is None else None)
         if fault is not None:
             log.warning("update of member %d, round %d is left out: %s", member, announcement.round, fault)
             self._refused[member] = announcement.digest
+            self.flights.drop(member)
             return None
+        self.flights.collected(member)
         return Contribution(member, announcement.round, payload)
 
     async def _fetch(self, member: int, announcement: Announcement) -> Payload | None:

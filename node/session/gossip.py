@@ -102,6 +102,19 @@ class Gossip:
 
         When `stopping` is set it finishes the round in flight, records its mix, and returns.
         """
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.gatherer.flights.run)
+            try:
+                await self._rounds()
+            except Exception as error:  # noqa: BLE001 - raised below, since a nursery would wrap it
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return self.finished
+
+    async def _rounds(self) -> None:
         progress = await self.ports.journal.load()
         pending, round = progress.pending_mix, progress.next_round
         self.finished = round - 1
@@ -115,7 +128,6 @@ class Gossip:
         if pending is not None:
             await self.ports.records.close(round, pending)
             await self.ports.journal.closed()
-        return self.finished
 
     def _onward(self, round: int) -> int:
         """The round to train, which is a later one where the others outrun this member."""

@@ -97,6 +97,31 @@ async def test_a_member_that_the_others_outrun_leaves_rounds_out_and_is_mixed(au
     assert all(lags[0] != ABSENT and lags[1] != ABSENT for lags in theirs)
 
 
+async def test_an_update_that_takes_longer_than_a_round_to_come_is_mixed_later(autojump_clock):
+    bus, members = make_session(NAMES, with_rounds(20))
+    alice, bob, _ = members
+    fetched = []
+
+    def counted(member):
+        fetch = member.gossip.ports.peers.fetch
+
+        async def counts(announcement, holders, deadline):
+            if announcement.peer_id == "carol":
+                fetched.append((member.gossip.ports.peers.peer_id, announcement.round))
+            return await fetch(announcement, holders, deadline)
+
+        member.gossip.gatherer.peers.fetch = counts
+
+    for member in (alice, bob):
+        member.gossip.gatherer.deadline = AdaptiveDeadline(3.0)
+        counted(member)
+    bus.slow["carol"] = 8.0  # of a round of 6
+    await run_all(members)
+    lags = [{entry.member: entry.lag for entry in mix.inputs}[2] for mix in alice.disk.mixes]
+    assert sum(lag in (1, 2) for lag in lags) >= 5, lags
+    assert len(fetched) == len(set(fetched))  # no transfer began twice
+
+
 async def test_after_a_crash_in_a_round_that_left_others_out_that_round_goes_on(autojump_clock):
     bus, members = make_session(NAMES, with_rounds(60))
     carol = members[2]
