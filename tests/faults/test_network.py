@@ -141,7 +141,7 @@ def test_link_of_1_mbit(cluster, found):
     cluster.stop()
     for name in MEMBERS:
         cluster.ended(name)
-    heavy = Cluster(cluster.place / "heavy", cluster.made, HEAVY, rounds=14)
+    heavy = Cluster(cluster.place / "heavy", cluster.made, HEAVY, rounds=40)
     heavy.place.mkdir()
     try:
         heavy.build()
