@@ -84,7 +84,7 @@ def _wrong_rows(headers: Sequence[Header | None], payloads: Sequence[bytes]) -> 
     flat, counts = _inputs(headers, payloads)
     row = np.repeat(np.arange(len(counts)), counts)
     sums = np.bincount(row, weights=flat["weight"], minlength=len(counts))
-    wrong = (counts > 0) & (sums != WEIGHT_SUM)
+    wrong = (counts > 0) & ((sums < 1) | (sums > WEIGHT_SUM))
     descending = (np.diff(flat["peer"].astype(np.int64)) <= 0) & (row[1:] == row[:-1])
     wrong[row[1:][descending]] = True
     wrong[row[(flat["lag"] == ABSENT) & (flat["weight"] > 0)]] = True

@@ -11,7 +11,7 @@ from ledger.bulk import decode_mixes
 from ledger.chain import checksummed
 from ledger.commits import Commit
 from ledger.text import cid_of, peer_id_of
-from ledger.values import ABSENT, WEIGHT_SUM, MemberEntry
+from ledger.values import ABSENT, MemberEntry
 
 _TIME = "datetime64[ns, UTC]"
 _TEXT = "string"
@@ -45,7 +45,7 @@ TRUST_ROWS = {
     "round": "int64",
     "member": "int64",
     "peer": "int64",
-    "weight": "int64",  # of 65,535
+    "weight": "int64",  # as recorded: of the row's sum, which is 65,535 unless gradients are mixed
     "lag": "int64",  # rounds; -128 for an absent peer
     "absent": "bool",
 }
@@ -145,8 +145,9 @@ def trust_matrix(rows: pd.DataFrame, members: int) -> pd.DataFrame:
     """The trust rows of one round as a square of fractions; a row of NaN for a member that recorded no mix."""
     matrix: npt.NDArray[np.float64] = np.zeros((members, members))
     matrix[[i for i in range(members) if i not in set(rows["member"])]] = np.nan
-    known = rows[rows["peer"] < members]  # a mix may name a member that never was: that is the audit's business
-    matrix[known["member"], known["peer"]] = known["weight"] / WEIGHT_SUM
+    shares = rows["weight"] / rows.groupby("member")["weight"].transform("sum")
+    known = rows["peer"] < members  # a mix may name a member that never was: that is the audit's business
+    matrix[rows["member"][known], rows["peer"][known]] = shares[known]
     names = pd.RangeIndex(members)
     return pd.DataFrame(matrix, index=names.rename("member"), columns=names.rename("peer"))
 

@@ -6,12 +6,12 @@ ABSENT = -128
 """The lag of an input that was not there in time; its weight is 0."""
 
 WEIGHT_SUM = 65535
-"""What the weights of every trust row add up to."""
+"""What the weights of a trust row add up to; those of gradients say proportions, and may add up to less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What one member contributed to a mix: its index, its 16-bit weight, and how many rounds old it was."""
+    """What one member gave to a mix: its index, its 16-bit weight (of the row's sum), how many rounds old it was."""
 
     member: int
     weight: int

@@ -62,13 +62,13 @@ class Traffic:
 
 
 OTHERS = "others"  # where the traffic of all those is added up who are no members
-WEIGHT_SUM = 65_535  # what a trust row adds up to
+WEIGHT_SUM = 65_535  # what a trust row adds up to; of gradients, what it adds up to at most
 ABSENT = -128  # the lag of an input that never came
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One entry of a trust row: whose update went in, with what weight (of 65,535), how many rounds old."""
+    """One entry of a trust row: whose update went in, with what weight (of its row's sum), how many rounds old."""
 
     member: int
     weight: int

@@ -98,8 +98,10 @@ class CoordinatedCheck:
         if [entry.member for entry in inputs] != list(range(step.mix.members)):
             return _fault(step, "row", f"members 0 to {step.mix.members - 1}", str([entry.member for entry in inputs]))
         total = sum(entry.weight for entry in inputs)
-        if total != WEIGHT_SUM:
-            return _fault(step, "row", f"weights that add up to {WEIGHT_SUM}", f"sum {total}")
+        least = 1 if self.is_inexact() else WEIGHT_SUM  # of gradients: any proportions
+        if not least <= total <= WEIGHT_SUM:
+            expected = f"{least} to {WEIGHT_SUM}" if least < WEIGHT_SUM else f"{WEIGHT_SUM}"
+            return _fault(step, "row", f"weights that add up to {expected}", f"sum {total}")
         for entry in inputs:
             number = entry.member - int(entry.member > step.member)
             if entry.weight and entry.member != step.member and number >= self.rules.coordination.maximum:

@@ -16,6 +16,7 @@ from node.cli.options import data_option
 from node.cli.result import Result, answers, note
 from node.dashboard.tables import live_table, matrix_table, percent, size
 from node.demo import DemoSettings, Finished, run_demo
+from node.messages import WEIGHT_SUM
 
 
 @click.command()
@@ -84,7 +85,7 @@ def closing(settings: DemoSettings, finished: Finished) -> tuple[Any, ...]:
     ledger = finished.report["ledger"]
     last = max((row["round"] for row in ledger["trust_rows"]), default=0)
     rows = {
-        row["member"]: dict(zip(row["peers"], row["weights"], strict=True))
+        row["member"]: {peer: weight / WEIGHT_SUM for peer, weight in zip(row["peers"], row["weights"], strict=True)}
         for row in ledger["trust_rows"]
         if row["round"] == last
     }

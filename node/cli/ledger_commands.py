@@ -129,10 +129,11 @@ def _short(value: Any) -> str:
 def last_matrix(frame: pd.DataFrame, most: int = 32) -> Table:
     """The trust matrix of the last round, of the first members only: a row may name thousands that never were."""
     last = frame[frame["round"] == frame["round"].max()]
+    last = last.assign(share=last["weight"] / last.groupby("member")["weight"].transform("sum"))
     members = np.union1d(last["member"], last["peer"]).tolist()
     shown = members[:most]
     last = last[last["member"].isin(shown) & last["peer"].isin(shown)]
-    rows = {member: dict(zip(part["peer"], part["weight"], strict=True)) for member, part in last.groupby("member")}
+    rows = {member: dict(zip(part["peer"], part["share"], strict=True)) for member, part in last.groupby("member")}
     table = matrix_table(rows, shown)
     if len(shown) < len(members):
         table.caption = f"the first {most} of {len(members)} members"

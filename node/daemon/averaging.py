@@ -25,7 +25,7 @@ from node.learning import aggregation, parameters, trainer
 from node.learning.aggregation import Moments
 from node.learning.codecs import FLOAT32
 from node.learning.local_work import Interruptions, gradient_of, train_from
-from node.learning.mixing import Weights, quantise
+from node.learning.mixing import Weights
 from node.learning.vectors import FileVector, Vector, is_finite
 from node.messages import Input
 from node.session.coordinated import Aggregated, Counted, WorkDone, discard
@@ -69,7 +69,7 @@ class AveragingLearner:
             update.examples * aggregation.staleness_factor(lag) for update, lag in zip(updates, lags, strict=True)
         ]
         vectors = [self._vector(update.contribution.payload) for update in updates]
-        weights = quantise(aggregation.weigh(self.rule, base.flat, vectors, examples))
+        weights = aggregation.trust_row(self.rule, base.flat, vectors, examples)
         members = [base.seat.member, *(update.contribution.member for update in updates)]
         entries = zip(members, weights.tolist(), [0, *lags], [base.flat, *vectors], strict=True)
         row = sorted(entries, key=lambda entry: entry[0])

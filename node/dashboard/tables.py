@@ -7,8 +7,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from node.messages import WEIGHT_SUM
-
 SHADES = " ▁▂▃▄▅▆▇█"
 
 
@@ -46,7 +44,8 @@ def live_row(status: Mapping[str, Any]) -> list[str]:
 
 def trust_row(inputs: Sequence[Mapping[str, int]]) -> str:
     """A row as percentages by member, absent peers as a dot."""
-    cells = ("·" if entry["lag"] == -128 else f"{100 * entry['weight'] / WEIGHT_SUM:.0f}" for entry in inputs)
+    total = sum(entry["weight"] for entry in inputs)  # 65,535, or less of gradients
+    cells = ("·" if entry["lag"] == -128 else f"{100 * entry['weight'] / total:.0f}" for entry in inputs)
     return " ".join(f"{cell:>3}" for cell in cells)
 
 
@@ -169,15 +168,15 @@ def _peer_table(status: Mapping[str, Any]) -> Table:
     return table
 
 
-def matrix_table(rows: Mapping[int, Mapping[int, int]], members: Sequence[int]) -> Table:
-    """A trust matrix in percent: who (row) mixed whom (column) with what weight."""
+def matrix_table(rows: Mapping[int, Mapping[int, float]], members: Sequence[int]) -> Table:
+    """A trust matrix in percent: who (row) mixed whom (column) with what share, a fraction."""
     table = Table(title="trust matrix, last round (%)", title_justify="left", header_style="bold")
     table.add_column("member", justify="right")
     for member in members:
         table.add_column(str(member), justify="right")
     for member in members:
         row = rows.get(member, {})
-        table.add_row(str(member), *(percent(row[j] / WEIGHT_SUM) if j in row else "·" for j in members))
+        table.add_row(str(member), *(percent(row[j]) if j in row else "·" for j in members))
     return table
 
 

@@ -1,8 +1,8 @@
 """How a coordinator makes one model of its workers' updates (docs/protocol.md, section 9), repeatable bit for bit.
 
-`weigh` looks at the updates and gives a trust row; `settle` computes the new model from that row alone, so an auditor
-who has the inputs and the row comes to the same bits. Both go through the numbers a few MiB at a time: updates may
-lie on disk. Knows nobody's name and no chain.
+`trust_row` looks at the updates and says their weights; `settle` computes the new model from that row alone, so an
+auditor who has the inputs and the row comes to the same bits. Both go through the numbers a few MiB at a time: updates
+may lie on disk. Knows nobody's name and no chain.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from torch.optim.sgd import sgd
 
 from node.config import Aggregation
 from node.learning import parameters
-from node.learning.mixing import Weights, mix
+from node.learning.mixing import Weights, mix, proportions, quantise
 from node.learning.schedules import cosine
 from node.learning.vectors import CHUNK, Vector, parts
 
@@ -65,6 +65,17 @@ class Settled:
 
     flat: Tensor
     moments: Moments | None
+
+
+def trust_row(rule: Aggregation, model: Vector, updates: Sequence[Vector], examples: Sequence[float]) -> Weights:
+    """What `weigh` says as the 16-bit weights (1 + k,) of a record, which add up to 65535.
+
+    Of gradients they are the exact proportions wherever 16 bits can say them, and add up to 65535 at most: the mean of
+    equal learners' gradients would else be wrong from the fifth digit on, unless 65535 is a multiple
+    of their number.
+    """
+    row = weigh(rule, model, updates, examples)
+    return proportions(row) if rule.rule in OPTIMIZERS else quantise(row)
 
 
 def weigh(rule: Aggregation, model: Vector, updates: Sequence[Vector], examples: Sequence[float]) -> Row:
@@ -149,9 +160,10 @@ def _settle(
     if rule.rule in BY_NUMBER:
         faulty = rule.faulty if rule.rule == "trimmed_mean" else len(inputs)
         return Settled(_middle(torch.stack(list(inputs)), faulty), None)
-    mixed = mix(inputs, weights)
     if rule.rule in OPTIMIZERS:
+        mixed = mix(inputs, weights, int(weights.sum(dtype=np.int64)))
         return _optimize(rule, model, mixed, moments or fresh_moments(rule, len(model)), when)
+    mixed = mix(inputs, weights)
     if rule.rule in ADAPTIVE:
         return _adapt(rule, model, mixed, moments or fresh_moments(rule, len(model)))
     return Settled(mixed, None)

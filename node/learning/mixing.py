@@ -3,6 +3,7 @@
 Knows nothing of how weights came about. No fused and no reordered arithmetic: each product is rounded, then added.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -35,22 +36,37 @@ def quantise(row: npt.ArrayLike) -> Weights:
     return whole.astype(np.uint16)
 
 
-def dequantise(weights: Weights) -> npt.NDArray[np.float32]:
-    """float32(weight) / float32(65535), rounded once: the factors that mixing uses."""
-    return weights.astype(np.float32) / np.float32(WEIGHT_SUM)
+def proportions(row: npt.ArrayLike) -> Weights:
+    """The smallest whole numbers (k,) in exactly the proportions of `row`, if they add up to 65535 at most.
+
+    Where they add up to more, no 16-bit weights say it exactly: then those of `quantise`, which refuses the same rows.
+    """
+    rounded = quantise(row)
+    ratios = [float(weight).as_integer_ratio() for weight in np.asarray(row, dtype=np.float64)]
+    common = math.lcm(*(below for _, below in ratios))
+    whole = [above * (common // below) for above, below in ratios]
+    divisor = math.gcd(*whole)
+    return np.array([n // divisor for n in whole], np.uint16) if sum(whole) // divisor <= WEIGHT_SUM else rounded
 
 
-def mix(inputs: Tensor | Sequence[Vector], weights: Weights) -> Tensor:
+def dequantise(weights: Weights, total: int = WEIGHT_SUM) -> npt.NDArray[np.float32]:
+    """float32(weight) / float32(total), rounded once: the factors that mixing uses."""
+    return weights.astype(np.float32) / np.float32(total)
+
+
+def mix(inputs: Tensor | Sequence[Vector], weights: Weights, total: int = WEIGHT_SUM) -> Tensor:
     """The mixed vector (d,) of float32 inputs (k, d), or k of (d,), in ascending order of member index.
 
     Inputs of weight 0 are not read, so they may be anything. Raises ValueError when the weights are not one per input,
-    or do not add up to 65535.
+    or do not add up to `total`, which is 65535 for all rows but those of gradients.
     """
-    if weights.dtype != np.uint16 or len(weights) != len(inputs) or int(weights.sum(dtype=np.int64)) != WEIGHT_SUM:
+    fits = 1 <= total <= WEIGHT_SUM and int(weights.sum(dtype=np.int64)) == total
+    if weights.dtype != np.uint16 or len(weights) != len(inputs) or not fits:
         raise ValueError(
-            f"weights {weights.tolist()} for {len(inputs)} inputs: must be uint16 and add up to {WEIGHT_SUM}"
+            f"weights {weights.tolist()} for {len(inputs)} inputs: must be uint16 and add up to {total}, "
+            f"within 1 and {WEIGHT_SUM}"
         )
-    used = [(inputs[j], float(w)) for j, w in enumerate(dequantise(weights)) if w > 0]
+    used = [(inputs[j], float(w)) for j, w in enumerate(dequantise(weights, total)) if w > 0]
     mixed = torch.empty(len(used[0][0]), dtype=torch.float32)
     scratch = torch.empty(min(CHUNK, mixed.numel()), dtype=torch.float32)
     for start in range(0, mixed.numel(), CHUNK):

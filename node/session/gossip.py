@@ -70,7 +70,7 @@ class Present(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """One finished round, for people: weights of 65,535, bytes on the wire, seconds."""
+    """One finished round, for people: weights (of their sum), bytes on the wire, seconds."""
 
     round: int
     inputs: tuple[Input, ...]

@@ -11,7 +11,6 @@ from node.config import Aggregation
 from node.errors import ConfigError
 from node.learning import aggregation
 from node.learning.many import Pool, Trainer
-from node.learning.mixing import quantise
 from node.learning.task import Share, prepare
 from node.learning.task_files import load_task
 from node.learning.trainer import Plan, evaluate
@@ -69,7 +68,7 @@ def simulate_coordinated(settings: CoordinatedSettings) -> Iterator[CoordinatedR
         rate = learner.task.learning_rate_in(round, settings.rounds)
         updates = list(trainer.train(model.repeat(left, 1), pool, plans, rate))
         examples = [plan.steps * min(learner.task.batch_size, n) for plan, n in zip(plans, pool.sizes, strict=True)]
-        weights = quantise(aggregation.weigh(rule, model, updates, examples))
+        weights = aggregation.trust_row(rule, model, updates, examples)
         inputs = [vector for vector, weight in zip([model, *updates], weights, strict=True) if weight]
         when = aggregation.When(round, settings.rounds)
         settled = aggregation.settle(rule, model, inputs, weights[weights > 0], moments, when)

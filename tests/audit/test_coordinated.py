@@ -11,7 +11,7 @@ from node.audit.replay import Fault, Step, Update
 from node.config import Aggregation, Coordination
 from node.learning import aggregation, parameters
 from node.learning.aggregation import When, settle
-from node.learning.mixing import quantise
+from node.learning.mixing import proportions, quantise
 from node.learning.parameters import ParameterSpec
 from node.messages import ABSENT, Input, Mix
 from node.session.succession import Term
@@ -69,7 +69,11 @@ class Session:
         ]
 
 
-def honest(rule=None):
+def weights_of(rule, row):
+    return proportions(row) if rule.rule in aggregation.OPTIMIZERS else quantise(row)
+
+
+def honest(rule=None, weights_of=weights_of):
     rule = rule or Aggregation()
     generator = torch.Generator().manual_seed(5)
     model, moments = torch.randn(30, generator=generator), None
@@ -82,7 +86,7 @@ def honest(rule=None):
         for member in range(1, WORKERS + 1):
             session.vectors[member, round] = model + torch.randn(30, generator=generator)
             session.hashes[member, round] = sha(session.vectors[member, round])
-        row = quantise([0.0, 3.0, 2.0, 1.0])
+        row = weights_of(rule, [0.0, 3.0, 2.0, 1.0])
         inputs = [session.vectors[member, round] for member in (1, 2, 3)]
         settled = settle(rule, model, inputs, row[1:], moments, When(round, ROUNDS))
         entries = tuple(Input(member, int(weight), 0) for member, weight in enumerate(row))
@@ -106,6 +110,40 @@ RULES = ["fedavg", "fedadam", "fedyogi", "fedadagrad", "median", "trimmed_mean",
 @pytest.mark.parametrize("name", RULES)
 def test_an_honest_session_is_clean(name):
     assert honest(Aggregation(rule=name, faulty=1)).faults() == ([], ROUNDS)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_the_rows_of_gradients_that_nodes_of_before_recorded_are_clean_too(name):
+    session = honest(Aggregation(rule=name), lambda _rule, row: quantise(row))
+    assert sum(entry.weight for entry in inputs_of(session, 2)) == 65535
+    assert session.faults() == ([], ROUNDS)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_gradients_that_were_mixed_in_other_proportions_are_found(name):
+    session = honest(Aggregation(rule=name))
+    own, first, second, third = inputs_of(session, 2)
+    assert [own.weight, first.weight, second.weight, third.weight] == [0, 3, 2, 1]
+    session.change(0, 2, inputs=(own, replace(first, weight=2), second, third))
+    assert session.faults()[0][0] == (0, 2, "mixed parameters")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("fedavg", (3, 2, 1)),
+        ("fedadam", (3, 2, 1)),
+        ("median", (1, 1, 1)),
+        ("sgd", (65535, 1, 0)),
+        ("adam", (0, 0, 0)),
+    ],
+)
+def test_a_sum_that_the_sessions_rows_do_not_have_is_found(name, weights):
+    session = honest(Aggregation(rule=name))
+    own, *others = inputs_of(session, 2)
+    changed = [replace(entry, weight=weight) for entry, weight in zip(others, weights, strict=True)]
+    session.change(0, 2, inputs=(own, *changed))
+    assert session.faults()[0] == [(0, 2, "row")]
 
 
 def test_a_model_that_was_not_mixed_is_found():
@@ -203,7 +241,7 @@ def test_a_step_of_torchs_optimizer_is_compared_to_float_tolerance():
     coordination = Coordination(coordinator="0x" + "ab" * 20, aggregation=session.rule)
     rules = CoordinatedRules((Term(0),), 2, 2, session.initial, coordination, ROUNDS)
     moments = aggregation.decode_moments(session.rule, session.moments[ROUNDS], 30)
-    row = quantise([3.0, 2.0, 1.0])
+    row = proportions([3.0, 2.0, 1.0])
     inputs = [session.vectors[key] for key in keys[1:]]
     exact = settle(session.rule, session.vectors[keys[0]], inputs, row, moments, When(ROUNDS, ROUNDS)).flat
     for factor, right in ((1 + 1e-6, True), (1 + 1e-3, False)):
@@ -245,7 +283,10 @@ def handed_over(at=3, rule=None):
         for key in ((0, round), (1, round)):
             session.hashes.pop(key, None)
         session.vectors[1, round], session.hashes[1, round] = model, sha(model)
-        row, used = quantise([0.0, 0.0, 2.0, 1.0]), [session.vectors[member, round] for member in (2, 3)]
+        row, used = (
+            weights_of(session.rule, [0.0, 0.0, 2.0, 1.0]),
+            [session.vectors[member, round] for member in (2, 3)],
+        )
         if aggregation.has_moments(session.rule):
             before = moments or aggregation.fresh_moments(session.rule, 30)
             session.moments[round] = aggregation.encode_moments(before)

@@ -164,6 +164,11 @@ def test_the_matrix_of_a_row_with_thousands_of_inputs_is_cut_and_says_so():
     assert last_matrix(frame[frame["peer"] < 4]).caption is None
 
 
+def test_the_matrix_shows_shares_of_a_rows_own_sum_also_where_it_is_cut():
+    frame = pd.DataFrame({"round": 7, "member": 1, "peer": range(40), "weight": 1})
+    assert list(last_matrix(frame).columns[3].cells)[1] == "2.50"
+
+
 @pytest.mark.parametrize("view", ["records", "members", "trust", "gas"])
 def test_history_writes_csv_and_parquet(session, tmp_path, view):
     result = run("history", *session, "--view", view, "--csv", tmp_path / "t.csv", "--parquet", tmp_path / "t.parquet")

@@ -8,7 +8,14 @@ import torch
 from node.config import Aggregation
 from node.errors import UpdateError
 from node.learning import aggregation
-from node.learning.aggregation import When, decode_moments, encode_moments, settle, staleness_factor, weigh
+from node.learning.aggregation import (
+    When,
+    decode_moments,
+    encode_moments,
+    settle,
+    staleness_factor,
+    trust_row,
+)
 from node.learning.baselines import BASELINES
 from node.learning.mixing import quantise
 
@@ -25,7 +32,7 @@ def updates():
 
 def result(rule, model, updates, examples=None, moments=None):
     """What the rule makes, by way of the 16-bit row that a record would hold."""
-    row = quantise(weigh(rule, model, updates, examples or [1] * len(updates)))
+    row = trust_row(rule, model, updates, examples or [1] * len(updates))
     inputs = [each for each, weight in zip([model, *updates], row, strict=True) if weight]
     return settle(rule, model, inputs, row[row > 0], moments).flat
 
@@ -33,6 +40,14 @@ def result(rule, model, updates, examples=None, moments=None):
 def test_federated_averaging_weighs_by_examples(updates):
     mixed = result(Aggregation(), torch.zeros(SIZE), updates[:2], [300, 100])
     torch.testing.assert_close(mixed, 0.75 * updates[0] + 0.25 * updates[1], atol=1e-4, rtol=0)
+
+
+def test_the_row_of_gradients_has_the_examples_themselves_and_any_other_row_adds_up(updates):
+    for rule in ("sgd", "adam"):
+        row = trust_row(Aggregation(rule=rule), torch.zeros(SIZE), updates[:3], [400, 311, 97])
+        assert row.tolist() == [0, 400, 311, 97]
+    row = trust_row(Aggregation(), torch.zeros(SIZE), updates[:3], [400, 311, 97])
+    assert row.tolist() == quantise([0, 400, 311, 97]).tolist()
 
 
 def test_an_old_update_counts_less():

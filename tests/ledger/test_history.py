@@ -81,6 +81,13 @@ def test_the_trust_matrix_of_a_round_holds_the_recorded_fractions(party, history
     assert rows["absent"].tolist() == [False, True, False]
 
 
+def test_the_fractions_of_a_row_of_gradients_are_of_its_own_sum(party, history):
+    party.record(0, 1)
+    party.record(0, 2, Mix(3, (Input(0, 0), Input(1, 400), Input(2, 311), Input(7, 89)), digest("m")))
+    np.testing.assert_allclose(history.trust_matrix(1).loc[0], [0, 0.5, 311 / 800])
+    assert history.trust_rows()["weight"].tolist() == [0, 400, 311, 89]
+
+
 def test_influence_is_the_stationary_distribution_of_the_trust_matrix():
     matrix = pd.DataFrame([[0.5, 0.5, 0.0], [0.25, 0.5, 0.25], [np.nan] * 3])
     found = frames.influence(matrix.fillna({0: np.nan}))

@@ -31,8 +31,9 @@ hashes = st.binary(min_size=32, max_size=32)
 @st.composite
 def mixes(draw):
     members = sorted(draw(st.sets(st.integers(0, 65535), min_size=1, max_size=70)))
-    cuts = sorted(draw(st.lists(st.integers(0, 65535), min_size=len(members) - 1, max_size=len(members) - 1)))
-    weights = np.diff([0, *cuts, 65535]).tolist()
+    total = draw(st.just(65535) | st.integers(1, 65535))
+    cuts = sorted(draw(st.lists(st.integers(0, total), min_size=len(members) - 1, max_size=len(members) - 1)))
+    weights = np.diff([0, *cuts, total]).tolist()
     lags = [draw(st.integers(-127, 127) if weight else st.integers(-128, 127)) for weight in weights]
     return Mix(
         members=draw(st.integers(1, 65535)),
@@ -101,7 +102,8 @@ def test_epsilon_is_rounded_up_to_millionths():
 @pytest.mark.parametrize(
     ("mix", "words"),
     [
-        (Mix(2, (Input(0, 1),), bytes(32)), "add up to 1 instead of 65535"),
+        (Mix(2, (Input(0, 65535), Input(1, 1)), bytes(32)), "add up to 65536, not to 1 to 65535"),
+        (Mix(2, (Input(0, 0),), bytes(32)), "add up to 0"),
         (Mix(2, (), bytes(32)), "add up to 0"),
         (Mix(2, (Input(1, 65535), Input(0, 0)), bytes(32)), "input 0 comes after 1"),
         (Mix(2, (Input(0, 65535), Input(0, 0)), bytes(32)), "input 0 comes after 0"),

@@ -7,7 +7,6 @@ import torch
 from node.config import Aggregation
 from node.errors import ConfigError
 from node.learning import aggregation
-from node.learning.mixing import quantise
 from node.learning.task import Share, prepare
 from node.learning.trainer import Plan, evaluate, train
 from node.simulation.coordinated import CoordinatedSettings, simulate_coordinated
@@ -46,7 +45,7 @@ def test_it_is_the_nodes_own_training_and_averaging(classes):
     for found in simulate_coordinated(SETTINGS):
         plans = [Plan(classes.steps_per_round(400), chance) for chance in chances]
         updates = [train(learner, model, p.train, plan).flat for p, plan in zip(parts, plans, strict=True)]
-        weights = quantise(aggregation.weigh(rule, model, updates, [400.0] * 4))
+        weights = aggregation.trust_row(rule, model, updates, [400.0] * 4)
         model = aggregation.settle(rule, model, updates, weights[1:], None).flat
         seen = evaluate(learner, model, parts[0].test)
         assert (found.updates, found.accuracy) == (4, pytest.approx(seen["accuracy"], abs=0.006))
