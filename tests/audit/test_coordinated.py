@@ -283,10 +283,8 @@ def handed_over(at=3, rule=None):
         for key in ((0, round), (1, round)):
             session.hashes.pop(key, None)
         session.vectors[1, round], session.hashes[1, round] = model, sha(model)
-        row, used = (
-            weights_of(session.rule, [0.0, 0.0, 2.0, 1.0]),
-            [session.vectors[member, round] for member in (2, 3)],
-        )
+        row = weights_of(session.rule, [0.0, 0.0, 2.0, 1.0])
+        used = [session.vectors[member, round] for member in (2, 3)]
         if aggregation.has_moments(session.rule):
             before = moments or aggregation.fresh_moments(session.rule, 30)
             session.moments[round] = aggregation.encode_moments(before)
