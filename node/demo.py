@@ -16,13 +16,14 @@ from typing import Any
 import trio
 
 from ledger import Devnet, DevnetOptions, History, create_keystore
-from node.agreement import OpenSession, Wishes, create_session
+from node.agreement import OpenSession, create_session
 from node.audit.run import AuditSettings, audit_opened
 from node.dashboard.plots import plot_accuracy, plot_trust
 from node.errors import ConfigError, NodeError
 from node.home import Home, read_status
 from node.messages import WEIGHT_SUM
 from node.network.identity import create_identity
+from node.wishes import Wishes
 
 MARK = ".fl-node-demo"  # only a directory with this file in it is ever cleared
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi")

@@ -71,7 +71,7 @@ luggage() {
 
 deploy() {
     local i=$1 state
-    state=$(act "$i" installed "$hash") || return
+    state=$(act "$i" installed "$hash" | head -c 100) || return
     if [ "$state" != installed ]; then
         luggage | on_host "$i" "tar -xof - -C $(quoted "${homes[i]}.venv/wheels")" || return
         act "$i" install "$hash" "${wheel##*/}" "${wheelhouse:+wheelhouse}" "$packages" || return

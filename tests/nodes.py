@@ -17,9 +17,10 @@ from eth_account import Account
 from ledger import Devnet
 from ledger.history import History
 from ledger.keys import save_keystore
-from node.agreement import OpenSession, Wishes, create_session
+from node.agreement import OpenSession, create_session
 from node.home import Home, read_status
 from node.network.identity import create_identity
+from node.wishes import Wishes
 
 PASSPHRASE = "correct horse battery staple"
 CHEAP_SCRYPT = 2

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from node.cli.options import data_option
+from node.cli.options import Seconds, data_option
 from node.cli.result import Result, answers, note
 from node.dashboard.tables import live_table, matrix_table, percent, size
 from node.demo import DemoSettings, Finished, run_demo
@@ -32,7 +32,9 @@ from node.messages import WEIGHT_SUM
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
 @click.option("--snapshot-every", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**32 - 1))
-@click.option("--timeout", "timeout_s", default=600.0, show_default=True, help="Seconds until the demo gives up.")
+@click.option(
+    "--timeout", "timeout_s", default=600.0, show_default=True, type=Seconds(), help="Seconds until the demo gives up."
+)
 @click.option("--keep", "keep_chain", is_flag=True, help="Leave the chain running at the end, until Ctrl-C.")
 @data_option
 @answers

@@ -6,6 +6,7 @@ import threading
 import click
 
 from ledger import Devnet, DevnetOptions
+from node.cli.options import Seconds
 from node.cli.result import Result, answers, note
 
 
@@ -14,7 +15,9 @@ from node.cli.result import Result, answers, note
 @click.option("--port", default=8545, show_default=True, type=click.IntRange(0, 65535), help="0 chooses a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 lets other machines in.")
 @click.option("--chain-id", default=31337, show_default=True, type=click.IntRange(1))
-@click.option("--block-time", default=1.0, show_default=True, help="Seconds per block; 0 mines at once.")
+@click.option(
+    "--block-time", default=1.0, show_default=True, type=Seconds(), help="Seconds per block; 0 mines at once."
+)
 @click.option("--fees", is_flag=True, help="Gas costs something, so accounts need funds.")
 @answers
 def devnet(engine: str, port: int, host: str, chain_id: int, block_time: float, fees: bool) -> Result:

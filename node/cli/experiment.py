@@ -9,7 +9,7 @@ import click
 import torch
 from rich.table import Table
 
-from node.cli.options import data_option
+from node.cli.options import Finite, data_option
 from node.cli.result import Result, answers, note
 from node.dashboard.plots import plot_privacy
 from node.errors import ConfigError
@@ -25,15 +25,13 @@ def experiment() -> None:
 @experiment.command()
 @click.option("--task", default="mnist-softmax", show_default=True, help="A task with classes, or FILE.py:NAME.")
 @click.option("--epsilons", default="1,3,8", show_default=True, help="Privacy budgets to compare with none at all.")
-@click.option("--delta", default=1e-5, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.option("--delta", default=1e-5, show_default=True, type=Finite(0, 1, min_open=True, max_open=True))
 @click.option("--members", default=6, show_default=True, type=click.IntRange(2, 1000))
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--shadows", default=16, show_default=True, type=click.IntRange(2), help="Shadow models of the attacker.")
 @click.option("--batch-size", default=400, show_default=True, type=click.IntRange(1), help="Of private members.")
-@click.option(
-    "--learning-rate", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Likewise."
-)
-@click.option("--clip", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Likewise.")
+@click.option("--learning-rate", default=1.0, show_default=True, type=Finite(0, min_open=True), help="Likewise.")
+@click.option("--clip", default=1.0, show_default=True, type=Finite(0, min_open=True), help="Likewise.")
 @click.option("--accountant", default="prv", show_default=True, type=click.Choice(["prv", "rdp"]))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot (PNG) to this file.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ledger import WrongPassphrase, change_passphrase, create_keystore, load_keystore
-from node.cli.options import home_option, passphrase_option
+from node.cli.options import Seconds, home_option, passphrase_option
 from node.cli.passphrase import changed_passphrase, new_passphrase, read_passphrase
 from node.cli.result import Result, answers
 from node.dashboard.tables import status_view, tracker_view
@@ -101,7 +101,9 @@ def status(home: Path) -> Result:
 
 @click.command()
 @home_option
-@click.option("--timeout", default=120.0, show_default=True, help="Seconds to wait for the node to end.")
+@click.option(
+    "--timeout", default=120.0, show_default=True, type=Seconds(), help="Seconds to wait for the node to end."
+)
 @answers
 def stop(home: Path, timeout: float) -> Result:
     """Stop a running node in an orderly way: the round in flight ends, records are flushed.

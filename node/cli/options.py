@@ -1,5 +1,6 @@
 """Options that several commands share. Precedence: flags, environment (`FL_NODE_…`), settings file, defaults."""
 
+import math
 import re
 import tomllib
 from collections.abc import Callable
@@ -179,6 +180,31 @@ class ByteSize(click.ParamType[int]):
         if size < 1:
             self.fail(f"{value!r} is no number of bytes: write 500MB, 2GiB or 1000000", param, ctx)
         return size
+
+
+class Finite(click.FloatRange):
+    """A number in a range, neither nan nor infinite, both of which Python would read."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; fails for anything else."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+LONGEST = 1e9  # seconds: more than anybody waits, and not too much for a clock
+
+
+class Seconds(Finite):
+    """A time to wait."""
+
+    name = "seconds"
+
+    def __init__(self, least: float = 0.0) -> None:
+        super().__init__(least, LONGEST)
 
 
 def sources_option(command: F) -> F:

@@ -1,31 +1,37 @@
 """`fl-node session create|show|verify`: session files. The rest of the group is in `membership_commands`."""
 
 import os
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import trio
-from click.core import ParameterSource
 
-from node.agreement import CoordinationWishes, Wishes, create_session, open_session, read_session_file
+from node.agreement import create_session, open_session, read_session_file
 from node.cli.membership_commands import admit, leave, rejoin, remove
-from node.cli.options import home_option, ipfs_option, passphrase_option, rpc_option, sources_option, split, ways
+from node.cli.options import (
+    Finite,
+    home_option,
+    ipfs_option,
+    passphrase_option,
+    rpc_option,
+    sources_option,
+    split,
+    ways,
+)
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers
+from node.cli.unused_options import CHOICES, require_use
 from node.config import Privacy, Rule, Session, config_hash
 from node.errors import ConfigError, SessionFileError
 from node.home import open_home
-from node.learning.aggregation import USED_BY
 from node.learning.splits import SPLITS
 from node.network.addresses import parse_peer_address
 from node.sources import session_cid
+from node.wishes import CoordinationWishes, Wishes
 
 RULES = get_args(Rule)
 PRIVATE = ("epsilon", "delta", "clip", "noise_multiplier", "sample_rate", "private_learning_rate", "accountant")
-CHOICES = [each.name for each in fields(CoordinationWishes)]  # options of coordinated sessions
-OF_GRADIENTS = ("accumulate", "momentum", "schedule")
 
 
 @click.group()
@@ -65,9 +71,15 @@ for membership in (admit, remove, leave, rejoin):
 )
 @click.option("--stratified", is_flag=True, help="The same as --split stratified: each class in equal parts.")
 @click.option(
-    "--split-bytes", default=2**30, show_default=True, type=click.IntRange(1, 2**40), help="Largest served part."
+    "--split-bytes",
+    default=2**30,
+    show_default=True,
+    type=click.IntRange(1, 2**40),
+    help="Largest part, with --data served.",
 )
-@click.option("--cohort", default=5, show_default=True, type=click.IntRange(1, 1024), help="Peers asked in a round.")
+@click.option(
+    "--cohort", default=5, show_default=True, type=click.IntRange(1, 1024), help="Peers asked in a round of gossip."
+)
 @click.option(
     "--quorum", show_default="2, or 1 of one member", type=click.IntRange(1, 65535),
     help="Members present before round 1; with a coordinator, updates that close a round. At most --members.",
@@ -76,7 +88,11 @@ for membership in (admit, remove, leave, rejoin):
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="For everything that is random; drawn if not given.")
 @click.option(
-    "--snapshot-every", default=5, show_default=True, type=click.IntRange(1), help="Rounds between snapshots."
+    "--snapshot-every",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1, 1_000_000),
+    help="Rounds between snapshots.",
 )
 @click.option(
     "--replicas", default=2, show_default=True, type=click.IntRange(1, 64),
@@ -86,55 +102,84 @@ for membership in (admit, remove, leave, rejoin):
     "--staleness", default=2, show_default=True, type=click.IntRange(0, 100), help="Oldest update, in rounds."
 )
 @click.option(
-    "--round-deadline", "round_deadline_s", default=60.0, show_default=True, help="Longest wait for peers, seconds."
+    "--round-deadline",
+    "round_deadline_s",
+    default=60.0,
+    show_default=True,
+    type=Finite(0, 86_400, min_open=True),
+    help="Longest wait for peers, seconds.",
 )
 @click.option("--topology", default="gossip", show_default=True, type=click.Choice(["gossip", "coordinated"]))
 @click.option("--update", default="parameters", show_default=True, type=click.Choice(["parameters", "gradients"]))
 @click.option(
-    "--maximum", default=65_535, type=click.IntRange(1, 65_535), help="Most workers of a coordinated session."
+    "--maximum", type=click.IntRange(1, 65_535), show_default="--members with --data served, else 65535",
+    help="Places for workers of a coordinated session; who leaves keeps its place.",
+)  # fmt: skip
+@click.option(
+    "--accumulate", default=1, show_default=True, type=click.IntRange(1, 1_000_000), help="Batches of a gradient."
 )
-@click.option("--accumulate", default=1, show_default=True, type=click.IntRange(1), help="Batches of a gradient.")
-@click.option("--momentum", default=0.9, show_default=True, help="Of the rule sgd.")
+@click.option("--momentum", default=0.9, show_default=True, type=Finite(0, 1, max_open=True), help="Of the rule sgd.")
 @click.option("--schedule", default="constant", show_default=True, type=click.Choice(["constant", "cosine"]))
 @click.option("--coordinator", help="The coordinator's account, 0x…; default: yours.")
 @click.option("--rule", default="fedavg", show_default=True, type=click.Choice(RULES), help="How updates are averaged.")
 @click.option(
-    "--faulty", default=0, show_default=True, type=click.IntRange(0),
-    help="Bad updates that trimmed_mean, krum, multi_krum or clipping expects.",
+    "--faulty", default=0, show_default=True, type=click.IntRange(0, 65_535),
+    help="Bad updates that trimmed_mean, krum, multi_krum or clipping expects: fewer than half of --members.",
 )  # fmt: skip
-@click.option("--proximal", default=0.01, show_default=True, type=click.FloatRange(0), help="The mu of fedprox.")
-@click.option("--server-rate", default=0.01, show_default=True, help="Of fedadam, fedyogi, fedadagrad, sgd and adam.")
+@click.option("--proximal", default=0.01, show_default=True, type=Finite(0, 1e6), help="The mu of fedprox.")
 @click.option(
-    "--late", default="weight", show_default=True, type=click.Choice(["weight", "drop"]), help="Late updates."
+    "--server-rate",
+    default=0.01,
+    show_default=True,
+    type=Finite(0, 1e3, min_open=True),
+    help="Of fedadam, fedyogi, fedadagrad, sgd and adam.",
 )
-@click.option("--deadline-spread", default=4.0, show_default=True, help="Deadline: median round trip + so many MADs.")
+@click.option(
+    "--late", default="weight", show_default=True, type=click.Choice(["weight", "drop"]),
+    help="Late updates: weigh them less by their lag, or drop them. The median, trimmed_mean, krum, multi_krum, "
+    "geometric_median and clipping count one, up to --staleness, like any other, unless they are dropped.",
+)  # fmt: skip
+@click.option(
+    "--deadline-spread",
+    default=4.0,
+    show_default=True,
+    type=Finite(0, 1000),
+    help="Deadline: median round trip + so many MADs.",
+)
 @click.option("--balance/--no-balance", default=True, show_default=True, help="Ask slow workers for fewer steps.")
 @click.option(
-    "--election", "election_s", default=0.0, show_default=True, type=click.FloatRange(0, 1e7),
+    "--election", "election_s", default=0.0, show_default=True, type=Finite(0, 1e7),
     help="Seconds without a coordinator after which the next member takes over; 0: never.",
 )  # fmt: skip
-@click.option("--metric", default="", help="End early by this metric of the coordinator: accuracy or loss.")
-@click.option("--target", type=float, help="End when the metric has reached this value.")
-@click.option("--plateau", default=0, type=click.IntRange(0), help="End after so many rounds without an improvement.")
 @click.option(
-    "--epsilon", type=click.FloatRange(0, 4294, min_open=True),
+    "--metric", default="", help="End early by this metric of the coordinator: accuracy or loss, if the task has it."
+)
+@click.option("--target", type=Finite(), help="End when the metric has reached this value (accuracy: a fraction).")
+@click.option(
+    "--plateau",
+    default=0,
+    type=click.IntRange(0, 1_000_000),
+    help="End when the metric got no better for so many rounds.",
+)
+@click.option(
+    "--epsilon", type=Finite(0, 4294, min_open=True),
     help="Members train by DP-SGD, and spend at most this on an example in all rounds together.",
 )  # fmt: skip
 @click.option(
-    "--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    "--delta", type=Finite(0, 1, min_open=True, max_open=True),
     help="Of the privacy budget, below 1 / examples of a member; default: 1e-5.",
 )  # fmt: skip
-@click.option("--clip", type=click.FloatRange(0, 1e6, min_open=True), help="Norm of an example's gradient; default: 1.")
+@click.option("--clip", type=Finite(0, 1e6, min_open=True), help="Norm of an example's gradient; default: 1.")
 @click.option(
-    "--noise-multiplier", type=click.FloatRange(0, 1e6, min_open=True),
+    "--noise-multiplier", type=Finite(0, 1e6, min_open=True),
     help="Noise / clipping norm; default: the least that makes the budget last for all rounds.",
 )  # fmt: skip
 @click.option(
-    "--sample-rate", type=click.FloatRange(0, 1, min_open=True),
+    "--sample-rate", type=Finite(0, 1, min_open=True),
     help="Chance of an example to be in a private batch; default: the task's batch size / examples.",
 )  # fmt: skip
 @click.option(
-    "--private-learning-rate", type=click.FloatRange(0, 1e6, min_open=True),
+    "--private-learning-rate", type=Finite(0, 1e6, min_open=True),
     help="Of DP-SGD, whose batches should be large and whose gradients are clipped; default: the task's.",
 )  # fmt: skip
 @click.option("--accountant", type=click.Choice(["prv", "rdp"]), help="Opacus' accountant; default: prv.")
@@ -157,7 +202,7 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
              fl-node session create --task mnist-softmax --rounds 20 --epsilon 3 --delta 1e-5 --sample-rate 0.06 \\
                  --private-learning-rate 1 --rpc http://127.0.0.1:8545 --home a --out private.toml
     """
-    require_use(choices["topology"], choices["update"], choices["rule"])
+    require_use(choices)
     if choices.pop("stratified"):
         choices["split"] = "stratified"
     coordination = CoordinationWishes(**{name: choices.pop(name) for name in CHOICES})
@@ -222,32 +267,6 @@ def verify(file: str, rpc: str | None, ipfs: str | None, peers: tuple[str, ...])
     answer |= {"state": opened.entry.state, "members": opened.entry.member_count, "valid": True}
     text = f"{file} is session {opened.session_id:016x}, {opened.entry.state}, {opened.entry.member_count} members"
     return Result(answer, text)
-
-
-def require_use(topology: str, update: str, rule: str) -> None:
-    """Raises ConfigError for an option that was given, and that such a session would take no notice of."""
-    context = click.get_current_context()
-    given = {each.name: each.opts[0] for each in context.command.params if isinstance(each, click.Option)}
-    given = {
-        name: option
-        for name, option in given.items()
-        if name in CHOICES and context.get_parameter_source(str(name)) is not ParameterSource.DEFAULT
-    }
-    if topology != "coordinated" and given:
-        option = next(iter(given.values()))
-        raise ConfigError(f"{option} is for sessions with a coordinator: add --topology coordinated, or leave it out")
-    unused = [option for name, option in given.items() if name in OF_GRADIENTS and update != "gradients"]
-    if unused:
-        raise ConfigError(
-            f"{unused[0]} is for gradients: add --update gradients and --rule sgd or adam, or leave it out"
-        )
-    for name, option in given.items():
-        users = USED_BY.get(str(name))
-        if users is not None and rule not in users:
-            raise ConfigError(
-                f"{option} is for --rule {' or '.join(sorted(users))}: {rule} takes no notice of it; choose "
-                f"{'that rule' if len(users) == 1 else 'one of them'}, or leave it out"
-            )
 
 
 def privacy(chosen: dict[str, Any]) -> Privacy | None:

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from node.cli.options import data_option
+from node.cli.options import Finite, data_option
 from node.cli.result import Result, answers
 from node.cli.simulation_tables import rounds_table, runs_table, shown
 from node.errors import ConfigError
@@ -44,9 +44,9 @@ BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json"
 @click.option("--attackers-absent", is_flag=True, help="The same run without them, to compare with.")
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
 @click.option("--batch-size", type=click.IntRange(1), help="Examples in a training step; default: the task's.")
-@click.option("--local-epochs", type=click.FloatRange(0, min_open=True), help="Per round; default: the task's.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Default: the task's.")
-@click.option("--prior-strength", type=click.FloatRange(0, 1000), help="λ of the trust row; default: the objective's.")
+@click.option("--local-epochs", type=Finite(0, min_open=True), help="Per round; default: the task's.")
+@click.option("--learning-rate", type=Finite(0, min_open=True), help="Default: the task's.")
+@click.option("--prior-strength", type=Finite(0, 1000), help="λ of the trust row; default: the objective's.")
 @click.option("--held-out", is_flag=True, help="Measure on a part of the training set: for choosing settings.")
 @click.option(
     "--seed", "seeds", multiple=True, default=(7,), show_default=True, type=click.IntRange(0, 2**32 - 1),

@@ -9,6 +9,8 @@ import trio
 
 from node.cli.options import (
     ByteSize,
+    Finite,
+    Seconds,
     data_option,
     home_option,
     ipfs_option,
@@ -83,7 +85,13 @@ from node.storage import parse_retention
 @metrics_options
 @click.option("--task", envvar="FL_NODE_TASK", help="The session's task, if it is your own: FILE.py:NAME.")
 @click.option("--share", type=click.IntRange(0), help="Which share of a common data set is mine (default: my index).")
-@click.option("--threads", envvar="FL_NODE_THREADS", default=0, help="Threads for training; 0: all cores but one.")
+@click.option(
+    "--threads",
+    envvar="FL_NODE_THREADS",
+    default=0,
+    type=click.IntRange(0, 1024),
+    help="Threads for training; 0: all cores but one.",
+)
 @click.option(
     "--device",
     envvar="FL_NODE_DEVICE",
@@ -100,7 +108,7 @@ from node.storage import parse_retention
     "--throttle",
     "throttle_s",
     default=0.0,
-    type=click.FloatRange(0, 3600),
+    type=Finite(0, 3600),
     help="Take at least so many seconds for each training step of a coordinated session, as a slow machine would.",
 )
 @click.option(
@@ -123,7 +131,7 @@ from node.storage import parse_retention
     envvar="FL_NODE_REPLICA_PATIENCE",
     default=300.0,
     show_default=True,
-    type=click.FloatRange(1),
+    type=Seconds(1),
     help="Seconds that a member may be away before others keep the snapshots that it should keep.",
 )
 @click.option(
@@ -131,7 +139,7 @@ from node.storage import parse_retention
     "replicate_s",
     default=20.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Seconds(),
     help="Seconds at the end for others to copy the last snapshots.",
 )
 @click.option(
@@ -147,14 +155,33 @@ from node.storage import parse_retention
     type=click.IntRange(1),
     help="Blocks until a record counts as there.",
 )
-@click.option("--quorum-timeout", "quorum_s", default=600.0, show_default=True, help="Seconds to wait for the quorum.")
 @click.option(
-    "--linger", "linger_s", default=120.0, show_default=True, help="Seconds to serve slower members at the end."
+    "--quorum-timeout",
+    "quorum_s",
+    default=600.0,
+    show_default=True,
+    type=Seconds(),
+    help="Seconds to wait for the quorum.",
 )
 @click.option(
-    "--stop-timeout", "stop_s", default=20.0, show_default=True, help="Seconds for the round in flight at a stop."
+    "--linger",
+    "linger_s",
+    default=120.0,
+    show_default=True,
+    type=Seconds(),
+    help="Seconds to serve slower members at the end.",
 )
-@click.option("--flush-timeout", "flush_s", default=60.0, show_default=True, help="Seconds for the last records.")
+@click.option(
+    "--stop-timeout",
+    "stop_s",
+    default=20.0,
+    show_default=True,
+    type=Seconds(),
+    help="Seconds for the round in flight at a stop.",
+)
+@click.option(
+    "--flush-timeout", "flush_s", default=60.0, show_default=True, type=Seconds(), help="Seconds for the last records."
+)
 @answers
 def start(
     home: Path,

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import trio
 
-from node.cli.options import home_option, metrics_options, split
+from node.cli.options import Finite, Seconds, home_option, metrics_options, split
 from node.cli.result import Result, answers, note
 from node.errors import ConfigError, HomeError
 from node.files import write_atomically
@@ -57,14 +57,14 @@ class TrackerSettings:
     "--rate",
     default=2.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, 1e6, min_open=True),
     help="Requests a second, per peer.",
 )
 @click.option(
     "--longest",
     default=7200.0,
     show_default=True,
-    type=click.FloatRange(120),
+    type=Seconds(120),
     help="Seconds of a registration, at most.",
 )
 @click.option("--relay", is_flag=True, help="Also relay for nodes behind NATs (libp2p's circuit relay v2).")

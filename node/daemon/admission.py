@@ -1,6 +1,7 @@
 """What an account may be in its session, and its seat among the members on the ledger."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from eth_account.signers.local import LocalAccount
 
@@ -13,6 +14,18 @@ from node.home import Home
 from node.learning.task import Learner
 from node.network.identity import Identity
 from node.simulation.attacks import require_attack
+
+
+class Joined(Protocol):
+    """Who joined, as far as its place goes."""
+
+    @property
+    def account(self) -> str:
+        """Its Ethereum account."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it has neither left nor been removed."""
 
 
 def is_named_coordinator(opened: OpenSession, account: str) -> bool:
@@ -55,27 +68,42 @@ def require_role(opened: OpenSession, account: str, role: str | None) -> None:
         )
 
 
+def require_throttle(opened: OpenSession, throttle_s: float) -> None:
+    """Raises ConfigError for a slow machine in a gossip session, whose training steps are never made longer."""
+    if throttle_s and opened.session.coordinated is None:
+        raise ConfigError(
+            f"--throttle {throttle_s:g}: {opened.session.name} is a gossip session, which takes no notice of it: "
+            "leave it out"
+        )
+
+
 def require_room(opened: OpenSession, account: str) -> None:
     """Raises SessionFileError if the session has as many workers as it takes, and this account is none of them."""
     coordinated = opened.session.coordinated
     if coordinated is None or opened.entry.member_count < coordinated.maximum:
         return
-    require_place(opened, account, [member.account for member in opened.ledger.members(opened.session_id)])
+    require_place(opened, account, opened.ledger.members(opened.session_id))
 
 
-def require_place(opened: OpenSession, account: str, accounts: Sequence[str]) -> None:
-    """Raises SessionFileError if the account is no worker that counts; `accounts` are in the order of joining.
+def require_place(opened: OpenSession, account: str, members: Sequence[Joined]) -> None:
+    """Raises SessionFileError if the account is no worker that counts; `members` are in the order of joining.
 
     It is asked again after joining: of several that join at once for the last place, the first on the ledger has it.
+    Who has left keeps its place (docs/protocol.md, section 9).
     """
     coordinated = opened.session.coordinated
     if coordinated is None or is_named_coordinator(opened, account):
         return
-    workers = [each.lower() for each in accounts if each.lower() != coordinated.coordinator.lower()]
-    if len(workers) >= coordinated.maximum and account.lower() not in workers[: coordinated.maximum]:
+    joined = [each for each in members if each.account.lower() != coordinated.coordinator.lower()]
+    placed = joined[: coordinated.maximum]
+    if len(joined) >= coordinated.maximum and account.lower() not in {each.account.lower() for each in placed}:
+        left = sum(not each.active for each in placed)
+        gone = f" ({left} of them gone, whose places stay taken)"
+        back = ", or one that left to come back (fl-node session rejoin)"
         raise SessionFileError(
-            f"session {opened.session.name} has {len(workers)} workers and takes at most {coordinated.maximum}, of "
-            f"whom account {account} is none: ask its creator for a session with more places"
+            f"session {opened.session.name} has {len(joined)} workers{gone if left else ''} and takes at most "
+            f"{coordinated.maximum}, of whom account {account} is none: ask its creator for a session with more places"
+            f"{back if left else ''}"
         )
 
 

@@ -67,11 +67,13 @@ class Registration:
     maximum: int
     update: str
     rule: str
+    gone: int = 0  # of the workers: those that left, were removed or have no rights; their places stay taken
 
     def __str__(self) -> str:
         """For people."""
+        gone = f" ({self.gone} of them gone, whose places stay taken)" if self.gone else ""
         return (
-            f"{self.role}; {self.workers} workers so far, at most {self.maximum}; "
+            f"{self.role}; {self.workers} workers so far{gone}, at most {self.maximum}; "
             f"update {self.update}, rule {self.rule}"
         )
 
@@ -83,9 +85,10 @@ def registration(prepared: Prepared, succession: LedgerSuccession | None) -> Reg
         return None
     role = "coordinator" if coordinates(prepared, succession) else "worker"
     named = session.coordinated.coordinator.lower()
-    workers = sum(seat.account.lower() != named for seat in directory.seats)
+    workers = [seat for seat in directory.seats if seat.account.lower() != named]
+    gone = sum(not seat.active for seat in workers)
     rule = session.coordinated.aggregation.rule
-    return Registration(role, workers, session.coordinated.maximum, session.update, rule)
+    return Registration(role, len(workers), session.coordinated.maximum, session.update, rule, gone)
 
 
 def forget_stop(journal: Journal) -> None:

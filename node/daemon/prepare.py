@@ -11,13 +11,14 @@ from eth_account.signers.local import LocalAccount
 from torch import Tensor
 
 from ledger import load_keystore
-from node.agreement import INITIAL_FILE, OpenSession, model_hash, open_session
+from node.agreement import INITIAL_FILE, OpenSession, open_session
 from node.daemon.admission import (
     is_named_coordinator,
     require_experiment,
     require_place,
     require_role,
     require_room,
+    require_throttle,
     require_updates,
     take_seat,
     worker_number,
@@ -46,6 +47,7 @@ from node.network.identity import Identity, load_identity
 from node.session.ports import Payload
 from node.simulation.attacks import poison
 from node.storage import Snapshots
+from node.wishes import model_hash
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     identity = load_identity(home.identity)
     device = choose(settings.device, present())
     opened = open_session(settings.session_path, settings.rpc)
+    require_throttle(opened, settings.throttle_s)
     device = private_device(opened, settings.device, device)
     learner = session_learner(opened, settings.task)
     if settings.misbehave is not None:
@@ -95,7 +98,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     bind_home(home, opened.session_id, opened.session.name)
     keep_session_file(home, opened.content)
     directory = take_seat(settings, opened, identity, account)
-    require_place(opened, str(account.address), [seat.account for seat in directory.seats])
+    require_place(opened, str(account.address), directory.seats)
     if settings.share is None and directory.own_index != expected:
         data = data_of(worker_number(opened, directory.own_index))
         way = None if privacy is None else private_way(privacy, learner, data.train, opened.session.rounds)

@@ -23,7 +23,6 @@ from node.daemon.watching import hear_announcements
 from node.daemon.witness import Witness
 from node.home import lock_home
 from node.learning.devices import CPU
-from node.messages import ABSENT
 from node.network.metrics_page import metrics_page
 from node.session.gossip import RoundReport
 from node.storage import clear_staging, open_snapshots
@@ -170,12 +169,12 @@ class Life:
 
 def round_line(report: RoundReport, rounds: int) -> str:
     """A finished round for people."""
-    shown = ("train_loss", "validation_accuracy", "test_accuracy")
-    metrics = ", ".join(
-        f"{name.replace('_', ' ')} {report.metrics[name]:.4f}" for name in shown if name in report.metrics
-    )
+    score = next((each for each in ("accuracy", "loss") if f"validation_{each}" in report.metrics), "accuracy")
+    shown = ("train_loss", f"validation_{score}", f"test_{score}")
+    said = [f"{name.replace('_', ' ')} {report.metrics[name]:.4f}" for name in shown if name in report.metrics]
     if "epsilon" in report.metrics:
-        metrics += f", epsilon {report.metrics['epsilon']:.3f}"
-        metrics += "" if "train_loss" in report.metrics else " (not trained: the budget does not pay for it)"
-    present = sum(entry.lag != ABSENT for entry in report.inputs)
-    return f"round {report.round} of {rounds}: {metrics}; mixed {present} updates"
+        unpaid = "" if "train_loss" in report.metrics else " (not trained: the budget does not pay for it)"
+        said.append(f"epsilon {report.metrics['epsilon']:.3f}{unpaid}")
+    mixed = sum(entry.weight > 0 for entry in report.inputs)
+    said.append(f"mixed {mixed} update{'' if mixed == 1 else 's'}")
+    return f"round {report.round} of {rounds}: {', '.join(said[:-1])}{'; ' if said[1:] else ''}{said[-1]}"

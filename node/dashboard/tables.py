@@ -134,7 +134,8 @@ def _registered(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a member of a coordinated session is, and how many workers there are; nothing in a gossip session."""
     if not (registered := status.get("registration")):
         return []
-    many = f"{registered['workers']} workers, at most {registered['maximum']}"
+    gone = f" ({registered['gone']} of them gone)" if registered.get("gone") else ""
+    many = f"{registered['workers']} workers{gone}, at most {registered['maximum']}"
     return [("role", f"{registered['role']}; {many}; update {registered['update']}, rule {registered['rule']}")]
 
 

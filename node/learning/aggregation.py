@@ -24,6 +24,7 @@ from node.learning.vectors import CHUNK, Vector, parts
 ADAPTIVE = frozenset({"fedadam", "fedyogi", "fedadagrad"})
 OPTIMIZERS = frozenset({"sgd", "adam"})  # torch's: updates are gradients
 BY_NUMBER = frozenset({"median", "trimmed_mean"})  # no weights can say what these do
+UNDISCOUNTED = BY_NUMBER | {"krum", "multi_krum", "geometric_median", "clipping"}  # a late update counts as any other
 USED_BY = {  # the rules that take notice of a setting
     "faulty": frozenset({"trimmed_mean", "krum", "multi_krum", "clipping"}),
     "proximal": frozenset({"fedprox"}),

@@ -25,8 +25,9 @@ from pathlib import Path
 import trio
 
 from ledger import Devnet, DevnetOptions
-from node.agreement import CoordinationWishes, Wishes, create_session
+from node.agreement import create_session
 from node.demo import DemoNode, end_all, make_home, wait_for_address
+from node.wishes import CoordinationWishes, Wishes
 
 WORKERS = 8
 SLOW = {7: 4, 8: 20}  # times slower

@@ -24,8 +24,9 @@ import trio
 from balancing import start
 
 from ledger import Devnet, DevnetOptions
-from node.agreement import CoordinationWishes, Wishes, create_session
+from node.agreement import create_session
 from node.demo import DemoNode, end_all, make_home, wait_for_address
+from node.wishes import CoordinationWishes, Wishes
 
 WORKERS = 2
 WIDTH = 2048

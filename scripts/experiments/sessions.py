@@ -19,9 +19,10 @@ from typing import Any
 import trio
 
 from ledger import Devnet, DevnetOptions
-from node.agreement import CoordinationWishes, Wishes, create_session
+from node.agreement import create_session
 from node.demo import DemoNode, DemoSettings, end_all, last_words, make_home, start_node, wait_for_address
 from node.errors import NodeError
+from node.wishes import CoordinationWishes, Wishes
 from scripts.experiments.nodes import join
 from scripts.experiments.samples import Row
 

@@ -13,6 +13,7 @@ at_once=16   # hosts
 only=""      # one host's name
 inventory="" # the file
 collect=""   # a folder for reports
+most=1M      # bytes that a host may say on each of its outputs; what is beyond is read and forgotten
 
 die() {
     printf '%s: %s\n' "${0##*/}" "$1" >&2
@@ -153,10 +154,21 @@ for_all() {
 
 # One host: what it said goes to a file, its exit status and seconds to others.
 one_host() {
-    local started=$SECONDS status=0 deadline=$((SECONDS + seconds))
-    "$1" "$2" >"$scratch/$2.out" 2>"$scratch/$2.err" </dev/null || status=$?
-    printf '%s' "$status" >"$scratch/$2.status"
+    local started=$SECONDS deadline=$((SECONDS + seconds))
+    { keep_status "$@" 2>&1 >&3 | keep_some "$scratch/$2.err"; } 3>&1 | keep_some "$scratch/$2.out"
     printf '%s' "$((SECONDS - started))" >"$scratch/$2.seconds"
+}
+
+keep_status() {
+    local status=0
+    "$1" "$2" </dev/null 3>&- || status=$?
+    printf '%s' "$status" >"$scratch/$2.status"
+}
+
+# The first of what comes on standard input goes to a file: a host may say anything, for as long as its time lasts.
+keep_some() {
+    head -c "$most" >"$1"
+    cat >/dev/null
 }
 
 # A line a host and the exit status: 0 if every host did what was asked, else 1.
@@ -186,12 +198,16 @@ last_words() {
     tail -n 1 -- "$scratch/$1.$file" | tr -d '\000-\010\013-\037\177' | cut -c 1-300
 }
 
-# The reports of host number $1 into its folder: what a host sends is unpacked without its owners and modes.
+# The reports of host number $1 into its folder. A host may send anything: unpack.py takes reports, and no more of them than fit.
 fetch_reports() {
     local folder="$collect/${names[$1]}"
     mkdir -p -- "$folder" || return
-    act "$1" reports | head -c 1G >"$scratch/$1.tar" || return # a bound: a host may send anything
-    tar -xf "$scratch/$1.tar" --no-same-owner --no-same-permissions -C "$folder" >&2
+    act "$1" reports | python3 "$here/unpack.py" "$folder" 2>"$scratch/$1.unpacked"
+    local said=${PIPESTATUS[0]} unpacked=${PIPESTATUS[1]}
+    # a tar that breaks off is the fault of what broke off, if that has one
+    [ "$unpacked" != 3 ] || [ "$said" = 0 ] || return "$said"
+    cat -- "$scratch/$1.unpacked" >&2
+    return "$unpacked"
 }
 
 # The logs of all hosts, a name before each line, until Ctrl-C or until no host is left; $1: so many old lines of each.

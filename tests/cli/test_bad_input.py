@@ -4,11 +4,13 @@ import json
 import socket
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from node.cli.app import cli, main
 from node.home import lock_home
+from tests.cli.test_docs import ALL
 from tests.nodes import PASSPHRASE, TASK, make_home, make_session
 
 pytestmark = pytest.mark.real
@@ -291,6 +293,20 @@ def test_a_codec_that_a_session_cannot_use(run, home, chain, tmp_path, codec, to
             ("--topology", "coordinated", "--update", "gradients", "--rule", "adam", "--momentum", 0.5),
             ("--momentum", "--rule sgd", "adam takes no notice"),
         ),
+        (("--topology", "coordinated", "--cohort", 3), ("--cohort is for gossip sessions", "leave it out")),
+        (("--topology", "coordinated", "--objective", "common"), ("--objective is for gossip sessions",)),
+        (("--split-bytes", 1000), ("--split-bytes is for served data", "--data served")),
+        (("--topology", "coordinated", "--split-bytes", 1000), ("--split-bytes is for served data",)),
+        (("--split", "shards:2", "--stratified"), ("--stratified", "--split shards:2", "leave one of them out")),
+        (("--topology", "coordinated", "--late", "drop", "--staleness", 9), ("--staleness 9", "--late drop")),
+        (
+            ("--topology", "coordinated", "--rule", "trimmed_mean", "--faulty", 5),
+            ("--faulty 5 of 4 members", "--faulty 1 or less", "--members 11 or more"),
+        ),
+        *(
+            (("--topology", "coordinated", "--rule", rule, "--late", "weight"), ("--late weight", rule, "--late drop"))
+            for rule in ("krum", "multi_krum", "geometric_median", "clipping", "median", "trimmed_mean")
+        ),
     ],
 )
 def test_what_a_session_would_take_no_notice_of_is_refused(run, home, chain, tmp_path, options, words):
@@ -298,6 +314,85 @@ def test_what_a_session_would_take_no_notice_of_is_refused(run, home, chain, tmp
     result = run(*create, "--out", tmp_path / "s.toml", *options)
     assert says(result, *words)
     assert not (tmp_path / "s.toml").exists()
+
+
+COORDINATED = ("--topology", "coordinated")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ((*COORDINATED, "--metric", "accuracy", "--target", 0.9), ("--metric accuracy", "pipe-flow may end by loss")),
+        ((*COORDINATED, "--metric", "f1", "--target", 0.9), ("--metric f1", "choose accuracy or loss")),
+        ((*COORDINATED, "--metric", "loss"), ("--metric loss", "--target VALUE or --plateau ROUNDS")),
+        ((*COORDINATED, "--plateau", 5), ("--plateau 5 without --metric", "--metric accuracy or loss")),
+        ((*COORDINATED, "--target", 0.9), ("--target 0.9 without --metric", "--metric accuracy or loss")),
+        ((*COORDINATED, "--metric", "accuracy", "--target", 98), ("--target 98 of accuracy", "a fraction", "0.98")),
+        ((*COORDINATED, "--coordinator", "0x12"), ("--coordinator 0x12", "0x and 40 hexadecimal digits")),
+        (
+            (*COORDINATED, "--data", "served", "--maximum", 5),
+            ("--maximum 5 with --data served and 4 splits", "--maximum 4 or less", "--members 5 or more"),
+        ),
+        ((*COORDINATED, "--data", "served", "--split", "halves"), ("unknown split 'halves'",)),
+        (("--name", "two\nlines"), ("--name two", "1 to 64 letters, digits")),
+        (("--contract", "0x12"), ("0x12", "40 hexadecimal digits")),
+        (("--contract", "0x00000000000000000000000000000000000000aa"), ("there is no contract at",)),
+    ],
+)
+def test_what_a_session_cannot_be_is_refused_before_anything_is_kept(run, home, chain, tmp_path, options, words):
+    before = sorted(home.path.rglob("*"))
+    create = ("session", "create", "--task", f"{TASK}:task", "--rpc", chain.url, "--home", home.path)
+    assert says(run(*create, "--out", tmp_path / "s.toml", *options), *words)
+    assert not (tmp_path / "s.toml").exists()
+    assert sorted(home.path.rglob("*")) == before
+
+
+def option_types():
+    """Every option of every command that takes a number."""
+    for path, command in ALL.items():
+        for each in command.params:
+            if isinstance(each, click.Option) and isinstance(
+                each.type, click.types.FloatParamType | click.types.IntParamType
+            ):
+                yield pytest.param(each, id=f"{' '.join(path)} {each.opts[0]}")
+
+
+@pytest.mark.parametrize("option", list(option_types()))
+def test_every_number_has_bounds_and_is_one(option):
+    assert option.type.min is not None or option.name == "target", "so that no negative number gets in"
+    for value in ("nan", "inf", "-inf", "-1e300" if option.name != "target" else "ten"):
+        with pytest.raises(click.BadParameter, match="no finite number|not in the range|not a valid"):
+            option.type.convert(value, option, None)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--round-deadline", "-1", "-1.0 is not in the range 0<x<=86400"),
+        ("--round-deadline", "nan", "'nan' is no finite number"),
+        ("--momentum", "1", "1.0 is not in the range 0<=x<1"),
+        ("--server-rate", "nan", "'nan' is no finite number"),
+        ("--target", "inf", "'inf' is no finite number"),
+        ("--epsilon", "nan", "'nan' is no finite number"),
+    ],
+)
+def test_a_number_that_can_not_be_is_named_with_what_can(run, home, tmp_path, option, value, words):
+    create = ("session", "create", "--task", "x", "--rpc", "http://127.0.0.1:1", "--home", home.path)
+    result = run(*create, "--out", tmp_path / "s.toml", "--topology", "coordinated", option, value)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+    assert words in " ".join(result.stderr.split())
+
+
+def test_late_updates_are_dropped_with_any_rule(run, home, chain, tmp_path):
+    create = ("session", "create", "--task", f"{TASK}:task", "--rpc", chain.url, "--home", home.path)
+    result = run(*create, "--out", tmp_path / "s.toml", *COORDINATED, "--rule", "krum", "--late", "drop")
+    assert result.exit_code == 0, result.output
+    assert 'late = "drop"' in (tmp_path / "s.toml").read_text()
+
+
+def test_a_throttle_in_a_gossip_session(start):
+    assert says(start("--throttle", 2), "--throttle 2", "gossip session", "leave it out")
 
 
 def test_privacy_options_need_a_budget_and_a_budget_what_it_can_protect(run, home, tmp_path, chain):

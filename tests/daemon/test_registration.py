@@ -7,13 +7,13 @@ from rich.console import Console
 
 from ledger import Membership, binding_message
 from ledger.keys import load_keystore
-from node.agreement import CoordinationWishes
 from node.daemon.parts import Registration, registration
 from node.daemon.prepare import prepare_node
 from node.daemon.settings import StartSettings
 from node.dashboard.tables import status_view
 from node.errors import SessionFileError
 from node.network.identity import load_identity
+from node.wishes import CoordinationWishes
 from tests.nodes import PASSPHRASE, TASK, make_home, make_session
 
 pytestmark = pytest.mark.real
@@ -75,6 +75,22 @@ def test_beyond_the_maximum_nobody_joins_and_who_has_a_place_comes_back(session)
     assert session.register(first).directory.own_index == 1
 
 
+def test_who_leaves_keeps_its_place_and_the_next_one_is_told_so(session):
+    leaving = make_home(session.place / "leaving")
+    for home in (session.leader, leaving, make_home(session.place / "second")):
+        session.register(home)
+    session.opened.ledger.leave(load_keystore(leaving.keystore, PASSPHRASE), session.opened.session_id)
+    with pytest.raises(SessionFileError) as refused:
+        session.register(make_home(session.place / "third"))
+    assert "has 2 workers (1 of them gone, whose places stay taken) and takes at most 2" in str(refused.value)
+    assert "or one that left to come back (fl-node session rejoin)" in str(refused.value)
+    answered = registration(session.register(session.leader), None)
+    assert answered == Registration("coordinator", 2, PLACES, "gradients", "sgd", gone=1)
+    assert "2 workers so far (1 of them gone, whose places stay taken), at most 2" in str(answered)
+    session.opened.ledger.rejoin(load_keystore(leaving.keystore, PASSPHRASE), session.opened.session_id, [])
+    assert session.register(leaving).directory.own_index == 1
+
+
 def test_the_places_are_workers_also_where_the_leader_comes_last(session):
     for number in (1, 2):
         session.register(make_home(session.place / f"learner{number}"))
@@ -113,3 +129,5 @@ def test_the_status_says_what_a_member_registered_for():
     told = {"role": "worker", "workers": 3, "maximum": 8, "update": "gradients", "rule": "sgd"}
     console.print(status_view({"registration": told}))
     assert "worker; 3 workers, at most 8; update gradients, rule sgd" in console.export_text()
+    console.print(status_view({"registration": {**told, "gone": 2}}))
+    assert "worker; 3 workers (2 of them gone), at most 8" in console.export_text()

@@ -6,9 +6,9 @@ import signal
 import pytest
 import trio
 
-from node.agreement import CoordinationWishes
 from node.audit.run import AuditSettings, audit_session
 from node.home import read_status
+from node.wishes import CoordinationWishes
 from tests.nodes import NodeProcess, make_home, make_session, running, start_all
 
 pytestmark = pytest.mark.real
@@ -120,7 +120,8 @@ def test_beyond_the_maximum_a_worker_is_refused(chain, homes, session_file):
     with running(nodes):
         nodes[0].wait_for(lambda status: finished(status) >= 1)
         registered = nodes[1].status()["registration"]
-        assert registered == {"role": "worker", "workers": 1, "maximum": 1, "update": "parameters", "rule": "fedavg"}
+        agreed = {"maximum": 1, "update": "parameters", "rule": "fedavg"}
+        assert registered == {"role": "worker", "workers": 1, "gone": 0, **agreed}
         said = nodes[1].log.read_text()
         assert "member 1 of session" in said
         assert "waiting for a model, without a coordinator for 600 s at most" in said

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from ledger import Devnet, DevnetOptions, History
-from node.agreement import CoordinationWishes, open_session
+from node.agreement import open_session
 from node.cli.app import cli
 from node.home import Home, read_status
+from node.wishes import CoordinationWishes
 from tests.nodes import NodeProcess, make_home, make_session, running, start_all
 from tests.storage.conftest import kubo_url  # noqa: F401
 
