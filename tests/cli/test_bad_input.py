@@ -361,7 +361,7 @@ def option_types():
 def test_every_number_has_bounds_and_is_one(option):
     assert option.type.min is not None or option.name == "target", "so that no negative number gets in"
     for value in ("nan", "inf", "-inf", "-1e300" if option.name != "target" else "ten"):
-        with pytest.raises(click.BadParameter, match="no finite number|not in the range|not a valid"):
+        with pytest.raises(click.BadParameter, match=r"no finite number|not in the range|not a valid"):
             option.type.convert(value, option, None)
 
 
