@@ -6,6 +6,7 @@
     ├── HomeError            a home directory that is missing, in use or of another session
     ├── IdentityError        a libp2p key file that cannot be used
     ├── TaskError            a task that fails to import or does not fit the session
+    ├── SessionOver          what no restart mends: the session ends for everybody, with this reason
     ├── DataError            a data set that is missing or corrupt
     ├── UpdateError          a payload whose bytes, shapes or numbers are not what was promised
     ├── NetworkError         our own side of the network: address, port
@@ -44,6 +45,10 @@ class IdentityError(NodeError):
 
 class TaskError(NodeError):
     """A task fails to import or does not fit the session."""
+
+
+class SessionOver(NodeError):
+    """No restart mends it: the coordinator ends the session for everybody, with this reason."""
 
 
 class DataError(NodeError):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 UPDATE_CONTEXT = b"fl-node/update/1"
 NOTED_CONTEXT = b"fl-node/update/2"  # of an announcement with a note
-NOTE_LIMIT = 2048  # bytes
+NOTE_LIMIT = 8192  # bytes: the steps of some 2,000 members
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from node.config import Aggregation
 from node.daemon.learner import TorchLearner
 from node.daemon.private import PrivateTraining
 from node.daemon.spool import load_tensors, tensor_pieces
-from node.errors import HomeError, NodeError, UpdateError
+from node.errors import HomeError, SessionOver, UpdateError
 from node.files import Piece
 from node.learning import aggregation, parameters, trainer
 from node.learning.aggregation import Moments
@@ -92,7 +92,7 @@ class AveragingLearner:
             self.moments = aggregation.fresh_moments(self.rule, len(flat))
         for part, settled in aggregation.settle_parts(self.rule, flat, used, weights, self.moments, when):
             if not is_finite(settled.flat):
-                raise NodeError(f"the model of round {round} is not finite: lower the session's server_rate")
+                raise SessionOver(f"the model of round {round} is not finite: lower the session's server_rate")
             flat[part] = settled.flat
             if self.moments is not None and settled.moments is not None:
                 aggregation.write_moments(self.moments, part, settled.moments)

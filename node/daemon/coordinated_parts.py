@@ -8,6 +8,7 @@ import trio
 from node.config import Coordination
 from node.daemon.admission import place_of
 from node.daemon.averaging import AveragingLearner, WorkingLearner, is_coordinators
+from node.daemon.known_work import known_work
 from node.daemon.outside import DEADLINE_FLOOR_S, Ears, Outside, gather_quorum, own_rounds
 from node.daemon.ports import DiskJournal
 from node.daemon.prepare import initial_parameters, try_one_step
@@ -53,6 +54,8 @@ class CoordinatorPart:
         self.life.require_office = None if outside.takeover is None else outside.takeover.require_office
         kept = partial(taken_from, outside.settings.home.data)  # who is elected passes on what it was told itself
         manifest = kept() if prepared.shelf is None else prepared.shelf.manifest()
+        served = outside.settings.home.data if prepared.shelf is None else prepared.shelf.directory
+        collector.most = known_work(prepared, coordinated, served, manifest)
         self.life.data = "" if manifest is None else f"{manifest.digest.hex()}:{manifest.size}"
         self.stopping = self.life.stopping
         self._below = False

@@ -1,12 +1,13 @@
 """The coordinator's intake: pulls what workers announce, all the time, and says when a round may close.
 
-Bytes come verified from the network; here duplicates, replays and what fits no round are refused. Knows no weights.
+Bytes come verified from the network; here duplicates, replays and what fits no round are refused, and the work that a
+worker says it did is bounded by what it does not say itself (bounds.py). Knows no weights.
 """
 
 import logging
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -15,9 +16,10 @@ from node.errors import NetworkError, PeerError
 from node.messages import Announcement
 from node.session.balance import Balance, Timing
 from node.session.board import Board
+from node.session.bounds import Most, cut_to_others
 from node.session.coordinated import Aggregator, CoordinatedPlan, Counted, discard
 from node.session.deadline import AdaptiveDeadline
-from node.session.notes import Work, read_work
+from node.session.notes import Orders, Work, read_work
 from node.session.ports import Contribution, Directory, Payload, Peers
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ class Standing:
     quorum: int
     waiting_for: tuple[int, ...]
     left_s: float  # until the deadline; below quorum until the coordinator gives up
-    below_quorum: bool
+    below_quorum: bool  # past the deadline, and too few are here that could still deliver
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,13 @@ class Collector:
     aggregator: Aggregator
     deadline: AdaptiveDeadline
     balance: Balance
-    patience_s: float  # for a quorum, beyond the deadline
+    patience_s: float  # beyond the deadline, while fewer than a quorum are here that could still deliver
     chance: random.Random
+    most: Callable[[int], Most | None] = lambda _member: None  # of a member's round, where that is known here
     round: int = 0  # the round in flight
-    asked: tuple[int, ...] = ()  # steps that were asked for in it
+    _orders: dict[int, Orders] = field(default_factory=dict)  # by round, of those that may still come in
+    _here: dict[int, float] = field(default_factory=dict)  # since when a worker that is connected could deliver
+    _short: float | None = None  # since when too few are here
     _started: float = 0.0
     _pool: dict[int, Delivery] = field(default_factory=dict)
     _used: dict[int, int] = field(default_factory=dict)  # newest round by worker that went in
@@ -73,9 +78,12 @@ class Collector:
     _closed: int = 0  # rounds of this run
     _changed: trio.Event = field(default_factory=trio.Event)
 
-    def begin(self, round: int, asked: tuple[int, ...], used: Mapping[int, int]) -> None:
-        """A round's model was announced; `used` is what went into the model so far."""
-        self.round, self.asked, self._started = round, asked, trio.current_time()
+    def begin(self, round: int, orders: Orders, used: Mapping[int, int]) -> None:
+        """A round's model was announced with these orders; `used` is what went into the model so far."""
+        self.round, self._started = round, trio.current_time()
+        self._here, self._short = {}, None
+        self._orders = {each: o for each, o in self._orders.items() if each >= round - self.plan.staleness}
+        self._orders[round] = orders
         self._used.update(used)
         for member in [each for each, one in self._pool.items() if not self._is_wanted(each, _round(one))]:
             discard(self._pool.pop(member).counted.contribution.payload)
@@ -150,18 +158,25 @@ class Collector:
         self._remember(member, announcement)
         fresh = announcement.round == self.round
         trip_s = trio.current_time() - self._started if fresh else 0.0
-        examples = min(work.examples, work.steps * self.plan.batch_size, self._most_examples(member, work))
+        known = self.most(member)
+        full = work.full if known is None else min(work.full, known.steps)
+        examples = self._believed(member, announcement.round, work, known)
         times = (work.download_s, work.training_s, upload_s, trip_s)
-        seen = Timing(member, announcement.round, work.steps, examples, *times, full=work.full)
-        self.balance.observe(seen, work)
+        seen = Timing(member, announcement.round, work.steps, examples, *times, full=full)
+        expected_s = self.balance.observe(seen, known is not None)
         if fresh:
-            self.deadline.observe(trip_s)
+            self.deadline.observe(expected_s)
         return Delivery(Counted(Contribution(member, announcement.round, payload), examples), seen)
 
-    def _most_examples(self, member: int, work: Work) -> int:
-        """Nobody's weight grows by claiming more work than was asked for."""
-        asked = self.asked[member] if member < len(self.asked) else 0
-        return max(1, (asked or work.full) * self.plan.batch_size)
+    def _believed(self, member: int, round: int, work: Work, known: Most | None) -> int:
+        """The examples that a worker counts for: no more than what was asked of it comes to.
+
+        Of a whole round that was asked for without knowing its size, the other half of the bound is in `_close`.
+        """
+        asked = self._orders.get(round, Orders()).steps_of(member)
+        steps = min(work.steps, asked or work.full)
+        examples = min(work.examples, steps * self.plan.batch_size)
+        return max(1, examples if known is None else min(examples, known.steps * self.plan.batch_size, known.examples))
 
     def _refuse_replay(self, member: int, announcement: Announcement) -> None:
         """Raises PeerError for bytes that were brought before, by this worker in another round or by another one."""
@@ -199,23 +214,55 @@ class Collector:
         """
         present: set[int] = set()
         while True:
-            changed = self._changed
-            present |= self._connected()
+            changed, now = self._changed, trio.current_time()
+            connected = self._connected()
+            present |= connected
+            self._here = {member: self._here.get(member, now) for member in connected}
             waiting = present - self._fresh() - {m for m, misses in self._missed.items() if misses >= MISSES}
-            elapsed, limit = trio.current_time() - self._started, self._limit_s(len(present))
+            elapsed, limit = now - self._started, self._limit_s(len(present))
             enough = len(self._pool) >= self.plan.quorum
             if enough and (not waiting or elapsed >= limit or stopping.is_set()):
                 return self._close(waiting)
-            below = not enough and elapsed >= limit
-            left_s = limit - elapsed + (self.patience_s if below else 0.0)
+            left_s, below = self._left_s(enough, limit), self._short is not None
             if left_s <= 0:
-                raise NetworkError(
-                    f"round {self.round} has {len(self._pool)} of {self.plan.quorum} updates after {elapsed:.0f} s: "
-                    "start more workers and start the coordinator again, it goes on with this round"
-                )
+                raise NetworkError(self._what_is_missing(elapsed))
             watch(Standing(self.round, len(self._pool), self.plan.quorum, tuple(sorted(waiting)), left_s, below))
             with trio.move_on_after(min(LOOK_S, max(left_s, SHORTEST_S))):
                 await changed.wait()
+
+    def _left_s(self, enough: bool, limit: float) -> float:
+        """Until the deadline; past it, below the quorum, until there is no more hope for it.
+
+        A worker that is connected may take the session's whole bound, and is waited for; the patience runs while those
+        who are here and could still deliver are fewer than a quorum.
+        """
+        now = trio.current_time()
+        at_work = [
+            since + self.deadline.bound_s - now for member, since in self._here.items() if member not in self._pool
+        ]
+        hopes = sorted(left for left in at_work if left > 0)
+        wanted = self.plan.quorum - len(self._pool)
+        if enough or now - self._started < limit or len(hopes) >= wanted:
+            self._short = None
+            until_deadline = limit - (now - self._started)
+            return until_deadline if enough or until_deadline > 0 else hopes[-wanted]
+        if self._short is None:
+            self._short = now
+        return self._short + self.patience_s - now
+
+    def _what_is_missing(self, elapsed: float) -> str:
+        """For people: why the quorum did not come, and the cure."""
+        has = f"round {self.round} has {len(self._pool)} of {self.plan.quorum} updates after {elapsed:.0f} s"
+        again = "start the coordinator again, it goes on with this round"
+        idle = sorted(member for member in self._here if member not in self._pool)
+        if len(idle) < self.plan.quorum - len(self._pool):
+            return f"{has}, with {len(self._here)} workers connected: start more workers and {again}"
+        named = ", ".join(map(str, idle[:8])) + (" and more" if len(idle) > 8 else "")
+        return (
+            f"{has}: workers {named} are connected, but sent none within the session's round deadline of "
+            f"{self.deadline.bound_s:g} s: see what they do (their status and log), and {again}; for slower workers "
+            "create a session with a longer --round-deadline or a smaller --quorum"
+        )
 
     def _connected(self) -> set[int]:
         indices = {self.directory.index_of(peer) for peer in self.peers.connected()}
@@ -233,11 +280,25 @@ class Collector:
         for member in missing:
             if member not in self._pool:
                 self._missed[member] = self._missed.get(member, 0) + 1
-        found = [self._pool[member] for member in sorted(self._pool)]
+        found = self._bounded([self._pool[member] for member in sorted(self._pool)])
         self._pool.clear()
         self._closed += 1
         self._used.update({one.counted.contribution.member: _round(one) for one in found})
         return found
+
+    def _bounded(self, found: list[Delivery]) -> list[Delivery]:
+        """With nobody counting for many times more than the others, where the size of its data is its own word."""
+        bounds = cut_to_others({_member(one): one.counted.examples for one in found})
+        return [_counting(one, bounds[_member(one)]) if self.most(_member(one)) is None else one for one in found]
+
+
+def _member(delivery: Delivery) -> int:
+    return delivery.counted.contribution.member
+
+
+def _counting(delivery: Delivery, examples: int) -> Delivery:
+    counted, timing = delivery.counted, delivery.timing
+    return Delivery(replace(counted, examples=examples), replace(timing, examples=examples))
 
 
 def _round(delivery: Delivery) -> int:

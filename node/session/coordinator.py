@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import orjson
 import trio
 
-from node.errors import NodeError
-from node.messages import ABSENT, Announcement, Input, Mix
+from node.errors import NodeError, SessionOver
+from node.messages import ABSENT, NOTE_LIMIT, Announcement, Input, Mix
 from node.session.balance import Timing
 from node.session.collect import Collector, Delivery, Standing
 from node.session.convergence import Goal, why_end
@@ -31,6 +31,7 @@ from node.session.push import Push
 
 log = logging.getLogger(__name__)
 FAREWELL_S = 5.0  # to say the end when a node has to go at once
+REASON_LIMIT = 200  # characters
 FINISHED = "the last round is over"
 STOPPED = "the coordinator was stopped"
 
@@ -56,6 +57,7 @@ class Coordinator:
     finished: int = 0  # the last round that is over
     ended: str = ""  # why there is no further round
     shares: tuple[int, ...] = ()  # of the next round: steps by member, fixed when the round before closes
+    _is_too_long: bool = False  # the shares did not fit into a note, which was said
 
     async def run(self) -> int:
         """Goes through the rounds that are left, and tells everybody the end; returns the last finished round."""
@@ -65,7 +67,12 @@ class Coordinator:
             nursery.start_soon(self.push.run)
             try:
                 await self._rounds()
-            except NodeError as error:
+            except SessionOver as error:
+                failure, self.ended = error, str(error)
+                with trio.move_on_after(self.linger_s):
+                    await self._end_in_flight(self.ended)
+                    await self._farewell()
+            except NodeError as error:  # nothing is announced: who starts the coordinator again goes on
                 failure = error  # raised below, since a nursery would wrap it
             except trio.Cancelled:
                 with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_S):
@@ -107,12 +114,12 @@ class Coordinator:
         committed_at = trio.current_time()
         orders = await self._announce(round, model)
         self.observe("collecting updates", round)
-        self.collector.begin(round, orders.steps, self.aggregator.used())
+        self.collector.begin(round, orders, self.aggregator.used())
         deliveries = await self.collector.collect(self.watch, self.stopping)
         collected_at = trio.current_time()
         self.observe("averaging", round)
         result = await self.aggregator.aggregate(round, [delivery.counted for delivery in deliveries])
-        self.shares = self.collector.balance.steps(range(self.ports.directory.count()))
+        self.shares = self.collector.balance.steps(range(self.ports.directory.count()), round + 1)
         timings = tuple(with_share(delivery.timing, self.shares) for delivery in deliveries)
         snapshot = await self._snapshot(round, model, result, timings)
         discard(result.payload)
@@ -144,12 +151,26 @@ class Coordinator:
         """Pushes the model's announcement to everybody; after a restart with the orders that were given before."""
         said = await self.ports.journal.announcement(round)
         if said is None or said.digest != model.digest or read_orders(said.note).end:
-            orders = Orders(steps=self.shares, data=self.data)
+            orders = self._orders()
             said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(orders))
             await self.ports.journal.announced(said)
         self.push.say(said)
         await self.ports.peers.announce(said)
         return read_orders(said.note)
+
+    def _orders(self) -> Orders:
+        """What is asked of everybody in the next round."""
+        orders = Orders(steps=self.shares, others=self.collector.balance.first_steps, data=self.data)
+        fitting = orders.fitting()
+        if fitting != orders and not self._is_too_long:
+            self._is_too_long = True
+            log.warning(
+                "the steps asked of %d members take more than a note's %d bytes: the work is not balanced, everybody "
+                "trains full rounds",
+                len(self.shares),
+                NOTE_LIMIT,
+            )
+        return fitting
 
     async def _announce_end(self, round: int, model: Trained, why: str, keep: bool) -> Announcement:
         """Tells everybody the last model and that it is the last; `keep`: also those who come later."""
@@ -159,6 +180,12 @@ class Coordinator:
         self.push.say(said)
         await self.ports.peers.announce(said)
         return said
+
+    async def _end_in_flight(self, why: str) -> None:
+        """Ends the session in a round that will not close: the model that it began with is the last."""
+        found = await self.ports.journal.newest()
+        if found is not None:
+            await self._announce_end(found[0] + 1, found[1], why[:REASON_LIMIT], keep=False)
 
     async def _snapshot(
         self, round: int, model: Trained, result: Aggregated, timings: tuple[Timing, ...]

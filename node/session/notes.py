@@ -20,9 +20,10 @@ N = TypeVar("N", bound=_Note)
 
 
 class Orders(_Note):
-    """The coordinator's: training steps asked of each member by index (0: its own full round), and whether it ends."""
+    """The coordinator's: training steps asked of each member by index, and whether it ends. 0: its own full round."""
 
     steps: tuple[int, ...] = Field(default=(), max_length=65_536)
+    others: int = Field(default=0, ge=0, le=2**31)  # steps asked of a member that `steps` does not name
     end: str = Field(default="", max_length=200)  # why there is no further round
     data: str = Field(
         default="", pattern=r"^([0-9a-f]{64}:[0-9]{1,12})?$"
@@ -34,8 +35,14 @@ class Orders(_Note):
         return Content(bytes.fromhex(digest), int(size)) if digest else None
 
     def steps_of(self, member: int) -> int:
-        """What is asked of a member; 0 for one that is not named."""
-        return max(0, self.steps[member]) if 0 <= member < len(self.steps) else 0
+        """What is asked of a member; 0: a full round by its own data."""
+        return max(0, self.steps[member]) if 0 <= member < len(self.steps) else self.others
+
+    def fitting(self) -> "Orders":
+        """These orders; naming nobody, who then trains a full round each, if they are more than a note can hold."""
+        if len(_content(self)) <= NOTE_LIMIT:
+            return self
+        return Orders(end=self.end, data=self.data)
 
 
 class Work(_Note):
@@ -49,11 +56,12 @@ class Work(_Note):
 
 
 def encode(note: Orders | Work) -> bytes:
-    """The bytes of a note. Orders for more members than fit name none: everybody then trains a full round."""
-    content = orjson.dumps(note.model_dump(exclude_defaults=True))
-    if len(content) > NOTE_LIMIT and isinstance(note, Orders):
-        return encode(Orders(end=note.end, data=note.data))
-    return content
+    """The bytes of a note. Orders that are too long for one name nobody: everybody then trains a full round."""
+    return _content(note.fitting() if isinstance(note, Orders) else note)
+
+
+def _content(note: _Note) -> bytes:
+    return orjson.dumps(note.model_dump(exclude_defaults=True))
 
 
 def read_orders(content: bytes) -> Orders:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from node.dashboard.plots import Chart, Line, plot_lines
 from node.session.balance import Balance, Timing
-from node.session.notes import Work
 from node.simulation.coordinated import CoordinatedSettings, simulate_coordinated
 from node.simulation.results import key as gossip_key
 from node.simulation.settings import SimulationSettings
@@ -156,12 +155,11 @@ def round_times(speeds: Speeds) -> list[float]:
     """Seconds of each round by the throttle alone, with the coordinator's own rule for who is asked for how much."""
     balance, times = Balance(speeds.balance), []
     for round in range(1, speeds.rounds + 1):
-        asked, trips = balance.steps(range(1 + PEERS)), []
+        asked, trips = balance.steps(range(1 + PEERS), round), []
         for member, slow in enumerate(speeds.slow, 1):
-            steps = (asked[member] if asked else 0) or FULL_STEPS
+            steps = (asked[member] if asked else balance.first_steps) or FULL_STEPS
             trip_s = steps * slow * STEP_S
-            work = Work(examples=steps, steps=steps, full=FULL_STEPS, training_s=trip_s)
-            balance.observe(Timing(member, round, steps, steps, 0.0, trip_s, 0.0, trip_s), work)
+            balance.observe(Timing(member, round, steps, steps, 0.0, trip_s, 0.0, trip_s, FULL_STEPS))
             trips.append(trip_s)
         times.append(max(trips))
     return times

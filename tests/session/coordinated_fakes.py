@@ -112,7 +112,7 @@ class FakeTrainee:
         if self.affords is not None and len(self.trained) >= self.affords:
             return None
         begun, done = trio.current_time(), 0
-        while done < (steps or FULL) and (not done or not stop()):
+        while done < (min(steps, FULL) or FULL) and (not done or not stop()):
             await trio.sleep(self.step_s)
             done += 1
         self.trained.append((round, done))

@@ -4,10 +4,13 @@ import itertools
 import pytest
 import trio
 
-from node.errors import NetworkError
+from node.errors import NetworkError, SessionOver
 from node.messages import ABSENT, Announcement, Content
+from node.session.balance import FIRST_STEPS
+from node.session.bounds import Most
 from node.session.convergence import Goal
-from node.session.notes import Work, encode
+from node.session.following import LOST_S
+from node.session.notes import Orders, Work, encode, read_orders
 from tests.session.coordinated_fakes import FULL, CoordinatedDisk, FakeAggregator, make
 from tests.session.fakes import sha256
 
@@ -87,6 +90,7 @@ async def test_a_worker_that_never_comes_is_absent_and_not_waited_for(autojump_c
 async def test_below_the_quorum_the_round_waits_and_says_how_long(autojump_clock):
     session = make(2, bound_s=5.0)
     boss, first, second = session.coordinator(), session.worker(1), session.worker(2)
+    session.bus.offline.add("worker2")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(boss.run)
         nursery.start_soon(first.run)
@@ -95,6 +99,7 @@ async def test_below_the_quorum_the_round_waits_and_says_how_long(autojump_clock
         assert (standing.below_quorum, standing.arrived, standing.quorum) == (True, 1, 2)
         assert standing.left_s == pytest.approx(82, abs=1)
         assert not boss.disk.mixes
+        session.bus.offline.discard("worker2")
         nursery.start_soon(second.run)
     assert [mix.round for mix in boss.disk.mixes] == [1, 2, 3, 4]
 
@@ -104,9 +109,136 @@ async def test_a_coordinator_that_never_gets_its_quorum_gives_up_with_a_cure(aut
     boss, worker = session.coordinator(), session.worker(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.run)
-        with pytest.raises(NetworkError, match="start more workers"):
+        with pytest.raises(NetworkError, match="with 1 workers connected: start more workers"):
             await boss.run()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_that_is_at_work_is_waited_for_below_the_quorum(autojump_clock):
+    session = make(2, rounds=2, quorum=2, bound_s=1000.0, patience_s=100.0, balance=False)
+    nodes = [session.coordinator(), session.worker(1), session.worker(2, step_s=120 / FULL)]
+    await run_all(nodes)
+    assert [set(lags(mix).values()) for mix in nodes[0].disk.mixes] == [{0}, {0}]
+    assert not any(standing.below_quorum for standing in nodes[0].standings)
+    assert min(standing.left_s for standing in nodes[0].standings) > 0
+
+
+async def test_a_worker_that_is_cut_off_at_work_makes_the_patience_run(autojump_clock):
+    session = make(2, rounds=2, quorum=2, bound_s=1000.0, patience_s=100.0, balance=False)
+    boss, one, two = session.coordinator(), session.worker(1), session.worker(2, step_s=10.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        nursery.start_soon(two.run)
+        nursery.start_soon(cut_off, session, "worker2", 50.0)
+        with pytest.raises(NetworkError, match=r"1 of 2 updates.*with 1 workers connected: start more workers"):
+            await boss.run()
+        assert 150 <= trio.current_time() - boss.life.collector._started <= 152
+        nursery.cancel_scope.cancel()
+
+
+async def cut_off(session, name, seconds):
+    await trio.sleep(seconds)
+    session.bus.offline.add(name)
+
+
+async def test_who_is_connected_and_sends_nothing_is_named(autojump_clock):
+    session = make(2, rounds=2, quorum=2, bound_s=30.0, patience_s=100.0, balance=False)
+    boss, one, two = session.coordinator(), session.worker(1), session.worker(2, step_s=1e6)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        nursery.start_soon(two.run)
+        with pytest.raises(NetworkError, match=r"workers 2 are connected, but sent none within .* deadline of 30 s"):
+            await boss.run()
+        assert 130 <= trio.current_time() - boss.life.collector._started <= 132
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_that_hears_its_coordinator_asks_for_nothing(autojump_clock):
+    session = make(2, rounds=30)
+    nodes = [session.coordinator(), session.worker(1), session.worker(2)]
+    asked = [count_questions(node) for node in nodes[1:]]
+    before = trio.current_time()
+    await run_all(nodes)
+    assert trio.current_time() - before > 2 * LOST_S
+    assert asked == [[], []]
+
+
+async def test_a_worker_asks_once_in_ten_seconds_of_silence(autojump_clock):
+    session = make(2, rounds=1, balance=False, bound_s=1000.0)
+    nodes = [session.coordinator(), session.worker(1), session.worker(2, step_s=35 / FULL)]
+    asked = count_questions(nodes[1])
+    await run_all(nodes)
+    assert asked == ["boss"] * 3
+
+
+def count_questions(node):
+    peers, asked = node.life.ports.peers, []
+    ask = peers.ask
+
+    async def counted(peer):
+        asked.append(peer)
+        await ask(peer)
+
+    peers.ask = counted
+    return asked
+
+
+async def test_an_error_that_no_restart_mends_ends_the_session_for_everybody(autojump_clock):
+    session = make(2)
+    boss, *workers = session.coordinator(), session.worker(1), session.worker(2)
+    aggregate = boss.life.aggregator.aggregate
+
+    async def explode(round, updates):
+        if round == 3:
+            raise SessionOver("the model of round 3 is not finite")
+        return await aggregate(round, updates)
+
+    boss.life.aggregator.aggregate = explode
+    before = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for worker in workers:
+            nursery.start_soon(worker.run)
+        with pytest.raises(SessionOver, match="round 3 is not finite"):
+            await boss.run()
+    assert trio.current_time() - before < 10, "nobody waits for a coordinator that does not come"
+    for worker in workers:
+        assert worker.life.ended == boss.life.ended == "the model of round 3 is not finite"
+        assert worker.life.trainee.model == boss.life.aggregator.content, "the model that round 3 began with"
+    assert [mix.round for mix in boss.disk.mixes] == [1, 2]
+
+
+async def test_after_an_error_that_a_restart_mends_the_workers_go_on_waiting(autojump_clock):
+    session = make(2, bound_s=5.0)
+    boss, one, two = session.coordinator(), session.worker(1), session.worker(2)
+    session.bus.offline.add("worker2")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.run)
+        with pytest.raises(NetworkError, match="start more workers"):
+            await boss.run()
+        assert not one.life.ended
+        session.bus.offline |= {"boss"}
+        await trio.sleep(100)
+        session.bus.offline.discard("worker2")
+        nursery.start_soon(session.coordinator(boss.disk, boss.life.aggregator).run)
+        nursery.start_soon(two.run)
+    assert [mix.round for mix in boss.disk.mixes] == [1, 2, 3, 4]
+    assert "last round" in one.life.ended
+
+
+async def test_orders_for_more_members_than_fit_balance_nothing_and_that_is_said_once(autojump_clock, caplog):
+    session = make(2, rounds=3)
+    nodes = [session.coordinator(), session.worker(1), session.worker(2)]
+    nodes[0].life.collector.balance.steps = lambda *_: (1000,) * 2000
+    await run_all(nodes)
+    notes = [read_orders(said.note) for said in nodes[0].disk.announcements]
+    assert [(len(note.steps), note.others) for note in notes[:3]] == [(0, FIRST_STEPS), (0, 0), (0, 0)]
+    [said] = [record.message for record in caplog.records if "note" in record.message]
+    assert "the steps asked of 2000 members take more than a note's 8192 bytes" in said
+
+
+def test_orders_for_a_large_session_fit():
+    orders = Orders(steps=(1500,) * 1500, others=2, data="ab" * 32 + ":12345678", end="")
+    assert read_orders(encode(orders)) == orders
 
 
 async def test_a_straggler_leaves_off_and_its_late_update_counts_in_the_next_round(autojump_clock):
@@ -127,34 +259,70 @@ async def test_where_late_updates_are_dropped_a_straggler_is_absent(autojump_clo
     assert [mix.round for mix in nodes[4].disk.mixes] == []
 
 
+def everybody(slow, **changes):
+    """A session of eight in which every round needs all of them."""
+    session = make(8, rounds=10, quorum=8, bound_s=1000.0, **changes)
+    return [session.coordinator(), *(session.worker(i, step_s=slow.get(i, 0.05)) for i in range(1, 9))]
+
+
+async def seconds_of(nodes):
+    before = trio.current_time()
+    await run_all(nodes)
+    return trio.current_time() - before
+
+
+SLOW = {7: 0.2, 8: 1.0}
+
+
 async def test_slow_workers_get_less_work_and_nobody_waits_for_them(autojump_clock):
-    def session_of(slow, balance):
-        session = make(8, rounds=10, balance=balance, quorum=8, bound_s=1000.0)
-        return [session.coordinator(), *(session.worker(i, step_s=slow.get(i, 0.05)) for i in range(1, 9))]
-
-    async def seconds(nodes):
-        before = trio.current_time()
-        await run_all(nodes)
-        return trio.current_time() - before
-
-    fast = await seconds(session_of({}, True))
-    without = await seconds(session_of({7: 0.2, 8: 1.0}, False))
-    nodes = session_of({7: 0.2, 8: 1.0}, True)
-    nodes[0].life.plan = nodes[0].life.collector.plan = make(8, rounds=10).plan  # two of eight are a quorum
-    balanced = await seconds(nodes)
+    fast = await seconds_of(everybody({}))
+    without = await seconds_of(everybody(SLOW, balance=False))
+    balanced = await seconds_of(nodes := everybody(SLOW))
     assert without > 10 * fast
     assert balanced < 1.3 * fast
+    assert all(ABSENT not in lags(mix).values() for mix in nodes[0].disk.mixes), "nobody is left out"
     last = {timing.member: timing for timing in nodes[0].reports[-1].work}
     assert last[1].steps == FULL
     assert 4 <= last[7].steps <= 5
     assert last[8].steps == 1
+    assert {timing.steps for timing in nodes[0].reports[0].work} == {FIRST_STEPS}
     for this, following in itertools.pairwise(nodes[0].reports):
         told = {timing.member: timing for timing in this.work}
-        for done in following.work:
-            if done.round == following.round and done.member in told:
-                assert done.steps == (told[done.member].next_steps or told[done.member].full) <= FULL
-    late = next(timing for timing in nodes[0].reports[1].work if timing.member == 8)
-    assert (late.round, late.next_steps) == (1, 1), "the share is there as soon as the speed was measured"
+        assert all(done.steps == told[done.member].next_steps <= FULL for done in following.work)
+
+
+async def test_without_balancing_everybody_is_asked_for_a_full_round(autojump_clock):
+    nodes = everybody(SLOW, balance=False)
+    await run_all(nodes)
+    assert all(timing.steps == FULL for report in nodes[0].reports for timing in report.work)
+    assert all(read_orders(said.note) == Orders() for said in nodes[0].disk.announcements[:-1])
+
+
+async def test_a_slow_worker_that_comes_later_is_asked_for_a_few_steps_first(autojump_clock):
+    session = make(3, rounds=12, bound_s=1000.0)
+    boss, one, two, late = session.coordinator(), session.worker(1), session.worker(2), session.worker(3, step_s=1.0)
+    session.bus.offline.add("worker3")
+    async with trio.open_nursery() as nursery:
+        for node in (boss, one, two):
+            nursery.start_soon(node.run)
+        await trio.sleep(4.5)
+        session.bus.offline.discard("worker3")
+        for announcement in boss.disk.announcements:
+            late.board.post(announcement)
+        nursery.start_soon(late.run)
+    assert [steps for _, steps in late.life.trainee.trained][:2] == [FIRST_STEPS, 1]
+    assert max(report.gather_s for report in boss.reports) < 2.5, "nobody waits for its 20 steps of a second each"
+
+
+async def test_a_coordinator_that_starts_again_measures_everybody_again(autojump_clock):
+    session = make(2, rounds=8, bound_s=1000.0)
+    boss, *workers = nodes = [session.coordinator(), session.worker(1), session.worker(2, step_s=1.0)]
+    await run_and_stop(nodes, 4.0)
+    again = [session.coordinator(boss.disk, boss.life.aggregator)]
+    again += [session.worker(i, worker.disk, worker.life.trainee.step_s) for i, worker in enumerate(workers, 1)]
+    await run_all(again)
+    assert {timing.steps for timing in again[0].reports[0].work} == {FIRST_STEPS}
+    assert max(report.gather_s for report in again[0].reports) < 15
 
 
 async def test_a_killed_worker_is_dropped_after_the_deadline_and_rejoins(autojump_clock):
@@ -296,24 +464,62 @@ async def test_the_same_bytes_never_count_twice(autojump_clock):
     assert all(3 not in counted for counted in boss.life.aggregator.counted)
 
 
-async def test_nobody_counts_for_more_than_it_was_asked_to_do(autojump_clock):
-    session = make(2, rounds=2)
-    nodes = [session.coordinator(), session.worker(1), session.worker(2)]
-    honest = nodes[1].life.trainee.train
+def boasting(node, **lies):
+    """A worker that says in every round what it likes to."""
+    honest = node.life.trainee.train
 
-    async def boast(round, steps, stop):
+    async def train(round, steps, stop):
         done = await honest(round, steps, stop)
-        return type(done)(done.trained, done.work.model_copy(update={"examples": 10**9, "steps": 10**6}))
+        return type(done)(done.trained, done.work.model_copy(update=lies))
 
-    nodes[1].life.trainee.train = boast
+    node.life.trainee.train = train
+
+
+LIES = {"examples": 2**40, "steps": 2**31, "full": 2**31, "training_s": 0.0}
+
+
+async def test_nobody_counts_for_more_than_it_was_asked_to_do(autojump_clock):
+    session = make(2, rounds=3)
+    nodes = [session.coordinator(), session.worker(1), session.worker(2)]
+    boasting(nodes[1], examples=10**9, steps=10**6)
     await run_all(nodes)
-    assert nodes[0].life.aggregator.counted[0] == {1: 10 * FULL, 2: 10 * FULL}
+    counted = nodes[0].life.aggregator.counted
+    assert counted[0] == {1: 10 * FIRST_STEPS, 2: 10 * FIRST_STEPS}
+    assert all(round[1] <= 10 * FULL for round in counted)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+@pytest.mark.parametrize("balance", [True, False])
+async def test_whoever_boasts_counts_for_ten_times_the_others_at_most(autojump_clock, balance, workers):
+    session = make(workers, rounds=6, balance=balance, quorum=workers)
+    nodes = [session.coordinator(), *(session.worker(i) for i in range(1, workers + 1))]
+    boasting(nodes[1], **LIES)
+    await run_all(nodes)
+    for counted in nodes[0].life.aggregator.counted:
+        assert counted[1] <= 10 * max(counted[member] for member in range(2, workers + 1)) <= 10 * 10 * FULL
+    assert max(nodes[0].life.shares, default=0) <= 10 * FULL, "nor is it asked for more"
+    work = [timing for report in nodes[0].reports for timing in report.work]
+    assert max(timing.examples for timing in work) <= 10 * 10 * FULL, "the snapshot says what counted"
+
+
+@pytest.mark.parametrize("balance", [True, False])
+async def test_where_the_coordinator_knows_the_data_nobody_counts_for_more_than_those(autojump_clock, balance):
+    session = make(2, rounds=6, balance=balance)
+    nodes = [session.coordinator(), session.worker(1), session.worker(2)]
+    nodes[0].life.collector.most = {1: Most(FULL, 10 * FULL - 3), 2: Most(50 * FULL, 500 * FULL)}.__getitem__
+    boasting(nodes[1], **LIES)
+    boasting(nodes[2], steps=50 * FULL, full=50 * FULL, examples=500 * FULL)
+    await run_all(nodes)
+    counted = nodes[0].life.aggregator.counted
+    assert all(round[1] <= 10 * FULL - 3 for round in counted)
+    if not balance:
+        assert counted[0][2] == 500 * FULL, "an honest large share is not cut"
 
 
 async def test_an_update_without_a_note_or_with_bad_numbers_is_refused(autojump_clock):
     session = make(3, rounds=2)
     boss, *workers = session.coordinator(), *(session.worker(i) for i in (1, 2, 3))
-    boss.life.aggregator.poison = {b"update 1 of 3, 20 steps from start"}
+    boss.life.aggregator.poison = {b"update 1 of 3, %d steps from start" % FIRST_STEPS}
     await run_all([boss, *workers])
     assert lags(boss.disk.mixes[0])[3] == ABSENT
     assert lags(boss.disk.mixes[1])[3] == 0
