@@ -7,12 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice, zip_longest
+from itertools import accumulate, islice, zip_longest
 
 from node.messages import Announcement
 
 MAX_ROUNDS_REMEMBERED = 512  # per member
 MAX_EVIDENCE = 4096
+WITHOUT_NOTE = 512  # bytes that an announcement takes at most in a message, besides its note
 MAX_DIGESTS = 16_384  # of announced payloads, with who announced each first
 
 
@@ -37,8 +38,8 @@ class Equivocation:
     second: Announcement
 
 
-def newest_of_each(announcements: Iterable[Announcement], limit: int) -> list[Announcement]:
-    """At most `limit` of them: each member's newest, then each one's second newest, and so on.
+def newest_of_each(announcements: Iterable[Announcement], limit: int, size: int) -> list[Announcement]:
+    """At most `limit` of them, below `size` bytes: each member's newest, then each one's second newest, and so on.
 
     By round alone, members that announce rounds far ahead would leave no room for anybody else.
     """
@@ -46,7 +47,9 @@ def newest_of_each(announcements: Iterable[Announcement], limit: int) -> list[An
     for each in sorted(announcements, key=lambda one: one.round, reverse=True):
         members.setdefault(each.peer_id, []).append(each)
     turns = zip_longest(*members.values())
-    return list(islice((each for turn in turns for each in turn if each is not None), limit))
+    chosen = list(islice((each for turn in turns for each in turn if each is not None), limit))
+    sizes = accumulate(WITHOUT_NOTE + len(each.note) for each in chosen)
+    return [each for each, total in zip(chosen, sizes, strict=True) if total < size]
 
 
 class AnnouncementBook:

@@ -25,6 +25,7 @@ from node.network.standing import Standings, TokenBucket
 from node.network.wire import (
     DIGEST_BYTES,
     FULL_CHUNK,
+    MAX_REPLY,
     MAX_REQUEST,
     Frames,
     Malformed,
@@ -163,7 +164,7 @@ class ExchangeServer:
         with self.faults.ours():
             own = list(self.own_announcements(since))
         known = {(each.peer_id, each.round): each for each in [*self.announcements.since(since), *own]}
-        newest = sorted(newest_of_each(known.values(), MAX_ANNOUNCEMENTS), key=lambda each: each.round)
+        newest = sorted(newest_of_each(known.values(), MAX_ANNOUNCEMENTS, MAX_REPLY), key=lambda each: each.round)
         message = Announcements(announcements=[announcement_message(each) for each in newest])
         return await self._reply(frames, Reply(announcements=message))
 

@@ -1,6 +1,9 @@
 from dataclasses import replace
 
+from node.messages import NOTE_LIMIT
 from node.network.announcements import MAX_ROUNDS_REMEMBERED, AnnouncementBook, Verdict, newest_of_each
+from node.network.wire import MAX_REPLY, announcement_message
+from node.network.wire_pb2 import Announcements, Reply
 from tests.network.members import SESSION, announce, identity
 
 ALICE, BOB = identity("alice"), identity("bob")
@@ -62,10 +65,21 @@ def test_the_newest_round_of_a_peer_is_told_whoever_told_it():
 def test_who_announces_far_ahead_leaves_room_for_the_others():
     honest = [announce(ALICE, round, b"honest") for round in (1, 2, 3)]
     flood = [announce(BOB, 4_000_000_000 + n, b"flood") for n in range(20)]
-    chosen = newest_of_each([*flood, *honest], 8)
+    chosen = newest_of_each([*flood, *honest], 8, MAX_REPLY)
     assert len(chosen) == 8
     assert set(honest) <= set(chosen)
-    assert newest_of_each(honest, 2) == honest[:0:-1]
+    assert newest_of_each(honest, 2, MAX_REPLY) == honest[:0:-1]
+
+
+def test_what_is_told_in_one_reply_fits_into_it_whatever_the_notes():
+    said = [announce(ALICE, round, b"model") for round in range(1, 1025)]
+    long = [replace(each, note=b"n" * NOTE_LIMIT) for each in said]
+    chosen = newest_of_each(long, 1024, MAX_REPLY)
+    reply = Reply(announcements=Announcements(announcements=[announcement_message(each) for each in chosen]))
+    size = len(reply.SerializeToString())
+    assert 0.9 * MAX_REPLY < size <= MAX_REPLY
+    assert [each.round for each in chosen] == list(range(1024, 1024 - len(chosen), -1))
+    assert len(newest_of_each(said, 1024, MAX_REPLY)) == 1024
 
 
 def test_the_same_bytes_with_another_size_or_codec_are_not_what_was_said():
