@@ -3,7 +3,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from node.dashboard.tables import status_view
+from node.dashboard.tables import status_view, trust_row
 
 WORK = {
     "member": 3,
@@ -50,3 +50,13 @@ def test_who_was_not_measured_is_asked_for_a_whole_round_and_what_is_not_known_i
 
 def test_a_status_without_workers_has_no_such_table():
     assert "round trip" not in shown([{"round": 7}])
+
+
+@pytest.mark.parametrize(
+    ("weights", "cells"),
+    [((0, 400, 311, 97), ["0", "50", "38", "12"]), ((0, 32768, 0, 32767), ["0", "50", "·", "50"])],
+)
+def test_a_row_is_shown_in_percent_of_its_own_sum(weights, cells):
+    lags = [0, 0, 0 if weights[2] else -128, 0]
+    inputs = [{"member": m, "weight": w, "lag": lag} for m, (w, lag) in enumerate(zip(weights, lags, strict=True))]
+    assert trust_row(inputs).split() == cells

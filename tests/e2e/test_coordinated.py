@@ -68,6 +68,12 @@ def test_everybody_ends_with_the_coordinators_model_and_the_audit_replays_every_
     work = last[0]["work"]
     assert sorted(one["member"] for one in work) == [1, 2, 3]
     assert all(one["steps"] > 0 and one["training_s"] > 0 and one["round_trip_s"] > 0 for one in work)
+    if rule == "sgd":
+        shares = {entry["member"]: entry["weight"] for entry in last[0]["inputs"] if entry["member"]}
+        examples = {one["member"]: one["examples"] for one in work}
+        assert {m: w * sum(examples.values()) for m, w in shares.items()} == {
+            m: n * sum(shares.values()) for m, n in examples.items()
+        }, "the row has the very proportions of the examples"
 
 
 def test_a_worker_and_the_coordinator_are_killed_and_come_back(chain, homes, session_file):
