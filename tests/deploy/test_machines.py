@@ -22,15 +22,15 @@ ROUNDS = 100_000
 class Fleet:
     """The operator's host: its commands, and the inventory."""
 
-    def __init__(self, made, place, configuration):
+    def __init__(self, made, place, configuration, roles):
         self.made, self.place = made, place
         self.inventory, self.configuration = place / "inventory", configuration
-        self.homes = {name: place / name for name in NODES}
+        self.homes = {name: place / name for name in roles}
         hostile = f"--data-dir $(touch${{IFS}}{place}/pwned)'`id` --linger 5"  # a value that a shell would run
         lines = [
-            f"{name} {made.address(name)} 2222 root {self.homes[name]} - --listen "
+            f"{name} {made.address(name)} 2222 root {self.homes[name]} {role} --listen "
             f"/ip4/{made.address(name)}/tcp/4001 --no-mdns --publish --threads 1 --task {TASK}:task {hostile}"
-            for name in NODES
+            for name, role in roles.items()
         ]
         self.inventory.write_text("# the test's hosts\n" + "\n".join(lines) + "\n")
 
@@ -81,7 +81,7 @@ def fleet(place):
         made.wire(["slow"], everybody, delay=0.15)
         made.wire(made.names, ["lost"], loss=1.0)
         made.wire(["lost"], made.names, loss=1.0)
-        yield Fleet(made, place, configuration)
+        yield Fleet(made, place, configuration, dict.fromkeys(NODES, "-"))
 
 
 @contextlib.contextmanager
@@ -222,3 +222,42 @@ def test_a_host_that_answers_too_slowly_costs_its_time_and_no_more(tmp_path):
         assert rows["lost"][0] in ("timed out", "unreachable"), said
         assert rows["alice"][0] == rows["bob"][0] == "failed"
         assert "run scripts/deploy.sh" in rows["alice"][1]
+
+
+def test_a_coordinator_and_a_worker_are_started_by_their_roles_and_the_coordinators_stop_ends_both(tmp_path):
+    (tmp_path / "wheels").mkdir()
+    roles = {"boss": "coordinator", "bob": "worker"}
+    with (
+        hosts("operator", "chain", *roles) as made,
+        ssh_servers(tmp_path, made, tuple(roles)) as configuration,
+        chain(made) as rpc,
+    ):
+        ours = Fleet(made, tmp_path, configuration, roles)
+        code, accounts, said = ours.script("deploy.sh", "--wheelhouse", tmp_path / "wheels", "--timeout", "240")
+        assert code == 0, said
+        ours.node("init", "--home", tmp_path / "operator")
+        session, boss = tmp_path / "session.toml", accounts["boss"][1].removeprefix("account ")
+        wishes = ("--task", f"{TASK}:task", "--rounds", ROUNDS, "--topology", "coordinated", "--coordinator", boss)
+        wishes += ("--members", 1, "--snapshot-every", 1, "--rpc", rpc, "--home", tmp_path / "operator")
+        ours.node("session", "create", *wishes, "--out", session)
+
+        code, rows, said = ours.script("start.sh", "--session", session)
+        assert code == 0, said
+        until(ours, lambda rows: all(rounds(rows, name) >= 3 for name in roles))
+        assert ours.node("status", "--home", ours.homes["boss"])["registration"]["role"] == "coordinator"
+        assert ours.node("status", "--home", ours.homes["bob"])["registration"]["role"] == "worker"
+
+        code, rows, said = ours.script("shutdown.sh", "--host", "boss")
+        assert rows == {"boss": ("ok", f"the node in {ours.homes['boss']} has stopped")}, said
+        _, rows = until(ours, lambda rows: rows["bob"][1].startswith("not running: "))
+        assert "the coordinator was stopped" in (ours.homes["bob"] / "node.log").read_text()
+        answer = json.loads((ours.homes["bob"] / "answer.json").read_text())
+        assert (answer["stopped"], answer["records_pending"]) == (False, 0), "its own end, with exit status 0"
+
+        code, rows, said = ours.script("shutdown.sh", "--collect", tmp_path / "reports")  # again: nobody runs
+        assert code == 0, said
+        assert json.loads((tmp_path / "reports" / "boss" / "answer.json").read_text())["records_pending"] == 0
+        sources = [part for name in roles for part in ("--ipfs", ours.homes[name])]
+        report = ours.node("audit", "--session", session, "--rpc", rpc, *sources)
+        assert report["clean"] is True
+        assert report["steps_replayed"] >= 3
