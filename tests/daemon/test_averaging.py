@@ -7,7 +7,7 @@ import torch
 from node.config import Aggregation
 from node.daemon.averaging import AveragingLearner, Pace, WorkingLearner
 from node.daemon.learner import Seat, TorchLearner
-from node.errors import HomeError
+from node.errors import HomeError, SessionOver
 from node.learning import parameters, trainer
 from node.learning.codecs import codec
 from node.learning.task import Share, prepare
@@ -46,6 +46,12 @@ def with_examples(member, count):
     made = learner(member)
     made.data = replace(made.data, train=made.data.train.rows(torch.arange(count)))
     return made
+
+
+async def test_a_model_that_is_not_finite_ends_the_session_and_not_only_this_node():
+    boss = AveragingLearner(learner(0), Aggregation(rule="sgd", server_rate=1000.0), rounds=20)
+    with pytest.raises(SessionOver, match="is not finite: lower the session's server_rate"):
+        await rounds(boss, [WorkingLearner(learner(1), batches=1)], 20)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
