@@ -294,7 +294,7 @@ OPTIONS = MappingProxyType(
 )
 CURES = MappingProxyType(
     {  # where the field's bounds do not say it
-        "coordinator": "an account is 0x and 40 hexadecimal digits, as `fl-node init` prints it; none is yours",
+        "coordinator": "an account is 0x and 40 hexadecimal digits, as `fl-node init` prints it (the default: yours)",
         "name": "choose 1 to 64 letters, digits, blanks or any of . + : / _ -",
         "task": "choose 1 to 64 letters, digits, blanks or any of . + : / _ - as the task's name",
         "codec": "choose the name of a codec, as float32",
