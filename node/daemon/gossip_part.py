@@ -1,5 +1,7 @@
 """A member's life among equals."""
 
+import trio
+
 from node.daemon.joining import Joining
 from node.daemon.outside import Ears, Outside, gather_quorum
 from node.daemon.ports import DiskJournal
@@ -56,6 +58,7 @@ class GossipPart:
             self.gossip.finished = await joining.late()
         elif outside.resumed:
             self.gossip.finished = max(self.gossip.finished, await joining.after_loss(self.gossip.finished + 1))
+            await trio.to_thread.run_sync(outside.journal.end_loss)
 
     async def run(self) -> int:
         """The rounds that are left."""

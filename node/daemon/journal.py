@@ -32,6 +32,7 @@ create table if not exists updates (
   round integer primary key, sha256 blob not null, size integer not null, note blob not null default x'');
 create table if not exists recorded (
   only integer primary key check (only = 1), round integer not null, sha256 blob not null);
+create table if not exists loss (only integer primary key check (only = 1));
 create table if not exists announcements (
   round integer primary key, session blob not null, sha256 blob not null, size integer not null, codec text not null,
   peer_id text not null, signature blob not null, note blob not null default x'');
@@ -141,6 +142,27 @@ class Journal:
         with self._lock:
             row = self._db.execute("select round, sha256 from recorded").fetchone()
         return None if row is None else (row[0], row[1])
+
+    def begin_loss(self) -> None:
+        """Notes that an earlier disk of this node is lost, and that what it announced has still to be asked for."""
+        with self._transaction() as db:
+            db.execute("insert or replace into loss values (1)")
+
+    def end_loss(self) -> None:
+        """Notes that the rounds which the lost disk announced are left out."""
+        with self._transaction() as db:
+            db.execute("delete from loss")
+
+    def in_loss(self) -> bool:
+        """Whether `end_loss` is still to come, also after a kill."""
+        with self._lock:
+            return self._db.execute("select 1 from loss").fetchone() is not None
+
+    def promised(self, round: int) -> bytes | None:
+        """The SHA-256 of a round's update, whole or not; None if there was none."""
+        with self._lock:
+            row = self._db.execute("select sha256 from updates where round = ?", (round,)).fetchone()
+        return None if row is None else bytes(row[0])
 
     def payload_path(self, digest: bytes) -> Path:
         """Where a payload of this hash lies, if it does."""

@@ -138,7 +138,8 @@ class DiskJournal:
             round = max(checkpoint.round + 1, self.journal.last_trained())  # rounds may have been left out
         kept = self.journal.update(round)
         committed = Trained(*kept) if kept else None
-        return Progress(round, None if checkpoint is None or checkpoint.closed else checkpoint.mix, committed)
+        pending = None if checkpoint is None or checkpoint.closed else checkpoint.mix
+        return Progress(round, pending, committed, self.journal.promised(round))
 
     async def newest(self) -> tuple[int, Trained] | None:
         """The newest update that is on disk, with its round."""
@@ -168,6 +169,13 @@ class DiskJournal:
     async def mixed(self, mix: Mix) -> None:
         """Keeps the learner's state and the mix."""
         await trio.to_thread.run_sync(lambda: self.journal.save_checkpoint(mix, self.learner.checkpoint_pieces()))
+
+    async def left_out(self, round: int) -> None:
+        """Keeps the learner's state; no record is to carry a mix of that round."""
+        mix = Mix(round, 0, (), bytes(32), None)
+        await trio.to_thread.run_sync(
+            lambda: self.journal.save_checkpoint(mix, self.learner.checkpoint_pieces(), closed=True)
+        )
 
     async def closed(self) -> None:
         """Notes that the last mix is in a closing record."""

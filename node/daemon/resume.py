@@ -130,19 +130,21 @@ class Resumption:
     async def run(self) -> bool:
         """Writes the journal that this home would have, if its account has records and the home has no journal.
 
-        Whether it did. Raises StorageError if what is needed is not to be had, HomeError for a journal that is an
+        Whether it did, or had done so when it was killed before the rounds went on.
+        Raises StorageError if what is needed is not to be had, HomeError for a journal that is an
         older copy, LedgerError.
         """
         prepared = self.prepared
         if self.journal.checkpoint() is not None or self.journal.newest_update() is not None:
             await self._require_newest()
-            return False
+            return self.journal.in_loss()
         account, member = str(prepared.account.address), prepared.directory.own_index
         past = await trio.to_thread.run_sync(read_past, prepared.opened, account, member)
         if past is None:
             return False
         self.tell(f"this home is empty, but member {member} has recorded {past.next_round - 1} rounds: going on")
         if prepared.opened.session.coordinated is None:
+            await trio.to_thread.run_sync(self.journal.begin_loss)
             await self._as_equal(past)
         elif self.office is not None and (self.office == 1 or past.next_round - 1 > self.office):
             await self._as_coordinator(past)

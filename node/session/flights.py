@@ -63,7 +63,7 @@ class Flights:
             flight = self._flights[member] = Flight(announcement)
             self._nursery.start_soon(self._fly, member, flight)
         await flight.over.wait()
-        if flight.payload is None:
+        if flight.payload is None and self._flights.get(member) is flight:
             self.collected(member)
         if flight.failure is not None:
             raise flight.failure
@@ -73,11 +73,12 @@ class Flights:
         """The caller has a use for what `bring` gave, and looks after it from now on."""
         self._flights.pop(member, None)
 
-    def keep_only(self, wanted: Callable[[Announcement], bool]) -> None:
-        """Ends the others."""
-        for member, flight in list(self._flights.items()):
-            if not wanted(flight.announcement):
-                self.drop(member)
+    def keep_only(self, wanted: Callable[[Announcement], bool]) -> list[int]:
+        """Ends the others; whose they were."""
+        ended = [member for member, flight in self._flights.items() if not wanted(flight.announcement)]
+        for member in ended:
+            self.drop(member)
+        return ended
 
     def drop(self, member: int) -> None:
         """Ends a member's transfer, if there is one, and removes what came."""

@@ -51,7 +51,8 @@ class Gatherer:
         found: dict[int, Contribution] = {}
         waited = set(cohort)
         self._dropped.clear()
-        self.flights.keep_only(lambda coming: self._recordable(coming.round, round))
+        for member in self.flights.keep_only(lambda coming: self._recordable(coming.round, round)):
+            await self.earlier.settle(member, None)
 
         async def obtain(member: int) -> None:
             await self._obtain(member, round, found)
@@ -186,6 +187,9 @@ class Gatherer:
         async def fetch(digest: bytes, size: int) -> Payload | None:
             return await self._fetch(member, replace(announcement, digest=digest, size=size))
 
+        coming = self.flights.under_way(member)
+        if coming is None or coming.digest != announcement.digest:  # what was fetched for another one is of no use
+            await self.earlier.settle(member, None)
         payload = await self.flights.bring(member, announcement)
         if payload is None or not await self.earlier.complete(member, payload, fetch):
             await self.earlier.settle(member, None)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import trio
@@ -119,10 +119,10 @@ class Gossip:
         pending, round = progress.pending_mix, progress.next_round
         self.finished = round - 1
         while round <= self.plan.rounds and not self.stopping.is_set():
-            if progress.committed is None:
+            if progress.promised is None and progress.committed is None:
                 round = self._onward(round)
             self.observe("training", round)
-            pending = await self._round(round, Progress(round, pending, progress.committed))
+            pending = await self._round(round, replace(progress, next_round=round))
             self.finished, round = round, round + 1
             progress = Progress(round, pending)
         if pending is not None:
@@ -142,10 +142,15 @@ class Gossip:
             )
         return onward
 
-    async def _round(self, round: int, progress: Progress) -> Mix:
+    async def _round(self, round: int, progress: Progress) -> Mix | None:
+        """The round's mix; None where the round is left out."""
         started = trio.current_time()
         before = dict(self.ports.peers.traffic())
         trained = await self._train(round, progress)
+        if trained is None:
+            await self.ports.records.commit(round, progress.promised or bytes(32), progress.pending_mix)
+            await self.ports.journal.left_out(round)
+            return None
         members = self.ports.directory.count()
         trained_at = trio.current_time()
         await self.ports.records.commit(round, trained.digest, progress.pending_mix)
@@ -176,11 +181,23 @@ class Gossip:
         self.observe("finished", report)
         return mix
 
-    async def _train(self, round: int, progress: Progress) -> Trained:
-        """The round's update: the one that was committed before a crash, or a new one that is kept on disk first."""
+    async def _train(self, round: int, progress: Progress) -> Trained | None:
+        """The round's update: the one that was committed before a crash, or a new one that is kept on disk first.
+
+        None where the committed one was damaged on disk, and trained again is another one, which would contradict it.
+        """
         if progress.committed is not None:
             return await self.ports.learner.repeat(round, progress.committed)
         trained = await self.ports.learner.train(round)
+        if progress.promised not in (None, trained.digest):
+            log.warning(
+                "the update of round %d is damaged on disk, and trained again it is another one than was promised: "
+                "rounds %d to %d are left out",
+                round,
+                round,
+                round,
+            )
+            return None
         return await self.ports.journal.trained(round, trained)
 
     async def _reveal(self, round: int, trained: Trained) -> None:
@@ -193,7 +210,8 @@ class Gossip:
         await peers.announce(announcement)
 
     async def _snapshot(self, round: int, trained: Trained, mixed: Mixed) -> str | None:
-        if round % self.plan.snapshot_every and round != self.plan.rounds:
+        every = self.plan.snapshot_every  # the first that it takes part in since a round that is due
+        if round // every == self.finished // every and round != self.plan.rounds:
             return None
         self.observe("saving a snapshot", round)
         files = {"update": trained.payload, "mixed.safetensors": mixed.payload}

@@ -8,7 +8,7 @@ from node.session.board import Board
 from node.session.ports import Directory, Peers
 
 CATCH_UP = 4  # rounds in which a member that is behind is to have caught up by itself
-VOICES = 2  # others at least that are heard, where there are as many
+VOICES = 2  # others at least that are connected, where there are as many; and half of those that were ever heard
 
 
 @dataclass
@@ -50,8 +50,9 @@ class Pace:
 
     def others(self) -> int:
         """The round that at least half of the connected members have reached; 0 if too few have said theirs."""
-        members = {self.directory.index_of(peer) for peer in self.peers.connected()}
-        newest = [self.board.newest(member) for member in members if member is not None]
-        rounds = [announcement.round for announcement in newest if announcement is not None]
-        enough = len(rounds) >= min(VOICES, self.directory.count() - 1)
-        return statistics.median_low(rounds) if rounds and enough else 0
+        here = {self.directory.index_of(peer) for peer in self.peers.connected()}
+        others = [member for member in range(self.directory.count()) if member != self.directory.own_index]
+        rounds = {member: said.round for member in others if (said := self.board.newest(member)) is not None}
+        connected = [round for member, round in rounds.items() if member in here]
+        enough = max(min(VOICES, len(others)), len(rounds) / 2)
+        return statistics.median_low(connected) if connected and len(connected) >= enough else 0

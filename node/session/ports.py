@@ -166,6 +166,7 @@ class Progress:
     next_round: int  # to train
     pending_mix: Mix | None  # of round next_round − 1, not yet in a record
     committed: Trained | None = None  # update of next_round that may already have been promised
+    promised: bytes | None = None  # its SHA-256, also where the payload is lost
 
 
 class Journal(Protocol):
@@ -182,6 +183,9 @@ class Journal(Protocol):
 
     async def mixed(self, mix: Mix) -> None:
         """Keeps the learner's state and the mix: the round is over."""
+
+    async def left_out(self, round: int) -> None:
+        """Notes that a round is over without a mix; the learner's state is kept."""
 
     async def closed(self) -> None:
         """Notes that the last mix is in a closing record, so that no later record repeats it."""

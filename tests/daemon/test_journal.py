@@ -120,6 +120,23 @@ def test_the_last_payloads_are_kept_whatever_rounds_lie_between(journal):
     assert journal.last_trained() == 90
 
 
+def test_a_loss_is_known_until_it_is_dealt_with(journal, tmp_path):
+    assert not journal.in_loss()
+    journal.begin_loss()
+    with closing(reopened(journal, tmp_path)) as again:
+        assert again.in_loss()
+        again.end_loss()
+        assert not again.in_loss()
+
+
+def test_what_was_promised_is_known_though_it_is_damaged(journal):
+    journal.save_update(1, b"an update", sha256(b"an update"))
+    journal.payload_path(sha256(b"an update")).write_bytes(b"torn")
+    assert journal.update(1) is None
+    assert journal.promised(1) == sha256(b"an update")
+    assert journal.promised(2) is None
+
+
 def test_a_damaged_update_reads_as_missing(journal):
     payload = b"an update"
     journal.save_update(1, payload, sha256(payload))

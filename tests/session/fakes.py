@@ -130,11 +130,15 @@ class Disk:
     mixes: list[Mix] = field(default_factory=list)
     records: list[tuple[int, bytes | None, Mix | None]] = field(default_factory=list)
     is_closed: bool = False
+    damaged: set[bytes] = field(default_factory=set)  # hashes of payloads
+    mixless: list[int] = field(default_factory=list)  # rounds that are over without a mix
 
     async def load(self) -> Progress:
         last = self.mixes[-1] if self.mixes else None
-        round = max(last.round + 1 if last else 1, *self.trained_updates, 1)
-        return Progress(round, None if self.is_closed else last, self.trained_updates.get(round))
+        round = max(last.round + 1 if last else 1, *self.trained_updates, *(each + 1 for each in self.mixless), 1)
+        promised = self.trained_updates.get(round)
+        whole = promised if promised is None or promised.digest not in self.damaged else None
+        return Progress(round, None if self.is_closed else last, whole, promised.digest if promised else None)
 
     async def trained(self, round: int, trained: Trained) -> Trained:
         self.payloads[trained.digest] = trained.payload
@@ -148,6 +152,10 @@ class Disk:
     async def mixed(self, mix: Mix) -> None:
         self.mixes.append(mix)
         self.is_closed = False
+
+    async def left_out(self, round: int) -> None:
+        self.mixless.append(round)
+        self.is_closed = True
 
     async def closed(self) -> None:
         self.is_closed = True

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +96,52 @@ async def test_a_member_that_the_others_outrun_leaves_rounds_out_and_is_mixed(au
     assert len(late) <= 2, (own, used)
     theirs = [{entry.member: entry.lag for entry in mix.inputs} for mix in carol.disk.mixes[4:-1]]
     assert all(lags[0] != ABSENT and lags[1] != ABSENT for lags in theirs)
+
+
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_promised_update_that_was_damaged_is_trained_again_or_its_round_is_left_out(autojump_clock, again):
+    bus, members = make_session(NAMES, with_rounds(6))
+    alice, round = members[0], 3
+
+    class Killed(Exception):
+        pass
+
+    async def killed(announcement):
+        if announcement.round == round:  # its record is made
+            raise Killed
+
+    alice.disk.announced = killed
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_all, members[1:])
+        with pytest.raises(Killed):
+            await alice.run()
+        del alice.disk.announced
+        promised = alice.disk.trained_updates[round].digest
+        alice.disk.damaged.add(promised)
+        revived = make_member(bus, NAMES, 0, with_rounds(6), disk=alice.disk)
+        revived.learner.parameters = alice.learner.parameters if again else b"a codec that left something out"
+        await revived.run()
+    digests = {each: digest for each, digest, _ in revived.disk.records if digest}
+    assert digests[round] == promised  # what was promised is what is recorded
+    assert sorted(digests) == [1, 2, 3, 4, 5, 6]
+    mixed = [mix.round for mix in revived.disk.mixes]
+    assert (round in mixed) == again
+    carried = [mix.round for _, _, mix in revived.disk.records if mix]
+    assert carried == mixed  # each once
+
+
+async def test_who_leaves_rounds_out_saves_a_snapshot_as_often_as_one_is_due(autojump_clock):
+    _, members = make_session(NAMES, with_rounds(60))
+    for member in members[:2]:
+        member.gossip.gatherer.deadline = AdaptiveDeadline(2.0)
+    carol = members[2]
+    carol.learner.train_s = 15.0
+    carol.gossip.plan = replace(carol.gossip.plan, snapshot_every=7)
+    await run_all(members)
+    own, saved = [mix.round for mix in carol.disk.mixes], sorted(carol.snapshots.added)
+    assert len(own) < 20
+    due = {next(each for each in own if each // 7 == round // 7) for round in own if round >= 7}
+    assert saved == sorted(due | {60})
 
 
 async def test_an_update_that_takes_longer_than_a_round_to_come_is_mixed_later(autojump_clock):

@@ -99,6 +99,17 @@ def test_one_voice_alone_carries_nobody_away(rounds):
     assert [pace.next_round(3, 10**7) for _ in range(3)] == [3, 3, 3]
 
 
+def test_two_voices_of_many_that_were_heard_carry_nobody_away():
+    names = [f"member {number}" for number in range(8)]
+    others = Others()
+    others.rounds = {**dict.fromkeys(range(3, 8), 5), 1: 10**6, 2: 10**6}
+    pace = pace_among(others, names)
+    others.here = frozenset(names[1:3])
+    assert [pace.next_round(5, 10**7) for _ in range(3)] == [5, 5, 5]
+    others.here = frozenset(names[1:])
+    assert [pace.next_round(5, 10**7) for _ in range(3)] == [5, 5, 5]
+
+
 def test_of_two_members_the_other_is_believed():
     others = Others(9)
     pace = pace_among(others, NAMES[:2])
