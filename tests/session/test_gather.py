@@ -1,13 +1,16 @@
 """Who is asked for an update, and what is held for others."""
 
 from collections import Counter
+from types import SimpleNamespace
+
+import trio
 
 from node.messages import Announcement
 from node.session.board import Board
 from node.session.deadline import AdaptiveDeadline
 from node.session.gather import ELSEWHERE, Gatherer
-from node.session.ports import Contribution
-from tests.session.fakes import Bus, FakeDirectory, FakeLearner, FakePeers
+from node.session.ports import Contribution, NothingEarlier
+from tests.session.fakes import Bus, Disk, FakeDirectory, FakeLearner, FakePeers, sha256
 
 NAMES = [f"peer {number}" for number in range(24)]
 
@@ -47,3 +50,34 @@ def test_of_two_members_with_the_same_bytes_one_is_enough_to_hold_them(tmp_path)
     assert [path.exists() for path in paths] == [True, False, True]
     gathering._keep(Contribution(1, 2, b"update"), other)
     assert gathering.holding == {other: b"update"}
+
+
+class Kept(NothingEarlier):
+    """Notes what was fetched for whom, and what of it was forgotten."""
+
+    def __init__(self):
+        self.fetched, self.forgotten = [], []
+
+    async def complete(self, member, payload, fetch):
+        self.fetched.append(member)
+        await trio.sleep_forever()  # the next payload of the chain never comes
+
+    async def settle(self, member, payload):
+        if payload is None:
+            self.forgotten.append(member)
+
+
+async def test_what_was_fetched_for_an_update_that_came_too_late_is_forgotten(autojump_clock, nursery):
+    gathering, liar = gatherer(0), Disk()
+    gathering.earlier = kept = Kept()
+    gathering.peers.bus.members[NAMES[1]] = SimpleNamespace(disk=liar)
+    nursery.start_soon(gathering.flights.run)
+    for round in (1, 4, 7):
+        payload = b"update %d" % round
+        liar.payloads[sha256(payload)] = payload
+        announcement = Announcement(7, round, sha256(payload), len(payload), "float32", NAMES[1], b"s" * 64)
+        gathering.board.post(announcement)
+        kept.forgotten.clear()
+        assert await gathering.gather(round, [1]) == []
+        assert 1 in kept.forgotten
+    assert kept.fetched.count(1) >= 3
