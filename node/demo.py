@@ -20,7 +20,7 @@ from node.agreement import OpenSession, create_session
 from node.audit.run import AuditSettings, audit_opened
 from node.dashboard.plots import plot_accuracy, plot_trust
 from node.errors import ConfigError, NodeError
-from node.home import Home, read_status
+from node.home import KEEP_ROUNDS, Home, read_status
 from node.messages import WEIGHT_SUM
 from node.network.identity import create_identity
 from node.wishes import Wishes
@@ -244,6 +244,8 @@ def member_report(node: DemoNode) -> dict[str, Any]:
         "account": status.get("account"),
         "test_accuracy": rounds[-1]["metrics"].get("test_accuracy") if rounds else None,
         "rounds": len(rounds),
+        "last_round": rounds[-1]["round"] if rounds else 0,
+        "left_out": left_out([entry["round"] for entry in rounds]),
         "bytes_in": status.get("bytes_in", 0),
         "bytes_out": status.get("bytes_out", 0),
         "traffic": [
@@ -253,6 +255,12 @@ def member_report(node: DemoNode) -> dict[str, Any]:
             if peer
         ],
     }
+
+
+def left_out(rounds: Sequence[int]) -> int:
+    """How many rounds are missing among these finished ones; of a long session a status has the newest only."""
+    first = 1 if len(rounds) < KEEP_ROUNDS else rounds[0]
+    return rounds[-1] - first + 1 - len(rounds) if rounds else 0
 
 
 def trust_rows(history: History) -> list[dict[str, Any]]:
@@ -267,9 +275,17 @@ def trust_rows(history: History) -> list[dict[str, Any]]:
 
 
 def check_report(settings: DemoSettings, report: Mapping[str, Any]) -> list[str]:
-    """What is missing: records that are not on the chain, rows that do not add up."""
-    faults = []
-    expected, found = settings.members * settings.rounds, report["ledger"]["records"]
+    """What is missing: rounds to the last one, records that are not on the chain, rows that do not add up.
+
+    A member that the others outrun leaves rounds out, and says so: of those no record is missing.
+    """
+    faults = [
+        f"member {member['member']} ended after round {member['last_round']} of {settings.rounds}"
+        for member in report["members"]
+        if member["last_round"] != settings.rounds
+    ]
+    expected = sum(settings.rounds - member["left_out"] for member in report["members"])
+    found = report["ledger"]["records"]
     if found != expected:
         faults.append(f"{found} of {expected} records are on the chain")
     if not report["audit"]["clean"]:

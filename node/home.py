@@ -12,6 +12,8 @@ from typing import Any
 from node.errors import HomeError
 from node.files import write_atomically
 
+KEEP_ROUNDS = 1000  # in a status
+
 
 @dataclass(frozen=True, slots=True)
 class Home:

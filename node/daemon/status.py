@@ -13,12 +13,11 @@ from node.daemon.prepare import Prepared
 from node.daemon.recording import Recorder
 from node.daemon.replication import Replication
 from node.files import write_atomically
-from node.home import Home, read_status
+from node.home import KEEP_ROUNDS, Home, read_status
 from node.messages import Traffic
 from node.network.service import Network
 from node.session.gossip import RoundReport
 
-KEEP_ROUNDS = 1000
 WRITE_S = 0.5
 
 
