@@ -148,7 +148,8 @@ class Gossip:
         before = dict(self.ports.peers.traffic())
         trained = await self._train(round, progress)
         if trained is None:
-            await self.ports.records.commit(round, progress.promised or bytes(32), progress.pending_mix)
+            assert progress.promised is not None
+            await self.ports.records.commit(round, progress.promised, progress.pending_mix)
             await self.ports.journal.left_out(round)
             return None
         members = self.ports.directory.count()
