@@ -118,8 +118,8 @@ class Gossip:
         progress = await self.ports.journal.load()
         pending, round = progress.pending_mix, progress.next_round
         self.finished = round - 1
-        while round <= self.plan.rounds and not self.stopping.is_set():
-            if progress.promised is None and progress.committed is None:
+        while round <= self.plan.rounds and (progress.promised is not None or not self.stopping.is_set()):
+            if progress.promised is None:
                 round = self._onward(round)
             self.observe("training", round)
             pending = await self._round(round, replace(progress, next_round=round))

@@ -130,6 +130,31 @@ async def test_a_promised_update_that_was_damaged_is_trained_again_or_its_round_
     assert carried == mixed  # each once
 
 
+async def test_who_is_told_to_stop_before_it_goes_on_finishes_the_round_that_was_promised(autojump_clock):
+    bus, members = make_session(NAMES, with_rounds(6))
+    alice = members[0]
+
+    class Killed(Exception):
+        pass
+
+    async def killed(announcement):
+        if announcement.round == 3:  # whose record carries the mix of round 2
+            raise Killed
+
+    alice.disk.announced = killed
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_all, members[1:])
+        with pytest.raises(Killed):
+            await alice.run()
+        del alice.disk.announced
+        revived = make_member(bus, NAMES, 0, with_rounds(6), disk=alice.disk)
+        revived.learner.parameters = alice.learner.parameters
+        revived.gossip.stopping.set()
+        assert await revived.run() == 3
+    carried = [(round, mix.round) for round, _, mix in revived.disk.records if mix]
+    assert carried == [(2, 1), (3, 2), (4, 3)]
+
+
 async def test_who_leaves_rounds_out_saves_a_snapshot_as_often_as_one_is_due(autojump_clock):
     _, members = make_session(NAMES, with_rounds(60))
     for member in members[:2]:
