@@ -127,6 +127,10 @@ class Journal:
             if old.name != name:
                 old.unlink(missing_ok=True)
 
+    def save_mixless(self, round: int, state: bytes | Sequence[Piece]) -> None:
+        """Keeps the end of a round without a mix: its mix is on the ledger, or will never be."""
+        self.save_checkpoint(Mix(round, 0, (), bytes(32), None), state, closed=True)
+
     def mark_closed(self) -> None:
         """Notes that the checkpoint's mix is in a closing record."""
         with self._transaction() as db:
@@ -193,15 +197,14 @@ class Journal:
 
     def update(self, round: int) -> tuple[Payload, bytes] | None:
         """(payload, SHA-256) of a round's update, a large one as its file; None if there is none or it was damaged."""
-        with self._lock:
-            row = self._db.execute("select sha256 from updates where round = ?", (round,)).fetchone()
-        if row is None:
+        digest = self.promised(round)
+        if digest is None:
             return None
-        path = self.payload_path(row[0])
-        if not path.is_file() or sha256_of_file(path) != row[0]:
+        path = self.payload_path(digest)
+        if not path.is_file() or sha256_of_file(path) != digest:
             log.warning("the update of round %d on disk is damaged: it is trained again", round)
             return None
-        return path if path.stat().st_size > IN_MEMORY else path.read_bytes(), row[0]
+        return path if path.stat().st_size > IN_MEMORY else path.read_bytes(), digest
 
     def forget_damaged(self) -> None:
         """Removes kept payloads that are not what they were: others would take them for lies.

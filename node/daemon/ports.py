@@ -172,10 +172,7 @@ class DiskJournal:
 
     async def left_out(self, round: int) -> None:
         """Keeps the learner's state; no record is to carry a mix of that round."""
-        mix = Mix(round, 0, (), bytes(32), None)
-        await trio.to_thread.run_sync(
-            lambda: self.journal.save_checkpoint(mix, self.learner.checkpoint_pieces(), closed=True)
-        )
+        await trio.to_thread.run_sync(lambda: self.journal.save_mixless(round, self.learner.checkpoint_pieces()))
 
     async def closed(self) -> None:
         """Notes that the last mix is in a closing record."""

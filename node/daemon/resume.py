@@ -21,7 +21,7 @@ from node.daemon.settings import StartSettings
 from node.errors import ContentMissing, HomeError, StorageError, UpdateError
 from node.learning import parameters
 from node.learning.aggregation import has_moments
-from node.messages import ABSENT, Mix
+from node.messages import ABSENT
 from node.storage import Snapshots, directory_cid
 
 MIXED = "mixed.safetensors"
@@ -256,5 +256,4 @@ class Resumption:
 
 async def keep_checkpoint(journal: Journal, round: int, state: bytes) -> None:
     """The checkpoint after which the rounds go on; its mix is on the ledger, or will never be."""
-    mix = Mix(round, 0, (), bytes(32), None)
-    await trio.to_thread.run_sync(lambda: journal.save_checkpoint(mix, state, closed=True))
+    await trio.to_thread.run_sync(journal.save_mixless, round, state)

@@ -40,7 +40,7 @@ class Orders(_Note):
 
     def fitting(self) -> "Orders":
         """These orders; naming nobody, who then trains a full round each, if they are more than a note can hold."""
-        if len(_content(self)) <= NOTE_LIMIT:
+        if len(encode(self)) <= NOTE_LIMIT:
             return self
         return Orders(end=self.end, data=self.data)
 
@@ -56,11 +56,7 @@ class Work(_Note):
 
 
 def encode(note: Orders | Work) -> bytes:
-    """The bytes of a note. Orders that are too long for one name nobody: everybody then trains a full round."""
-    return _content(note.fitting() if isinstance(note, Orders) else note)
-
-
-def _content(note: _Note) -> bytes:
+    """The bytes of a note."""
     return orjson.dumps(note.model_dump(exclude_defaults=True))
 
 

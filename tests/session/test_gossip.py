@@ -13,10 +13,41 @@ NONE = Traffic(0, 0)
 NAMES = ["alice", "bob", "carol"]
 
 
+class Killed(Exception):
+    """What ends a member at once."""
+
+
 async def run_all(members):
     async with trio.open_nursery() as nursery:
         for member in members:
             nursery.start_soon(member.run)
+
+
+def outrun_by_the_others(members):
+    """The last of the members takes over five rounds of the others to train."""
+    *others, last = members
+    for member in others:
+        member.gossip.gatherer.deadline = AdaptiveDeadline(2.0)
+    last.learner.train_s = 15.0
+    return last
+
+
+def killed_before_announcing(member, round):
+    """The member ends when its record of the round is made, which carries the mix of the round before."""
+
+    async def announced(announcement):
+        if announcement.round == round:
+            raise Killed
+
+    member.disk.announced = announced
+
+
+async def dies(member):
+    """Runs it until it is killed; what killed it is gone from its disk then."""
+    with pytest.raises(Killed):
+        await member.run()
+    for rigged in ("announced", "trained"):
+        vars(member.disk).pop(rigged, None)
 
 
 async def test_every_member_mixes_everybody_in_every_round(autojump_clock):
@@ -81,10 +112,7 @@ async def test_who_is_ahead_of_everybody_waits_longer_and_does_not_mix_alone_for
 
 async def test_a_member_that_the_others_outrun_leaves_rounds_out_and_is_mixed(autojump_clock):
     _, members = make_session(NAMES, with_rounds(60))
-    alice, bob, carol = members
-    for member in (alice, bob):
-        member.gossip.gatherer.deadline = AdaptiveDeadline(2.0)
-    carol.learner.train_s = 15.0  # more than five rounds of the others
+    alice, carol = members[0], outrun_by_the_others(members)
     await run_all(members)
     own = [round for round, digest, _ in carol.disk.records if digest]
     assert own[-1] == 60
@@ -103,19 +131,10 @@ async def test_a_promised_update_that_was_damaged_is_trained_again_or_its_round_
     bus, members = make_session(NAMES, with_rounds(6))
     alice, round = members[0], 3
 
-    class Killed(Exception):
-        pass
-
-    async def killed(announcement):
-        if announcement.round == round:  # its record is made
-            raise Killed
-
-    alice.disk.announced = killed
+    killed_before_announcing(alice, round)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_all, members[1:])
-        with pytest.raises(Killed):
-            await alice.run()
-        del alice.disk.announced
+        await dies(alice)
         promised = alice.disk.trained_updates[round].digest
         alice.disk.damaged.add(promised)
         revived = make_member(bus, NAMES, 0, with_rounds(6), disk=alice.disk)
@@ -134,19 +153,10 @@ async def test_who_is_told_to_stop_before_it_goes_on_finishes_the_round_that_was
     bus, members = make_session(NAMES, with_rounds(6))
     alice = members[0]
 
-    class Killed(Exception):
-        pass
-
-    async def killed(announcement):
-        if announcement.round == 3:  # whose record carries the mix of round 2
-            raise Killed
-
-    alice.disk.announced = killed
+    killed_before_announcing(alice, 3)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_all, members[1:])
-        with pytest.raises(Killed):
-            await alice.run()
-        del alice.disk.announced
+        await dies(alice)
         revived = make_member(bus, NAMES, 0, with_rounds(6), disk=alice.disk)
         revived.learner.parameters = alice.learner.parameters
         revived.gossip.stopping.set()
@@ -157,10 +167,7 @@ async def test_who_is_told_to_stop_before_it_goes_on_finishes_the_round_that_was
 
 async def test_who_leaves_rounds_out_saves_a_snapshot_as_often_as_one_is_due(autojump_clock):
     _, members = make_session(NAMES, with_rounds(60))
-    for member in members[:2]:
-        member.gossip.gatherer.deadline = AdaptiveDeadline(2.0)
-    carol = members[2]
-    carol.learner.train_s = 15.0
+    carol = outrun_by_the_others(members)
     carol.gossip.plan = replace(carol.gossip.plan, snapshot_every=7)
     await run_all(members)
     own, saved = [mix.round for mix in carol.disk.mixes], sorted(carol.snapshots.added)
@@ -196,29 +203,20 @@ async def test_an_update_that_takes_longer_than_a_round_to_come_is_mixed_later(a
 
 async def test_after_a_crash_in_a_round_that_left_others_out_that_round_goes_on(autojump_clock):
     bus, members = make_session(NAMES, with_rounds(60))
-    carol = members[2]
-    for member in members[:2]:
-        member.gossip.gatherer.deadline = AdaptiveDeadline(2.0)
-    carol.learner.train_s = 15.0
-
-    class Killed(Exception):
-        pass
-
+    carol = outrun_by_the_others(members)
     kept = carol.disk.trained
 
     async def trained(round, update):
         await kept(round, update)
-        if round > carol.disk.mixes[-1].round + 1 if carol.disk.mixes else False:
+        if carol.disk.mixes and round > carol.disk.mixes[-1].round + 1:
             raise Killed
         return update
 
     carol.disk.trained = trained
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_all, members[:2])
-        with pytest.raises(Killed):
-            await carol.run()
+        await dies(carol)
         promised = max(carol.disk.trained_updates)
-        del carol.disk.trained
         again = make_member(bus, NAMES, 2, with_rounds(60), disk=carol.disk)
         again.learner.parameters = carol.learner.parameters
         await again.run()
