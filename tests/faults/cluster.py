@@ -265,19 +265,21 @@ class Cluster:
 
     # what holds after every fault
 
-    def check(self, first: int, may_miss=(), gaps=()) -> dict:
+    def check(self, first: int, may_miss=(), gaps=(), slowed=()) -> dict:
         """Everybody finishes; no record is lost or doubled; what was recorded since `first` replays bit for bit.
 
-        `may_miss`: members some of whose rounds have no snapshot; `gaps`: members that may leave rounds out; others
-        leave out those alone that they say they do, outrun by the rest. The nodes are over afterwards; the report of
-        the audit.
+        `may_miss`: members some of whose rounds have no snapshot; `gaps`: members whose rounds are lost; `slowed`:
+        members that the others may outrun by this fault, who leave out the rounds that they say they do. Nobody else
+        leaves a round out. The nodes are over afterwards; the report of the audit.
         """
         self.until(lambda: min(map(self.round, MEMBERS)) > first + UNDER_WAY, alive=MEMBERS)
         self.stop()
-        return self.over(first, may_miss, gaps)
+        return self.over(first, may_miss, gaps, slowed)
 
-    def over(self, first: int, may_miss=(), gaps=()) -> dict:
+    def over(self, first: int, may_miss=(), gaps=(), slowed=()) -> dict:
         """The same for nodes that end by themselves."""
+        outrun = {name: sorted(each for each in self.outrun(name) if each >= first) for name in MEMBERS}
+        assert not any(rounds for name, rounds in outrun.items() if name not in slowed), outrun
         ended = {name: self.ended(name) for name in MEMBERS}
         recorded, mixed = self.ledger()
         self.whole(recorded, first, ended, gaps)

@@ -56,7 +56,7 @@ def test_full_disk(cluster, found):
     cluster.progress(others, 1)
     ballast.unlink()
     goes_on(cluster, SMALL)
-    cluster.check(first, may_miss=[SMALL])
+    cluster.check(first, may_miss=[SMALL], slowed=[SMALL])
     found(f"reported: {answer['error'][:120]}")
 
 
@@ -74,7 +74,7 @@ def test_corrupted_outbox(cluster, found):
     for kept in cluster.place.glob("outbox.sqlite*"):
         shutil.move(kept, home.path / kept.name)
     goes_on(cluster, "carol")
-    report = cluster.check(first)
+    report = cluster.check(first, slowed=["carol"])
     found(f"reported, restored by hand; {report['steps_replayed']} steps replayed")
 
 
@@ -92,7 +92,7 @@ def test_corrupted_record(cluster, found):
     with contextlib.closing(sqlite3.connect(home.outbox)) as db, db:
         db.execute("update records set entry = ? where seq = ?", (entry, seq))
     goes_on(cluster, "carol")
-    report = cluster.check(first)
+    report = cluster.check(first, slowed=["carol"])
     found(f"reported, restored by hand; {report['steps_replayed']} steps replayed")
 
 
@@ -108,7 +108,7 @@ def test_corrupted_checkpoint(cluster, found):
     goes_on(cluster, "frank")
     went = [line for line in cluster.log("frank")[before:].splitlines() if "from snapshot" in line]
     assert went
-    report = cluster.check(first, may_miss=["frank"], gaps=["frank"])
+    report = cluster.check(first, may_miss=["frank"], gaps=["frank"], slowed=["frank"])
     gaps = [(gap["from"], gap["to"]) for gap in report["gaps"]]
     found(f"reported; killed in round {left.round}; {went[-1]}; gaps: {gaps}")
 
@@ -122,7 +122,7 @@ def test_corrupted_update(cluster, found):
     before = len(cluster.log("erin"))
     goes_on(cluster, "erin")
     assert "the update of round" in cluster.log("erin")[before:]
-    report = cluster.check(first)
+    report = cluster.check(first, slowed=["erin"])
     found(f"reported, trained again with the same bits; {report['steps_replayed']} steps replayed")
 
 
@@ -150,5 +150,5 @@ def test_corrupted_block(cluster, found):
     assert is_whole(cluster, "dave", cid)
     seconds = time.monotonic() - started
     cluster.progress(MEMBERS, 1)
-    report = cluster.check(first)
+    report = cluster.check(first, slowed=["dave"])
     found(f"audited from a copy; restored {seconds:.0f} s after the start; {report['steps_replayed']} steps replayed")

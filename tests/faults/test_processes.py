@@ -62,7 +62,7 @@ def test_kill_9_at_any_phase(cluster, found):
         rounds |= {name: one.round for name, one in left.items()}
     assert set(rounds) == set(MEMBERS)
     cluster.progress(MEMBERS, 1)
-    report = cluster.check(first)
+    report = cluster.check(first, slowed=MEMBERS)
     found(f"killed in rounds {rounds}; {report['steps_replayed']} steps replayed")
 
 
@@ -81,7 +81,7 @@ def test_frozen_for_a_minute(cluster, found):
     cluster.until(
         lambda: any(of > frozen + 1 for name in others for of in cluster.mixed(name, ["dave"])), alive=MEMBERS
     )
-    report = cluster.check(first)
+    report = cluster.check(first, slowed=["dave"])
     found(f"the others got {ahead} rounds ahead; {report['steps_replayed']} steps replayed")
 
 
@@ -98,7 +98,7 @@ def test_clock_an_hour_off(cluster, fake_clock, found):
 
     cluster.until(used, alive=MEMBERS)
     times = used()
-    report = cluster.check(first)
+    report = cluster.check(first, slowed=["heidi"])
     left_out = len(cluster.outrun("heidi"))
     found(
         f"its updates were mixed {times} times meanwhile, {left_out} rounds left out; "

@@ -52,7 +52,7 @@ def test_ipfs_down_for_a_minute(cluster, found):
         rows = [row for row in cluster.status(name)["finished_rounds"] if row["round"] > again[name]]
         assert rows
         assert all(row["snapshot"] for row in rows)
-    report = cluster.check(first, may_miss=WITH_KUBO)
+    report = cluster.check(first, may_miss=WITH_KUBO, slowed=WITH_KUBO)
     without = {row["member"]: row["due_without_cid"] for row in report["coverage"]}
     affected = {cluster.member(name) for name in WITH_KUBO}
     assert all(without[member] > 0 for member in affected)
