@@ -2,11 +2,12 @@
 
 Knows no announcement: whoever constructs it judges messages. What is mended here, to be removed with the fault:
 an exception in a message's task or in the heartbeat ends the service; a task is spawned per message without bound;
-peer exchange dials whatever a prune names; state is kept for any topic that a control message names; with the
-adaptive parameters a small mesh counts as unhealthy, and the heartbeat goes from 1 s to 60 s.
+peer exchange dials whatever a prune names; state is kept for any topic that a control message names; every message
+that was ever heard is kept; with the adaptive parameters a small mesh counts as unhealthy, and the heartbeat goes
+from 1 s to 60 s.
 """
 
-from collections import defaultdict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 
 import trio
@@ -26,6 +27,7 @@ MAX_CONTROL_IDS = 512  # message ids in one control message
 GARBAGE_PENALTY = 10.0
 MAX_SUBSCRIPTIONS = 4  # per RPC and peer; a session has one topic
 DELIVERIES_REMEMBERED = 64
+MESSAGES_REMEMBERED = 1024
 
 Admit = Callable[[ID, rpc_pb2.Message], bool]
 
@@ -48,6 +50,7 @@ def session_router() -> GossipSub:
     )
     _keep_heartbeat_alive(router)
     _bound_delivery_log(router)
+    router.equivocation_detection = _Newest(MESSAGES_REMEMBERED)
     return router
 
 
@@ -68,6 +71,22 @@ def _bound_delivery_log(router: GossipSub) -> None:
     """Fault: the times of all deliveries and connections are kept for ever."""
     router.recent_message_deliveries = defaultdict(lambda: deque(maxlen=DELIVERIES_REMEMBERED))
     router.recent_peer_connections = deque(maxlen=DELIVERIES_REMEMBERED)
+
+
+class _Newest(OrderedDict[bytes, rpc_pb2.Message]):
+    """The first message under each number of a peer's. Fault: the router keeps them all, for ever.
+
+    Two under one number cost their sender its score; what it signed twice is found out by the announcements' book.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+
+    def __setitem__(self, key: bytes, message: rpc_pb2.Message) -> None:
+        super().__setitem__(key, message)
+        while len(self) > self._count:
+            self.popitem(last=False)
 
 
 class MembersPubsub(Pubsub):
