@@ -11,10 +11,10 @@ def node_metrics(network: Network, recorder: Recorder, learner: TorchLearner, st
     """Everything, read now."""
     records = recorder.state
     kept = status.replication.standing
-    last = status.rounds[-1]["metrics"] if status.rounds else {}
+    last = status.rounds.last or {"round": 0, "metrics": {}}
     return [
         *network.metrics(),
-        single("fl_node_round", "gauge", "The last finished round.", len(status.rounds) and status.rounds[-1]["round"]),
+        single("fl_node_round", "gauge", "The last finished round.", last["round"]),
         single("fl_node_refused_updates_total", "counter", "Updates of others left out.", learner.refused_updates),
         single("fl_node_records_confirmed_total", "counter", "Records on the chain.", records.confirmed),
         single("fl_node_records_pending", "gauge", "Records that wait for the chain.", records.pending),
@@ -40,5 +40,5 @@ def node_metrics(network: Network, recorder: Recorder, learner: TorchLearner, st
             {"own": kept.own_bytes, "replica": kept.replica_bytes, "other": kept.other_bytes}
             | ({} if kept.limit is None else {"limit": kept.limit}),
         ),
-        labelled("fl_node_learning", "gauge", "Of the last finished round.", "metric", last),
+        labelled("fl_node_learning", "gauge", "Of the last finished round.", "metric", last["metrics"]),
     ]

@@ -12,6 +12,7 @@ from node.daemon.parts import Registration
 from node.daemon.prepare import Prepared
 from node.daemon.recording import Recorder
 from node.daemon.replication import Replication
+from node.daemon.round_log import RoundLog
 from node.files import write_atomically
 from node.home import KEEP_ROUNDS, Home, read_status
 from node.messages import Traffic
@@ -30,7 +31,7 @@ class Status:
         self.home, self._prepared, self._network, self._recorder = home, prepared, network, recorder
         self.replication = replication
         self.state, self.round = "starting", 0
-        self.rounds: list[dict[str, Any]] = []
+        self.rounds = RoundLog(KEEP_ROUNDS)
         self.metrics_url: str | None = None
         self.registration: Callable[[], Registration | None] = lambda: None
 
@@ -38,18 +39,17 @@ class Status:
         """Takes over the finished rounds that an earlier run of the same session wrote."""
         before = read_status(self.home)
         if before.get("session", {}).get("id") == self._session()["id"]:
-            self.rounds = list(before.get("finished_rounds", []))[-KEEP_ROUNDS:]
+            self.rounds = RoundLog(KEEP_ROUNDS, before.get("finished_rounds", []))
 
     def observe(self, event: str, value: RoundReport | int) -> None:
         """Takes in what the session tells."""
         if isinstance(value, RoundReport):
-            others = [entry for entry in self.rounds if entry["round"] != value.round]
-            self.rounds = [*others, asdict(value)][-KEEP_ROUNDS:]
+            self.rounds.add(asdict(value))
         else:
             self.state, self.round = event, value
 
-    def as_json(self) -> dict[str, Any]:
-        """The whole state."""
+    def now(self) -> dict[str, Any]:
+        """All but the finished rounds."""
         traffic = self._network.traffic()
         records = self._recorder.state
         return {
@@ -71,7 +71,6 @@ class Status:
             "snapshots": self.replication.as_json(),
             **self._privacy(),
             **self._registration(),
-            "finished_rounds": self.rounds,
             "updated": time.time(),
         }
 
@@ -111,7 +110,8 @@ class Status:
 
     def write(self) -> None:
         """Replaces `status.json`."""
-        write_atomically(self.home.status, json.dumps(self.as_json()).encode(), durable=False)
+        now = json.dumps(self.now()).encode().removesuffix(b"}")
+        write_atomically(self.home.status, b'%b, "finished_rounds": %b}' % (now, self.rounds.as_json()), durable=False)
 
 
 def _milliseconds(seconds: float | None) -> float | None:
