@@ -9,7 +9,7 @@ import click
 from rich.table import Table
 
 from ledger import LedgerError
-from node.cli.options import home_option, ipfs_option, rpc_option
+from node.cli.options import home_option, ipfs_option, rpc_option, session_key_option
 from node.cli.result import Result, answers, note
 from node.cli.snapshot_places import (
     Place,
@@ -27,9 +27,11 @@ from node.storage import (
     Pin,
     Retention,
     Snapshots,
+    canonical_cid,
     describe,
     expired,
     export,
+    read_key,
 )
 from node.storage import take_inventory as take_inventory_of
 
@@ -129,16 +131,20 @@ def get(cid: str, out: Path, **where: Any) -> Result:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @home_option
 @ipfs_option
+@session_key_option
 @answers
-def add(folder: Path, home: Path, ipfs: str | None) -> Result:
+def add(folder: Path, home: Path, ipfs: str | None, session_key: Path | None) -> Result:
     """Add the files of a folder, as `get` wrote it, and pin them: the CID is the same again.
+
+    What `get` opened with the key of a sealed session is sealed again with the same --session-key.
 
     \b
     Example: fl-node snapshot add round-5 --home a
     """
     open_home(home)
     files: dict[str, bytes | Path] = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-    cid = run(Place(home, ipfs), lambda snapshots: snapshots.add(files))
+    key = None if session_key is None else read_key(session_key)
+    cid = run(Place(home, ipfs, key=key), lambda snapshots: snapshots.add(files))
     return Result({"cid": cid, "files": sorted(files)}, f"{cid}  {', '.join(sorted(files))}")
 
 
@@ -154,6 +160,7 @@ def pin(cid: str, **where: Any) -> Result:
     """
     place = place_of(**where)
     open_home(place.home)
+    cid = canonical_cid(cid)
 
     async def keep(snapshots: Snapshots) -> Pin:
         await snapshots.pin(cid)
@@ -177,7 +184,8 @@ def unpin(cid: str, home: Path, ipfs: str | None, force: bool, **ledger: str | N
     \b
     Example: fl-node snapshot unpin bafybei… --home a
     """
-    recorded = None if force else require_ledger(open_home(home), **ledger)
+    place, cid = open_home(home), canonical_cid(cid)
+    recorded = None if force else require_ledger(place, **ledger)
 
     async def release(snapshots: Snapshots) -> None:
         held = next((pin for pin in await snapshots.pins() if pin.cid == cid), None)

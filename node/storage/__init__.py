@@ -1,7 +1,7 @@
 """IPFS for the node: directories of files as content with CIDs. Carries bytes, knows no tensors, ledger or libp2p."""
 
 from node.storage.blocks import BlockStore
-from node.storage.cid import digest_of, directory_cid
+from node.storage.cid import canonical_cid, digest_of, directory_cid
 from node.storage.copies import Copier, open_copier
 from node.storage.embedded import EmbeddedSnapshots
 from node.storage.grants import grant_key, open_grant
@@ -37,6 +37,7 @@ __all__ = [
     "SealedSnapshots",
     "Snapshots",
     "StoredSnapshots",
+    "canonical_cid",
     "clear_staging",
     "describe",
     "digest_of",

@@ -75,6 +75,11 @@ def format_cid(cid: bytes) -> str:
     return "b" + base64.b32encode(cid).decode().lower().rstrip("=")
 
 
+def canonical_cid(text: str) -> str:
+    """The CID in base32, whatever `parse_cid` reads it from. Raises StorageError."""
+    return format_cid(parse_cid(text))
+
+
 def directory_cid(digest: bytes) -> str:
     """The CID of the snapshot directory whose root has this digest; the ledger stores only the 32 bytes."""
     return format_cid(make_cid(DAG_PB, digest))

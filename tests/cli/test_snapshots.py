@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from node.cli.app import cli
+from node.storage import format_key, new_session_key
+from node.storage.cid import parse_cid
 from tests.nodes import NodeProcess, make_home, make_session, running
 from tests.storage.conftest import kubo_url  # noqa: F401
 
@@ -92,6 +94,41 @@ def test_what_the_ledger_names_is_released_only_by_force(home):
     assert [each["cid"] for each in done["released"]] == [cids[2]]
     assert done["blocks"] == 3
     assert by_round(home) == {4: cids[4]}
+
+
+def test_however_a_cid_is_written_the_same_rules_hold_for_it(home):
+    cid = by_round(home)[2]
+    other = base58(parse_cid(cid))
+    assert "the ledger names" in refusal("unpin", other, "--home", home)
+    assert answer("pin", other, "--home", home)["cid"] == cid
+    assert "is not one that this node reads" in refusal("pin", "nonsense", "--home", home)
+    assert answer("unpin", other, "--home", home, "--force")["cid"] == cid
+    assert list(by_round(home)) == [4]
+
+
+def base58(cid):
+    """A CID as older tools print it; no byte in front is zero."""
+    alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    number, text = int.from_bytes(cid, "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        text = alphabet[digit] + text
+    return f"z{text}"
+
+
+def test_what_was_opened_with_a_sessions_key_is_sealed_again_under_its_cid(home, tmp_path):
+    key = tmp_path / "session.key"
+    key.write_bytes(format_key(new_session_key()))
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    (folder / "mixed.safetensors").write_bytes(b"a private model")
+    cid = answer("add", folder, "--home", home, "--session-key", key)["cid"]
+    blocks = [path.read_bytes() for path in (home / "ipfs").rglob("*.data")]
+    assert not any(b"a private model" in block for block in blocks)
+    assert answer("add", folder, "--home", home)["cid"] != cid
+    answer("get", cid, "--home", home, "--out", out, "--session-key", key)
+    assert (out / "mixed.safetensors").read_bytes() == b"a private model"
+    assert answer("add", out, "--home", home, "--session-key", key)["cid"] == cid
 
 
 def test_garbage_goes_and_no_pinned_block(home, tmp_path):
