@@ -47,16 +47,18 @@ class GossipPart:
         return self.gossip.finished
 
     async def begin(self) -> None:
-        """A node that goes on after a crash needs no quorum: the others may have ended."""
+        """A node that goes on after a crash needs no quorum, in its first round neither: the others may have ended."""
         outside = self.outside
-        self.gossip.finished = (await self.ports.journal.load()).next_round - 1
+        progress = await self.ports.journal.load()
+        self.gossip.finished = progress.next_round - 1
         parts = (outside.prepared, outside.journal, outside.snapshots, outside.peers, outside.board)
         joining = Joining(*parts, self.ears.tell)
         if not self.gossip.finished:
-            await gather_quorum(outside, self.ports, outside.prepared.opened.session.quorum, self.ears)
+            if progress.promised is None:
+                await gather_quorum(outside, self.ports, outside.prepared.opened.session.quorum, self.ears)
             await initial_parameters(outside.prepared, outside.snapshots)
-            self.gossip.finished = await joining.late()
-        elif outside.resumed:
+            self.gossip.finished = await joining.late(progress.promised is not None)
+        if outside.resumed:
             self.gossip.finished = max(self.gossip.finished, await joining.after_loss(self.gossip.finished + 1))
             await trio.to_thread.run_sync(outside.journal.end_loss)
 

@@ -36,17 +36,26 @@ class Joining:
     board: Board
     tell: Tell
 
-    async def late(self) -> int:
+    async def late(self, promised: bool = False) -> int:
         """The last round that is left out: 0, unless the others would refuse what is made in the first rounds.
+
+        Or unless they have announcements of this node, and the disk knows of none (`promised`): what the records of
+        them waited on is lost, and other updates of those rounds would contradict them.
 
         Starts from the newest snapshot of another member that does best on our own validation data.
         """
-        position = await self.position()
-        if position <= 1 + self.prepared.opened.session.limits.staleness:
+        others = await self.position()
+        announced = 0 if promised else self.peers.own_round()
+        if announced:
+            self.tell(f"this node announced rounds up to {announced} before it lost its disk: they are left out")
+            if (private := self.prepared.learner.private) is not None:
+                await trio.to_thread.run_sync(private.spending.catch_up, announced, private.way.release)
+        position = max(others, announced)
+        if not announced and position <= 1 + self.prepared.opened.session.limits.staleness:
             return 0
         source = await self._best()
         await keep_checkpoint(self.journal, position, self.prepared.learner.checkpoint())
-        self.tell(f"the others are in round {position}: taking part from round {position + 1}, starting from {source}")
+        self.tell(f"the others are in round {others}: taking part from round {position + 1}, starting from {source}")
         return position
 
     async def after_loss(self, next_round: int) -> int:

@@ -7,7 +7,11 @@ import trio
 
 from ledger import ChainUnreachable
 from node.daemon.directory import LedgerDirectory, Seat
+from node.daemon.gossip_part import GossipPart
 from node.daemon.joining import HEAR_S, LONGEST_S, Joining
+from node.daemon.journal import Journal
+from node.daemon.outside import Ears
+from node.errors import NetworkError
 from node.messages import Announcement
 from node.session.board import Board
 
@@ -30,10 +34,13 @@ class FakePeers:
     """Connected members, each of whom takes some seconds to say which round it announced; None: never says it."""
 
     def __init__(self, board, rounds, seconds):
-        self.board, self.rounds, self.seconds = board, rounds, seconds
+        self.board, self.rounds, self.seconds, self.announced = board, rounds, seconds, 0
 
     def connected(self):
         return frozenset(self.rounds)
+
+    def own_round(self):
+        return self.announced
 
     async def ask(self, peer):
         with trio.move_on_after(5.0):  # as the node's own does
@@ -99,3 +106,96 @@ async def test_without_the_ledger_only_the_others_say_it(autojump_clock, rounds,
     ledger.is_down = True
     assert await joining.position() == position
     assert trio.current_time() <= HEAR_S + 1
+
+
+class FakeLearner:
+    """A learner whose state is a few bytes; every start finds the session's initial parameters."""
+
+    def __init__(self):
+        self.paid, self.flat, self.earlier = [], b"initial", None
+        spending = SimpleNamespace(catch_up=lambda *missed: self.paid.append(missed))
+        self.private = SimpleNamespace(spending=spending, way=SimpleNamespace(release="a round's"))
+
+    def checkpoint(self):
+        return b"state"
+
+    def checkpoint_pieces(self):
+        return [b"state"]
+
+    def restore(self, _checkpoint):
+        pass
+
+    def measure(self):
+        return {"validation_loss": 1.0}
+
+    async def run(self, work, *arguments):
+        return work(*arguments)
+
+
+def begun(tmp_path, rounds, announced=0, resumed=False, quorum_s=1.0):
+    """A member's part as at a start of its node, its journal, its learner, and what it tells."""
+    joining, ledger = late_comer(rounds, [])
+    joining.peers.announced = announced
+    learner, told = FakeLearner(), []
+    limits = SimpleNamespace(staleness=4, round_deadline_s=5.0)
+    session = SimpleNamespace(
+        rounds=50, quorum=9, cohort=3, codec="float32", snapshot_every=1, limits=limits, coordinated=None
+    )
+    opened = SimpleNamespace(ledger=ledger, session=session, session_id=SESSION)
+    prepared = SimpleNamespace(
+        directory=joining.prepared.directory, opened=opened, learner=learner, initial_matches=True, held={}
+    )
+    journal = Journal(tmp_path, keep=6)
+    outside = SimpleNamespace(
+        settings=SimpleNamespace(quorum_s=quorum_s),
+        prepared=prepared,
+        peers=joining.peers,
+        records=None,
+        journal=journal,
+        ipfs=None,
+        snapshots=None,
+        board=joining.board,
+        resumed=resumed,
+    )
+    return GossipPart(outside, Ears(lambda _event, _value: None, told.append)), journal, learner, told
+
+
+async def test_who_has_promised_nothing_waits_for_the_quorum(autojump_clock, tmp_path):
+    part, _, _, _ = begun(tmp_path, [None])
+    with pytest.raises(NetworkError, match="fewer than 9 members"):
+        await part.begin()
+
+
+async def test_killed_in_its_first_round_a_member_needs_no_quorum_and_keeps_that_round(autojump_clock, tmp_path):
+    part, journal, learner, _ = begun(tmp_path, [None], announced=1)
+    journal.save_update(1, b"update", b"\x01" * 32)
+    await part.begin()
+    assert (part.finished, journal.checkpoint(), learner.paid) == (0, None, [])
+
+
+async def test_a_loss_in_the_first_round_is_dealt_with_too(autojump_clock, tmp_path):
+    part, journal, _, told = begun(tmp_path, [2], announced=3, resumed=True)
+    journal.begin_loss()
+    journal.save_update(1, b"trained again", b"\x01" * 32)
+    await part.begin()
+    assert (part.finished, journal.checkpoint().round, journal.in_loss()) == (3, 3, False)
+    assert "rounds 1 to 3 are left out" in told[-1]
+
+
+async def test_what_an_empty_disk_announced_without_a_record_is_not_announced_again(
+    autojump_clock, tmp_path, monkeypatch
+):
+    part, journal, learner, told = begun(tmp_path, [2], announced=3)
+
+    async def quorum(*_):
+        pass
+
+    async def none(*_):
+        return ()
+
+    monkeypatch.setattr("node.daemon.gossip_part.gather_quorum", quorum)
+    monkeypatch.setattr(Joining, "_candidates", none)
+    await part.begin()
+    assert (part.finished, journal.checkpoint().round) == (3, 3)
+    assert told[0] == "this node announced rounds up to 3 before it lost its disk: they are left out"
+    assert learner.paid == [(3, "a round's")]
