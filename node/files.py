@@ -32,6 +32,12 @@ def write_atomically(path: Path, content: bytes | Iterable[Piece], mode: int = 0
         raise HomeError(f"{path} cannot be written ({error.strerror}): mend that, then start again") from error
 
 
+def clear_temporaries(directory: Path, name: str = "*") -> None:
+    """Removes the halves of files that a killed process left; only where no other process writes now."""
+    for left in directory.glob(f".{name}.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
 def move_durably(source: Path, path: Path) -> None:
     """A file of the same disk takes its name, and is on disk when this returns."""
     with source.open("rb") as file:

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,14 @@ def stop(home: Path, timeout: float) -> Result:
     """
     place = open_place(home)
     pid = running_pid(place)
-    if not pid:
+    if pid is None:
         return Result({"stopped": False, "was_running": False}, f"no node is running in {home}")
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + timeout
-    while running_pid(place) is not None:
+    deadline, told = time.monotonic() + timeout, False
+    while (pid := running_pid(place)) is not None:
+        if pid and not told:  # 0: it is just starting, or ending
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            told = True
         if time.monotonic() > deadline:
             raise HomeError(f"the node in {home} (process {pid}) did not end within {timeout:g} s: see its log")
         time.sleep(0.05)

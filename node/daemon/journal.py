@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ledger.disk import CURE, add_column
 from node.errors import HomeError
-from node.files import Piece, move_durably, sha256_of_file, write_atomically
+from node.files import Piece, clear_temporaries, move_durably, sha256_of_file, write_atomically
 from node.learning.vectors import sha256_of
 from node.messages import Announcement, Input, Mix
 from node.session.ports import Payload
@@ -115,11 +115,12 @@ class Journal:
 
     def save_checkpoint(self, mix: Mix, state: bytes | Sequence[Piece], closed: bool = False) -> None:
         """Keeps the end of a round; the one before is forgotten. `closed`: no record is to carry its mix any more."""
-        name = f"checkpoint-{mix.round}.safetensors"
         pieces = [state] if isinstance(state, bytes) else state
+        digest = sha256_of(pieces)
+        name = f"checkpoint-{mix.round}-{digest.hex()[:16]}.safetensors"  # another state of the round leaves this one
         write_atomically(self._directory / name, pieces)
         text = json.dumps(asdict(mix), default=bytes.hex)
-        row = (mix.round, name, sha256_of(pieces), text, closed, hashlib.sha256(text.encode()).digest())
+        row = (mix.round, name, digest, text, closed, hashlib.sha256(text.encode()).digest())
         query = "insert or replace into checkpoint (only, round, file, sha256, mix, closed, mix_sha256)"
         with self._transaction() as db:
             db.execute(f"{query} values (1, ?, ?, ?, ?, ?, ?)", row)
@@ -205,6 +206,17 @@ class Journal:
             log.warning("the update of round %d on disk is damaged: it is trained again", round)
             return None
         return path if path.stat().st_size > IN_MEMORY else path.read_bytes(), digest
+
+    def forget_leftovers(self) -> None:
+        """Removes what a killed node left here that no row names: halves of files, and payloads of no update."""
+        with self._lock:
+            kept = {row[0].hex() for row in self._db.execute("select sha256 from updates")}
+        clear_temporaries(self._directory)
+        payloads = self._directory / "payloads"
+        clear_temporaries(payloads)
+        for path in payloads.iterdir():
+            if path.is_file() and path.name not in kept:
+                path.unlink()
 
     def forget_damaged(self) -> None:
         """Removes kept payloads that are not what they were: others would take them for lies.

@@ -88,6 +88,7 @@ def open_journal(settings: StartSettings, prepared: Prepared) -> Journal:
     """The node's journal without damaged payloads; the learner reads from it what its codec's updates build on."""
     form, model = prepared.learner.codec, prepared.learner.learner.spec
     journal = Journal(settings.home.state, keep=prepared.opened.session.limits.staleness + 2 + form.depth)
+    journal.forget_leftovers()
     journal.forget_damaged()
     prepared.learner.earlier = EarlierPayloads(journal, form, model) if form.depth else None
     return journal

@@ -1,6 +1,7 @@
 """What the node says about itself: `status.json` in its home, for `fl-node status`, the live table and reports."""
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,13 +14,16 @@ from node.daemon.prepare import Prepared
 from node.daemon.recording import Recorder
 from node.daemon.replication import Replication
 from node.daemon.round_log import RoundLog
-from node.files import write_atomically
+from node.errors import HomeError
+from node.files import clear_temporaries, write_atomically
 from node.home import KEEP_ROUNDS, Home, read_status
 from node.messages import Traffic
 from node.network.service import Network
 from node.session.gossip import RoundReport
 
 WRITE_S = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class Status:
@@ -36,10 +40,19 @@ class Status:
         self.registration: Callable[[], Registration | None] = lambda: None
 
     def resume(self) -> None:
-        """Takes over the finished rounds that an earlier run of the same session wrote."""
-        before = read_status(self.home)
-        if before.get("session", {}).get("id") == self._session()["id"]:
-            self.rounds = RoundLog(KEEP_ROUNDS, before.get("finished_rounds", []))
+        """Takes over the finished rounds that an earlier run of the same session wrote, if they are still whole.
+
+        The status is not synced: where the machine lost power it may be empty or torn, and nothing depends on it.
+        """
+        clear_temporaries(self.home.path, self.home.status.name)
+        try:
+            before = read_status(self.home)
+        except HomeError as error:
+            log.warning("%s; what was in it is begun anew", error)
+            return
+        session, rounds = before.get("session"), before.get("finished_rounds")
+        if isinstance(session, dict) and session.get("id") == self._session()["id"] and isinstance(rounds, list):
+            self.rounds = RoundLog(KEEP_ROUNDS, rounds)
 
     def observe(self, event: str, value: RoundReport | int) -> None:
         """Takes in what the session tells."""

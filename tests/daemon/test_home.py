@@ -1,9 +1,16 @@
 import errno
+import fcntl
+import json
 import os
 import stat
+import threading
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
+from node.cli.app import cli
+from node.daemon.status import Status
 from node.errors import HomeError
 from node.files import write_atomically
 from node.home import Home, bind_home, lock_home, open_home, read_status, running_pid
@@ -48,6 +55,43 @@ def test_a_damaged_status_is_a_clear_error(home):
     home.status.write_text("{")
     with pytest.raises(HomeError, match="damaged"):
         read_status(home)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"session": ', b"[]", b'{"session": 3}', b'{"finished_rounds": 3}'])
+def test_a_node_starts_whatever_a_loss_of_power_left_of_its_status(home, content, caplog):
+    status = Status(home, prepared(7), None, None, None)
+    home.status.write_bytes(content)
+    half = home.path / ".status.json.4711.tmp"
+    half.write_bytes(b"{")
+    status.resume()
+    assert json.loads(status.rounds.as_json()) == []
+    assert not half.exists()
+
+
+def test_a_node_that_starts_again_goes_on_with_the_rounds_of_its_status(home):
+    rounds = [{"round": 1, "metrics": {}}, {"round": 2, "metrics": {}}]
+    for session_id, known in ((7, rounds), (8, [])):
+        home.status.write_text(json.dumps({"session": {"id": f"{7:016x}"}, "finished_rounds": rounds}))
+        status = Status(home, prepared(session_id), None, None, None)
+        status.resume()
+        assert json.loads(status.rounds.as_json()) == known
+
+
+def prepared(session_id):
+    return SimpleNamespace(
+        opened=SimpleNamespace(session_id=session_id, session=SimpleNamespace(name="first", task="mnist-softmax"))
+    )
+
+
+def test_stop_waits_for_a_node_that_is_just_starting_or_ending(home):
+    home.identity.write_bytes(b"key")
+    held = home.lock.open("w")  # a node that has not written its process id yet
+    fcntl.flock(held, fcntl.LOCK_EX)
+    ending = threading.Timer(0.1, held.close)
+    ending.start()
+    result = CliRunner().invoke(cli, ["stop", "--home", str(home.path), "--json"])
+    ending.join()
+    assert json.loads(result.stdout) == {"stopped": True, "was_running": True}
 
 
 def test_a_full_disk_is_one_clear_error_and_the_old_content_stays(tmp_path, monkeypatch):

@@ -91,6 +91,48 @@ def test_a_corrupt_checkpoint_is_never_used(journal, tmp_path):
         journal.checkpoint()
 
 
+def test_a_kill_between_a_checkpoints_file_and_its_row_leaves_the_one_before(journal, tmp_path, monkeypatch):
+    journal.save_checkpoint(MIX, b"state")
+
+    def kill():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal, "_transaction", kill)
+    with pytest.raises(KeyboardInterrupt):
+        journal.save_mixless(MIX.round, b"of the same round, as a coordinator's")
+    again = reopened(journal, tmp_path)
+    assert (again.checkpoint().state, again.checkpoint().mix) == (b"state", MIX)
+    again.save_mixless(MIX.round, b"of the same round, as a coordinator's")
+    assert again.checkpoint().state == b"of the same round, as a coordinator's"
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 1
+    again.close()
+
+
+def test_halves_of_files_and_payloads_of_no_update_are_gone_at_a_start(journal, tmp_path):
+    journal.save_checkpoint(MIX, b"state")
+    for round in (4, 5):
+        journal.save_update(round, b"update %d" % round, sha256(b"update %d" % round))
+    left = [
+        tmp_path / ".checkpoint-4-0123.safetensors.77.tmp",
+        tmp_path / "payloads" / f".{sha256(b'half').hex()}.77.tmp",
+        tmp_path / "payloads" / sha256(b"of a round that another update was recorded for").hex(),
+    ]
+    for path in left:
+        path.write_bytes(b"left behind by kill -9")
+    prepared = SimpleNamespace(
+        learner=SimpleNamespace(codec=codec("float32"), learner=SimpleNamespace(spec=None)),
+        opened=SimpleNamespace(session=SimpleNamespace(limits=SimpleNamespace(staleness=1))),
+    )
+    journal.close()
+    again = open_journal(SimpleNamespace(home=SimpleNamespace(state=tmp_path)), prepared)
+    assert not any(path.exists() for path in left)
+    assert again.checkpoint().state == b"state"
+    assert [again.update(round) for round in (4, 5)] == [
+        (b"update %d" % round, sha256(b"update %d" % round)) for round in (4, 5)
+    ]
+    again.close()
+
+
 def test_a_corrupt_mix_is_never_recorded(journal, tmp_path):
     journal.save_checkpoint(MIX, b"state")
     with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as db, db:
