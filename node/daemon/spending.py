@@ -1,7 +1,9 @@
 """What a member has spent of its privacy budget: on disk before anything that it pays for exists. Knows no tensors."""
 
+import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from node.files import write_atomically
 from node.learning.accounting import Budget, History, Release, extended, history_fields, parse_history, spent
 
 log = logging.getLogger(__name__)
+KEYS = {"history", "round", "refused", "last", "lost"}
 
 
 @dataclass
@@ -31,11 +34,12 @@ class Spending:
         """The account in a file; a fresh one if there is none. HomeError if it is damaged."""
         try:
             content = json.loads(path.read_bytes())
+            _require_whole(content)
             history, last = parse_history(content["history"]), str(content["last"])
             round, refused, lost = int(content["round"]), int(content["refused"]), parse_history(content["lost"])
         except FileNotFoundError:
             return Spending(path, budget)
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise HomeError(f"the privacy account {path} is damaged ({error}): restore it from a backup") from error
         return Spending(path, budget, history, round, spent(history, budget), refused, last, lost)
 
@@ -100,7 +104,18 @@ class Spending:
             "lost": history_fields(self._lost),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(self.path, json.dumps(content).encode())
+        write_atomically(self.path, json.dumps(content | {"sha256": _sum(content)}).encode())
+
+
+def _require_whole(content: dict[str, object]) -> None:
+    """ValueError unless the account has the sum that was written with it; earlier versions wrote none."""
+    if set(content) != KEYS and content.pop("sha256", None) != _sum(content):
+        raise ValueError("its SHA-256 is another one")
+
+
+def _sum(content: Mapping[str, object]) -> str:
+    """Of an account's fields: a bit that a disk flips in a digit leaves numbers that look sound."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _repeated(history: History, release: Release, times: int) -> History:

@@ -180,6 +180,31 @@ def test_a_damaged_account_or_secret_is_no_fresh_start(home):
             opened(home, pays_for(2))
 
 
+def test_a_flipped_bit_in_the_account_is_no_smaller_epsilon(home, calm):
+    learner = opened(home, pays_for(4))
+    for round in (1, 2):
+        learner._train(round)
+    account = home.state / ACCOUNT
+    whole = account.read_bytes()
+    assert f"{2 * STEPS}".encode() in whole
+    account.write_bytes(whole.replace(f"[[1.0, 0.05, {2 * STEPS}]]".encode(), f"[[1.0, 0.05, {STEPS}]]".encode()))
+    with pytest.raises(HomeError, match=r"privacy\.json is damaged \(its SHA-256 is another one\)"):
+        opened(home, pays_for(4))
+    account.write_bytes(whole.replace(b'"sha256"', b'"sha257"'))
+    with pytest.raises(HomeError, match=r"privacy\.json is damaged"):
+        opened(home, pays_for(4))
+    account.write_bytes(whole)
+    assert opened(home, pays_for(4)).epsilon() == pytest.approx(opacus("rdp", 2))
+
+
+def test_an_account_of_an_earlier_version_goes_on(home, calm):
+    opened(home, pays_for(4))._train(1)
+    content = json.loads((home.state / ACCOUNT).read_bytes())
+    del content["sha256"]
+    (home.state / ACCOUNT).write_text(json.dumps(content))
+    assert opened(home, pays_for(4)).epsilon() == pytest.approx(opacus("rdp", 1))
+
+
 def test_what_cannot_be_is_said_before_anything_is_promised():
     with pytest.raises(ConfigError, match="below 1 / 400"):
         private_way(Privacy(epsilon=1.0, delta=0.01), LEARNER, DATA.train, 10)
