@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from node.cli.options import Finite, data_option
 from node.cli.result import Result, answers
-from node.cli.simulation_tables import rounds_table, runs_table, shown
+from node.cli.simulation_tables import require_writable, rounds_table, runs_table, shown
+from node.cli.unused_options import require_simulated_use
 from node.errors import ConfigError
 from node.learning.splits import SPLITS, require_split
 from node.simulation.attacks import ATTACKS
@@ -74,11 +75,13 @@ def simulate(**options: Any) -> Result:
              fl-node simulate --split skewed:0.1 --seed 1 --seed 2 --seed 3 --processes 2 --csv -
              fl-node simulate --sweep sweep.toml --out runs/sweep.jsonl --processes 4
     """
+    require_writable(options["csv"])
     if options["sweep"] is not None:
         require_alone(click.get_current_context())
         return sweep_result(options)
     require_graph(options["topology"])
     require_split(options["split"])
+    require_simulated_use(options)
     names = SimulationSettings.__slots__
     chosen = {name: value for name, value in options.items() if name in names and name != "task"}
     task = options["task"] or f"{options['dataset']}-{options['model']}"

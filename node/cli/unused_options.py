@@ -1,4 +1,4 @@
-"""Which options of `fl-node session create` a session takes no notice of: given all the same, each is refused."""
+"""Which options of `fl-node session create` and `fl-node simulate` are taken no notice of: given, each is refused."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -51,6 +51,26 @@ def _require_coordinated_use(given: Mapping[str, str], choices: Mapping[str, Any
         raise ConfigError(
             f"--staleness {choices['staleness']} is for late updates that count: leave it out, or --late drop"
         )
+
+
+def require_simulated_use(choices: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an option that was given, and that the simulation of a run would take no notice of."""
+    given = given_options()
+    _refuse(given, ("out",), "is for the rows of a sweep: add --sweep, take --csv for a table")
+    if choices["task"] is not None:
+        _refuse(given, ("dataset", "model"), f"is said by --task {choices['task']} already: leave that out")
+    if choices["topology"] != "random":
+        _refuse(
+            given, ("cohort",), f"is for --topology random, {choices['topology']} has neighbours of its own: add that"
+        )
+    if "attackers" not in given:
+        _refuse(given, ("attack",), f"{choices['attack']} needs somebody who does it: add --attackers")
+    if not choices["attackers"]:
+        _refuse(given, ("attackers_absent",), "needs attackers who could be there: add --attack and --attackers")
+    if choices["sharing"] != "learned":
+        _refuse(given, ("prior_strength",), f"is for learned rows, not {choices['sharing']}: add --sharing learned")
+    if len(set(choices["seeds"])) == 1:
+        _refuse(given, ("ray",), "is for several runs: add a --seed for each, take --sweep")
 
 
 def given_options() -> dict[str, str]:

@@ -85,3 +85,32 @@ def test_what_can_not_be_is_one_line_with_the_cure(arguments, message):
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--out", "rows.jsonl"), "--out is for the rows of a sweep: add --sweep"),
+        (("--dataset", "fashion"), "--dataset is said by --task"),
+        (("--cohort", 2, "--topology", "ring"), "--cohort is for --topology random, ring has"),
+        (("--attack", "ipm"), "--attack ipm needs somebody who does it: add --attackers"),
+        (("--attackers-absent",), "--attackers-absent needs attackers who could be there"),
+        (("--sharing", "fixed", "--prior-strength", 1), "--prior-strength is for learned rows, not fixed"),
+        (("--ray", "local"), "--ray is for several runs"),
+    ],
+)
+def test_what_a_run_would_take_no_notice_of_is_refused(arguments, message):
+    result = quick(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
+def test_nobody_may_attack_where_somebody_says_so():
+    assert last_line(quick("--attack", "ipm", "--attackers", 0, "--json"))["attacker_weight"] == 0
+
+
+def test_a_table_that_can_not_be_written_is_known_before_the_first_round(tmp_path, monkeypatch):
+    monkeypatch.setattr("node.cli.simulate.run_simulation", lambda settings: pytest.fail("the run began"))
+    result = quick("--csv", tmp_path / "no folder" / "rounds.csv")
+    assert result.exit_code == 2, result.output
+    assert "give another --csv" in result.stderr
