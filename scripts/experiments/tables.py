@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from node.simulation.attacks import ATTACKS
 from scripts.experiments.bars import (
+    BEHIND_BASELINE,
     LATE_WEIGHT,
     LOST,
     OWN,
@@ -171,28 +172,38 @@ def attack_table(results: Results, place: Place) -> str:
 
 
 def baseline_table(results: Results, dataset: str, graphs: bool) -> str:
-    """Row 7: means over the seeds; bold where a baseline is better than the rule by more than 0.5 points."""
-    ways = ("fixed", *BASELINES)
-    rows = []
+    """Row 7: the rule in %, and the points that each baseline is better or worse; bold where better by more than 0.5.
+
+    On the seeds that both have. Baselines that nobody ran here have no column.
+    """
+    ours, leads = {}, {}
     for setting, rule, name, rivals in contests(dataset):
-        if (rule.members != SHARED.members) != graphs:
-            continue
-        ours = results.sample(rule, name)
-        rows.append([setting, mean(ours), *(rival(results.sample(rivals[way], name), ours) for way in ways)])
-    if all(cell == "-" for row in rows for cell in row[2:]):
+        if (rule.members != SHARED.members) == graphs:
+            ours[setting] = results.sample(rule, name)
+            leads[setting] = {way: results.sample(cell, name) - ours[setting] for way, cell in rivals.items()}
+    ways = ("fixed", *BASELINES)
+    ran = [way for way in ways if any(len(lead[way]) for lead in leads.values())]
+    if not ran:
         return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}."
-    return table(["cell", "the rule", *(way.replace("_", " ") for way in ways)], rows)
+    rows = [
+        [setting, shown(sample, results.seeds), *(ahead(leads[setting][way], results.seeds) for way in ran)]
+        for setting, sample in ours.items()
+    ]
+    absent = ", ".join(title(way) for way in ways if way not in ran)
+    return table(["cell", "the rule", *map(title, ran)], rows) + (f"\n\nNot run: {absent}." if absent else "")
 
 
-def mean(sample: Sample) -> str:
-    """The mean, or a dash."""
-    return f"{sample.mean:.2f}" if len(sample) else "-"
+def title(way: str) -> str:
+    """A way of sharing, for people."""
+    return way.replace("_", " ")
 
 
-def rival(theirs: Sample, ours: Sample) -> str:
-    """A baseline's mean beside the rule's."""
-    better = theirs - ours
-    return f"**{mean(theirs)}**" if len(better) and better.mean > 0.5 else mean(theirs)
+def ahead(lead: Sample, seeds: Sequence[int]) -> str:
+    """How many points a baseline is better than the rule, and on how many seeds if not all; or a dash."""
+    if not len(lead):
+        return "-"
+    words = f"{round(lead.mean, 2) + 0.0:+.2f}" + (f" ({len(lead)})" if len(lead) < len(seeds) else "")
+    return f"**{words}**" if lead.mean > -BEHIND_BASELINE else words
 
 
 def security_table(results: Results, dataset: str) -> str:

@@ -136,7 +136,20 @@ def test_the_best_baseline_is_named_and_what_was_not_run_is_said():
     assert "krum" in bar.demand
     assert bar.remark == "9 of 11 baselines not run"
     assert "0 of 1 met, 97 not run, some against few baselines" in tables.summary_table(bars(results), SEEDS)
-    assert "**90.90**" in tables.baseline_table(results, "mnist", graphs=False)
+    shown = tables.baseline_table(results, "mnist", graphs=False)
+    assert "| cell | the rule | median | krum |" in shown
+    assert "| iid, no attacker, common | 90.30 ± 0.16 | -1.00 | **+0.60** |" in shown
+    assert shown.endswith(
+        "Not run: fixed, data size, metropolis, trimmed mean, multi krum, geometric median, clipping, fedfomo, l2c."
+    )
+
+
+def test_a_baseline_is_compared_on_the_seeds_that_it_has():
+    cells = {way: split_cell("mnist", "iid", way) for way in ("learned", "krum")}
+    ours = made_up({cells["learned"]: {"common_accuracy": 0.9}})  # better from seed to seed
+    theirs = made_up({cells["krum"]: {"common_accuracy": 0.904}}, seeds=(1, 2))
+    shown = tables.baseline_table(Results({**ours.rows, **theirs.rows}), "mnist", graphs=False)
+    assert "| 90.30 ± 0.16 | +0.40 (2) |" in shown
 
 
 def test_some_seeds_are_shown_as_some_seeds():
