@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from node.learning.baselines import BASELINES
+from node.learning.baselines import BASELINES, data_size_row, fedfomo_row, metropolis_row
 
 ROBUST = sorted(BASELINES)
 
@@ -41,3 +42,63 @@ def test_numbers_that_are_none_do_not_spread(name):
 def test_the_trimmed_mean_drops_both_ends():
     others = torch.tensor([[0.0], [2.0], [4.0], [100.0]])
     assert float(BASELINES["trimmed_mean"](torch.tensor([3.0]), others, 1)) == 3.0
+
+
+def krum_scores(stacked, faulty):
+    """Blanchard et al.: the sum of squared distances to the n − f − 2 nearest others."""
+    scores = []
+    for i, one in enumerate(stacked):
+        squared = sorted(float((one - other).square().sum()) for j, other in enumerate(stacked) if j != i)
+        scores.append(sum(squared[: len(stacked) - faulty - 2]))
+    return scores
+
+
+@pytest.mark.parametrize(("seed", "faulty"), [(0, 1), (1, 2), (2, 2), (3, 1)])
+def test_krum_is_the_update_of_the_definition_and_multi_krum_the_mean_of_the_best(seed, faulty):
+    stacked = honest(count=7, seed=seed)
+    scores = krum_scores(stacked, faulty)
+    order = sorted(range(7), key=lambda i: scores[i])
+    torch.testing.assert_close(BASELINES["krum"](stacked[0], stacked[1:], faulty), stacked[order[0]])
+    best = stacked[order[: 7 - faulty]].mean(dim=0)
+    torch.testing.assert_close(BASELINES["multi_krum"](stacked[0], stacked[1:], faulty), best)
+
+
+def test_no_step_from_the_geometric_median_makes_the_sum_of_distances_less():
+    stacked = honest(count=5, size=3)
+    centre = BASELINES["geometric_median"](stacked[0], stacked[1:], 1)
+
+    def total(point):
+        return float(torch.linalg.vector_norm(stacked - point, dim=1).sum())
+
+    for step in torch.cat([torch.eye(3), -torch.eye(3)]):
+        assert total(centre + 0.02 * step) > total(centre)
+    assert total(centre) < total(stacked.mean(dim=0))
+
+
+def test_the_median_is_numpys():
+    for count in (4, 5):
+        stacked = honest(count=count)
+        expected = torch.from_numpy(np.median(stacked.numpy(), axis=0))
+        torch.testing.assert_close(BASELINES["median"](stacked[0], stacked[1:], 1), expected)
+
+
+def test_clipping_moves_us_by_whole_differences_but_the_farthest_which_is_shortened():
+    own, others = torch.zeros(2), torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, -40.0]])
+    found = BASELINES["clipping"](own, others, 1)
+    torch.testing.assert_close(found, torch.tensor([1.0, 2.0 - 2.0]) / 4)
+    torch.testing.assert_close(BASELINES["clipping"](own, others, 0), others.sum(dim=0) / 4)
+
+
+def test_the_data_size_row_is_in_proportion():
+    torch.testing.assert_close(data_size_row(torch.tensor([1.0, 3.0, 4.0])), torch.tensor([0.125, 0.375, 0.5]))
+
+
+def test_metropolis_weighs_by_the_larger_degree_and_keeps_the_rest():
+    found = metropolis_row(1, torch.tensor([1.0, 2.0, 4.0]))
+    torch.testing.assert_close(found, torch.tensor([1 / 3, 1 - 1 / 3 - 1 / 5, 1 / 5]))
+
+
+def test_fedfomo_weighs_the_loss_that_is_saved_by_the_distance_to_it():
+    found = fedfomo_row(0, torch.tensor([0.4, 0.3, -5.0, torch.nan]), torch.tensor([2.0, 1.0, 1.0, 1.0]))
+    torch.testing.assert_close(found, torch.tensor([0.4, 0.6, 0.0, 0.0]))
+    assert fedfomo_row(1, torch.tensor([-1.0, -1.0]), torch.ones(2)).tolist() == [0.0, 1.0]

@@ -6,7 +6,7 @@ import torch
 from node.errors import ConfigError
 from node.learning.baselines import BASELINES
 from node.learning.task import Examples, LocalSplit
-from node.simulation.attacks import ATTACKS, FORGERIES, poison
+from node.simulation.attacks import ATTACKS, FORGERIES, Scene, forge, poison
 from node.simulation.run import simulate
 from node.simulation.settings import SimulationSettings
 
@@ -83,3 +83,49 @@ def test_the_issues_attacks_are_all_there():
         *("sign_flip", "gaussian", "label_flip", "ipm", "alie", "dissensus", "constant", "stale", "copy", "backdoor"),
         "collusion",
     }
+
+
+def scene(**changes):
+    """Two attackers among three honest members, one of which is remote; numbers for telling one thing from another."""
+    values = {
+        "own": torch.full((1000,), 7.0),
+        "honest": torch.tensor([[1.0], [2.0], [6.0]]).expand(3, 1000),
+        "attackers": 2,
+        "initial": torch.full((1000,), 11.0),
+        "first": torch.full((1000,), 12.0),
+        "previous": torch.full((1000,), 13.0),
+        "leader": torch.full((1000,), 14.0),
+        "generator": torch.Generator().manual_seed(0),
+    }
+    return Scene(**{**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("attack", "centre", "noise"),
+    [
+        ("sign_flip", -35.0, 0.1),  # −5 times its own
+        ("gaussian", 7.0, 1.0),
+        ("ipm", -1.5, 0.0),  # −0.5 times the honest mean
+        ("alie", 3.0 - 1.5 * (14 / 3) ** 0.5, 0.0),  # 1.5 deviations below the mean
+        ("dissensus", 6.0 - (1.5 - 6.0), 0.01),  # the remote one, pushed from the others by all their weight over ours
+        ("constant", 11.0, 0.0),
+        ("stale", 12.0, 0.0),
+        ("copy", 13.0, 0.0),
+        ("collusion", 14.0, 0.0),
+        ("label_flip", 7.0, 0.0),
+        ("backdoor", 7.0, 0.0),
+    ],
+)
+def test_every_attack_sends_what_its_definition_says(attack, centre, noise):
+    sent = forge(attack, scene())
+    assert float(sent.mean()) == pytest.approx(centre, abs=1e-5 + noise / 5)
+    assert float(sent.std()) == pytest.approx(noise, rel=0.1, abs=1e-5)
+
+
+def test_a_backdoors_trigger_is_on_every_second_image_and_only_there():
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    split = LocalSplit(*[Examples(images.clone(), torch.arange(6))] * 3)
+    train = poison("backdoor", split, 6).train
+    assert torch.equal(train.inputs[1::2], images[1::2])
+    assert torch.equal(train.inputs[..., 4:, :], images[..., 4:, :])
+    assert bool((train.inputs[::2, :, :4, :4] == images.max()).all())
