@@ -58,7 +58,7 @@ def require_simulated_use(choices: Mapping[str, Any]) -> None:
     given = given_options()
     _refuse(given, ("out",), "is for the rows of a sweep: add --sweep, take --csv for a table")
     if choices["task"] is not None:
-        _refuse(given, ("dataset", "model"), f"is said by --task {choices['task']} already: leave that out")
+        _refuse(given, ("dataset", "model"), f"says what --task {choices['task']} says: take one of the two")
     if choices["topology"] != "random":
         _refuse(
             given, ("cohort",), f"is for --topology random, {choices['topology']} has neighbours of its own: add that"

@@ -91,7 +91,7 @@ def test_what_can_not_be_is_one_line_with_the_cure(arguments, message):
     ("arguments", "message"),
     [
         (("--out", "rows.jsonl"), "--out is for the rows of a sweep: add --sweep"),
-        (("--dataset", "fashion"), "--dataset is said by --task"),
+        (("--dataset", "fashion"), "--dataset says what --task"),
         (("--cohort", 2, "--topology", "ring"), "--cohort is for --topology random, ring has"),
         (("--attack", "ipm"), "--attack ipm needs somebody who does it: add --attackers"),
         (("--attackers-absent",), "--attackers-absent needs attackers who could be there"),
