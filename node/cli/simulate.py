@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from node.cli.options import Finite, data_option
 from node.cli.result import Result, answers
 from node.cli.simulation_tables import require_writable, rounds_table, runs_table, shown
-from node.cli.unused_options import require_simulated_use
+from node.cli.unused_options import given_options, require_simulated_use
 from node.errors import ConfigError
 from node.learning.splits import SPLITS, require_split
 from node.simulation.attacks import ATTACKS
@@ -76,6 +76,8 @@ def simulate(**options: Any) -> Result:
              fl-node simulate --sweep sweep.toml --out runs/sweep.jsonl --processes 4
     """
     require_writable(options["csv"])
+    if str(options["csv"]) == "-" and "as_json" in given_options():
+        raise ConfigError("--csv - beside --json: both are standard output, give --csv a file")
     if options["sweep"] is not None:
         require_alone(click.get_current_context())
         return sweep_result(options)

@@ -97,12 +97,13 @@ def test_what_can_not_be_is_one_line_with_the_cure(arguments, message):
         (("--attackers-absent",), "--attackers-absent needs attackers who could be there"),
         (("--sharing", "fixed", "--prior-strength", 1), "--prior-strength is for learned rows, not fixed"),
         (("--ray", "local"), "--ray is for several runs"),
+        (("--csv", "-", "--json"), "--csv - beside --json: both are standard output"),
     ],
 )
 def test_what_a_run_would_take_no_notice_of_is_refused(arguments, message):
     result = quick(*arguments)
     assert result.exit_code == 2, result.output
-    assert message in result.stderr
+    assert message in result.output
 
 
 def test_nobody_may_attack_where_somebody_says_so():
