@@ -155,7 +155,8 @@ def bind_home(home: Home, session_id: int, name: str) -> None:
         write_atomically(home.binding, json.dumps({"session": mine, "name": name}).encode())
         return
     except (ValueError, KeyError, TypeError) as error:
-        raise HomeError(f"{home.binding} is damaged ({error}): restore it, or use another --home") from error
+        cure = f"remove it if this is the home of session {mine} ({name}), else use another --home"
+        raise HomeError(f"{home.binding} is damaged ({error}): {cure}") from error
     if known != mine:
         raise HomeError(
             f"{home.path} belongs to session {known} ({known_name}), not {mine} ({name}): use another --home"

@@ -69,9 +69,23 @@ def test_attacks_on_updates_work_without_a_budget_and_fail_with_one(run, tmp_pat
         (("--epsilons", "-1"), "a positive number"),
         (("--shadows", 3), "shadows in pairs"),
         (("--plot", "/nowhere/at/all.png"), "is no directory"),
+        (("--plot", f"/tmp/{300 * 'p'}.png"), "cannot be written (File name too long)"),
     ],
 )
 def test_what_cannot_be_is_said_with_a_cure(run, arguments, words):
     result = run(*arguments)
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+@pytest.mark.slow
+def test_mnist_keeps_its_accuracy_under_epsilon_3_and_members_are_not_found_out():
+    """The bar: accuracy at least 89 %, advantage under 1 %, with delta 1e-5, as docs/privacy.md says."""
+    result = CliRunner().invoke(cli, ["experiment", "privacy", "--epsilons", "3", "--delta", "1e-5", "--json"])
+    assert result.exit_code == 0, result.output
+    bare, private = json.loads(result.stdout.strip().splitlines()[-1])["rows"]
+    assert (bare["epsilon"], private["epsilon"]) == (None, 3)
+    assert private["epsilon_spent"] <= 3
+    assert private["accuracy"] >= 0.89
+    assert private["membership_advantage"] < 0.01
+    assert bare["membership_advantage"] > private["membership_advantage"]

@@ -33,6 +33,14 @@ def test_a_home_belongs_to_one_session(home):
         bind_home(home, 8, "second")
 
 
+def test_a_damaged_binding_is_made_again_once_it_is_removed(home):
+    home.binding.write_bytes(b"")
+    with pytest.raises(HomeError, match=r"damaged .*: remove it if this is the home of session 0+7 \(first\), else"):
+        bind_home(home, 7, "first")
+    home.binding.unlink()
+    bind_home(home, 7, "first")
+
+
 def test_a_home_is_used_by_one_node_at_a_time(home):
     with lock_home(home):
         assert running_pid(home) == os.getpid()
