@@ -72,17 +72,25 @@ def test_nonsense_gets_exactly_nothing_and_spoils_nothing(value):
     assert row[:3].min() > 0.1
 
 
-def test_the_same_inputs_give_the_same_bits():
-    first, second = learned(honest())[1], learned(honest())[1]
-    assert first.tobytes() == second.tobytes()
+PERSONAL = TrustSettings("personal")  # learned whatever the evidence: without it a common row is equal, and proves less
 
 
-def test_a_permutation_of_peers_permutes_the_row():
+@pytest.mark.parametrize("settings", [SETTINGS, PERSONAL], ids=["common", "personal"])
+def test_the_same_inputs_give_the_same_bits(settings):
+    rows = [learn_row(TrustState.fresh(), inputs(honest()), JUDGE, settings, seeded())[1] for _ in range(2)]
+    assert rows[0].tobytes() == rows[1].tobytes()
+    assert (len(set(rows[0].tolist())) == 4) is (settings is PERSONAL)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, PERSONAL], ids=["common", "personal"])
+def test_a_permutation_of_peers_permutes_the_row(settings):
     stacked, order = honest(), [2, 0, 3, 1]
     stacked[1] *= 0.5
-    _, row = learned(stacked)
-    _, permuted = learned(stacked[order], own=1)
+    stacked[2] *= 0.98
+    _, row = learn_row(TrustState.fresh(), inputs(stacked), JUDGE, settings, seeded())
+    _, permuted = learn_row(TrustState.fresh(), inputs(stacked[order], own=1), JUDGE, settings, seeded())
     np.testing.assert_allclose(permuted, row[order], atol=1e-5)
+    assert settings is SETTINGS or np.ptp(row[row > 0]) > 1e-3
 
 
 def test_peers_are_remembered_by_member_index():
