@@ -19,7 +19,7 @@ from node.daemon.presence import Presence
 from node.daemon.replica_count import CopyCount
 from node.daemon.replica_plan import Named, Plan, Registry
 from node.daemon.replica_room import ReplicaRoom
-from node.errors import StorageError
+from node.errors import ContentMissing, StorageError
 from node.storage import Copier, Pin, Snapshots, directory_cid
 
 log = logging.getLogger(__name__)
@@ -158,7 +158,11 @@ class Replication:
             with self.tools.room.fetching(FETCH_S) as scope:
                 await self.tools.copier.keep(named.cid, self.registry.place.label(named))
                 kept = True
+        except ContentMissing as error:  # what came stays for the next try
+            self._failed(named, str(error))
+            return False
         except StorageError as error:
+            self.tools.room.collect_later()
             self._failed(named, str(error))
             return False
         if not kept:

@@ -42,7 +42,8 @@ class Directory:
 class World:
     """Members with stores, who reach each other unless they are `away`; and what the ledger says."""
 
-    def __init__(self, place, clock, count=3, replicas=2, disk=None, policy=None):
+    def __init__(self, place, clock, count=3, replicas=2, disk=None, policy=None, largest=None):
+        self.largest = largest or {}  # bytes of a snapshot, by who takes no larger one
         self.directory, self.away, self.recorded, self.chain_is_down = Directory(count), set(), [], False
         self.clock = clock
         self.place, self.replicas, self.disk, self.policy = place, replicas, disk, policy
@@ -61,7 +62,7 @@ class World:
         def connected():
             return frozenset(f"peer-{other}" for other in self.reachable(index))
 
-        snapshots = EmbeddedSnapshots(self.place / str(index), fetch, Bounds(disk=self.disk))
+        snapshots = EmbeddedSnapshots(self.place / str(index), fetch, Bounds(snapshot=self.largest.get(index, 10_000), disk=self.disk))
         room = ReplicaRoom(snapshots, place, self.disk, collect=True)
         tools = Tools(
             self.read,
@@ -169,6 +170,16 @@ async def test_a_snapshot_whose_blocks_cannot_be_listed_here_holds_up_no_other(t
     await world.look(5)
     count = world.members[0].tools.count
     assert [any(count.has(cid, member) for member in (1, 2)) for cid in (broken, sound)] == [False, True]
+
+
+async def test_of_a_snapshot_that_is_too_large_nothing_stays(tmp_path, clock):
+    world = World(tmp_path, clock, largest={1: SIZE // 2, 2: SIZE // 2})
+    cid = await world.record(0, 2)
+    (asked,) = set(holders(SESSION, 0, 2, range(3), 2)) - {0}
+    await world.look()
+    assert "is larger than" in world.members[asked].standing.last_error
+    assert await world.keepers(cid) == {0}
+    assert not world.members[asked].tools.snapshots.blocks.any()
 
 
 async def test_when_a_holder_is_away_for_long_the_next_in_line_takes_over(tmp_path, clock):
