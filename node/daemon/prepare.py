@@ -129,8 +129,7 @@ def served_shelf(opened: OpenSession, account: str, home: Home, data: LocalSplit
 def session_learner(opened: OpenSession, task: str | None) -> Learner:
     """The task made ready. TaskError if it is not the session's."""
     session = opened.session
-    if is_large(opened):
-        give_back_freed_memory()  # before the first model is made
+    give_back_freed_memory()  # before the first model is made
     if task is None and session.task not in BUILTIN_TASKS:
         raise TaskError(
             f"session {session.name} trains the task {session.task!r} of a Python file: pass --task FILE.py:NAME"

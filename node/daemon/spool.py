@@ -28,7 +28,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-M_MMAP_THRESHOLD = -3  # of glibc's mallopt
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's mallopt
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,15 @@ def open_spool(directory: Path) -> Path:
 def give_back_freed_memory() -> None:
     """From now on every block above 1 MiB returns to the system when it is freed, where the C library is glibc.
 
-    By default glibc learns to keep blocks of up to 32 MiB in its arenas: a model's layers, freed one by one, would
-    stay. To be called before the first of them is made; later it is too late: what it trims, the next model fills
-    again, since a free place in an arena is taken before anything is mapped.
+    By default glibc learns to keep blocks of up to 32 MiB, in an arena for every few threads: a model's layers, freed
+    one by one, would stay, and a node would grow for a hundred rounds, with free memory between what is used. To be
+    called before the first model is made; later it is too late: what it trims, the next model fills again, since a free
+    place in an arena is taken before anything is mapped.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
         library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        library.mallopt(M_ARENA_MAX, 2)
         library.malloc_trim(0)
 
 

@@ -62,7 +62,8 @@ class World:
         def connected():
             return frozenset(f"peer-{other}" for other in self.reachable(index))
 
-        snapshots = EmbeddedSnapshots(self.place / str(index), fetch, Bounds(snapshot=self.largest.get(index, 10_000), disk=self.disk))
+        bounds = Bounds(snapshot=self.largest.get(index, 10_000), disk=self.disk)
+        snapshots = EmbeddedSnapshots(self.place / str(index), fetch, bounds)
         room = ReplicaRoom(snapshots, place, self.disk, collect=True)
         tools = Tools(
             self.read,
