@@ -46,11 +46,11 @@ class NetworkPeers:
         """Tells everybody."""
         await self.network.announce(announcement)
 
-    async def ask(self, peer_id: str) -> None:
-        """Asks a peer what it announced."""
+    async def ask(self, peer_id: str, since: int = 0) -> None:
+        """Asks a peer what was announced from round `since` on."""
         with trio.move_on_after(ASK_S):
             try:
-                await self.network.refresh(peer_id)
+                await self.network.refresh(peer_id, since)
             except PeerError as error:
                 log.info("%s", error)
 

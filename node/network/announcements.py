@@ -88,6 +88,11 @@ class AnnouncementBook:
             return Verdict.KNOWN if same else Verdict.CONTRADICTION
         return self._convict(known, announcement)
 
+    def has(self, announcement: Announcement) -> bool:
+        """Whether this very announcement, the same in every field, is remembered: its signature was verified then."""
+        rounds = self._rounds.get(announcement.peer_id)
+        return rounds is not None and rounds.get(announcement.round) == announcement
+
     def newest_round(self, peer_id: str) -> int:
         """The newest round that a peer is known to have announced, 0 if none."""
         return max(self._rounds.get(peer_id, ()), default=0)

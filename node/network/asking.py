@@ -31,13 +31,13 @@ class Asker:
         self._chance = random.Random(parts.identity.peer_id)  # noqa: S311  (jitter)
         self.tracker_seconds: dict[str, tuple[float, float]] = {}
 
-    async def refresh(self, peer_id: str) -> None:
-        """Asks a member whom it knows and what was announced. Raises PeerError."""
+    async def refresh(self, peer_id: str, since: int = 0) -> None:
+        """Asks a member whom it knows and what was announced from round `since` on. Raises PeerError."""
         parts = self._parts
         for told, addresses in await parts.client.peers(peer_id, parts.running.addresses):
             parts.peers.hint(told, addresses)
         parts.connector.wake()
-        for announcement in await parts.client.announcements(peer_id, 0):
+        for announcement in await parts.client.announcements(peer_id, since):
             parts.hearing.told(announcement, peer_id)
 
     async def greet(self, peer_id: str) -> None:

@@ -62,8 +62,10 @@ class ExchangeClient:
         open_stream: Callable[[str], Awaitable[INetStream]],
         standings: Standings,
         times: FetchTimes,
+        known: Callable[[Announcement], bool] = lambda _: False,
     ) -> None:
         self._session_id = session_id
+        self._known = known
         self._open_stream = open_stream
         self._standings = standings
         self._times = times
@@ -76,7 +78,7 @@ class ExchangeClient:
         async with self._conversation(peer_id) as frames:
             reply = await self._ask(frames, request, "announcements")
         try:
-            return [read_announcement(each) for each in reply.announcements.announcements]
+            return [read_announcement(each, self._known) for each in reply.announcements.announcements]
         except PeerError as error:
             self._standings.penalize(peer_id, 20.0, Cause.BAD_REPLY, error)
             raise

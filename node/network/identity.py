@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import base58
@@ -22,6 +23,7 @@ SIGNATURE_BYTES = 64
 # Buffers message {Type: Ed25519, Data: key}, and the private key as the same message with seed and public key.
 PEER_ID_PREFIX = bytes.fromhex("0024080112 20")
 FILE_PREFIX = bytes.fromhex("08011240")
+PEERS_REMEMBERED = 4096  # ids and their keys: base58 is slow, and the same few come with every message
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ def verify(peer_id: str, message: bytes, signature: bytes) -> bool:
     return True
 
 
+@lru_cache(PEERS_REMEMBERED)
 def peer_id_of(public_key: bytes) -> str:
     """The base58 peer id of a raw Ed25519 public key (32 bytes)."""
     if len(public_key) != KEY_BYTES:
@@ -101,6 +104,7 @@ def peer_id_of(public_key: bytes) -> str:
     return str(base58.b58encode(PEER_ID_PREFIX + public_key).decode())
 
 
+@lru_cache(PEERS_REMEMBERED)
 def public_key_of(peer_id: str) -> bytes:
     """The raw Ed25519 public key (32 bytes) that a base58 peer id contains.
 

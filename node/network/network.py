@@ -71,9 +71,9 @@ class Network:
         self._parts.peers.hint(peer_id, known_addresses(addresses, MAX_ADDRESSES))
         self._parts.connector.wake()
 
-    async def refresh(self, peer_id: str) -> None:
-        """Asks a member again what was announced and whom it knows. Raises PeerError."""
-        await self._asker.refresh(peer_id)
+    async def refresh(self, peer_id: str, since: int = 0) -> None:
+        """Asks a member again whom it knows and what was announced from round `since` on. Raises PeerError."""
+        await self._asker.refresh(peer_id, since)
 
     # Announcements and payloads
 

@@ -140,7 +140,7 @@ def assemble(identity: Identity, settings: NetworkSettings, running: RunningHost
         inbox=inbox,
         hearing=hearing,
         gossip=Gossip(running.host, standings, caller.gate, hearing.forwarded),
-        client=ExchangeClient(settings.session_id, open_stream, standings, settings.fetch_times),
+        client=ExchangeClient(settings.session_id, open_stream, standings, settings.fetch_times, book.has),
         bitswap=Bitswap(open_stream, standings, faults),
         directory=Kademlia((identity.peer_id, running.addresses), open_stream, peers.hint, running.tally),
         lateness=LatenessMeter(),

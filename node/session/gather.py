@@ -98,7 +98,7 @@ class Gatherer:
         started = trio.current_time()
         await self._land(member, round, found)
         while (fresh := self._fresh(member, round)) is None:
-            if member in self.board.convicted() or not await self._more_to_come(member):
+            if member in self.board.convicted() or not await self._more_to_come(member, max(0, round - self.staleness)):
                 break
         if fresh is not None and (contribution := await self._have(member, fresh)) is not None:
             found[member] = contribution
@@ -129,8 +129,11 @@ class Gatherer:
             newest if newest is not None and newest.round >= round and self._recordable(newest.round, round) else None
         )
 
-    async def _more_to_come(self, member: int) -> bool:
-        """Waits for news, and asks for them when none come; False for a member that has been gone for GONE_S."""
+    async def _more_to_come(self, member: int, since: int) -> bool:
+        """Waits for news, and asks for them when none come; False for a member that has been gone for GONE_S.
+
+        It is asked for what was said from round `since` on: GossipSub does not repeat what was said before they met.
+        """
         peer = self.directory.peer_of(member)
         if peer is None:
             return False
@@ -140,7 +143,7 @@ class Gatherer:
             if not patience.cancelled_caught:
                 return True
             if peer in self.peers.connected():
-                await self.peers.ask(peer)  # GossipSub does not repeat what was said before a link stood
+                await self.peers.ask(peer, since)
                 return True
         return False
 

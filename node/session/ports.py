@@ -116,8 +116,8 @@ class Peers(Protocol):
     async def announce(self, announcement: Announcement) -> None:
         """Tells everybody; never raises for a peer's fault."""
 
-    async def ask(self, peer_id: str) -> None:
-        """Asks a peer what it announced; news come the usual way. Never raises for a peer's fault."""
+    async def ask(self, peer_id: str, since: int = 0) -> None:
+        """Asks a peer what was announced from round `since` on; news come the usual way. Never raises for its fault."""
 
     async def tell(self, peer_id: str, announcement: Announcement) -> None:
         """Tells one peer in person; when it returns, the peer has heard it. Raises PeerError."""

@@ -21,6 +21,15 @@ def test_an_announcement_is_new_once():
     assert judged.judge(announce(BOB, 1, b"one")) is Verdict.NEW
 
 
+def test_an_announcement_is_known_if_it_is_the_same_in_every_field():
+    judged, announcement = book(), announce(ALICE, 1, b"one")
+    assert not judged.has(announcement)
+    judged.judge(announcement)
+    assert judged.has(announcement)
+    for change in ({"signature": b"s" * 64}, {"round": 2}, {"note": b"n"}, {"size": 4}, {"peer_id": BOB.peer_id}):
+        assert not judged.has(replace(announcement, **change)), change
+
+
 def test_two_updates_for_one_round_convict_a_member():
     judged = book()
     first, second, third = (announce(ALICE, 1, payload) for payload in (b"one", b"two", b"three"))

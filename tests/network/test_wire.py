@@ -146,6 +146,22 @@ def test_an_announcement_that_was_altered_is_refused(change):
         read_announcement(message)
 
 
+def test_the_signature_of_a_known_announcement_alone_is_taken_on_trust():
+    announcement = announce(ALICE, 3, b"payload")
+    forged = replace(announcement, signature=b"s" * 64)
+    asked = []
+
+    def known(each):
+        asked.append(each)
+        return each == announcement
+
+    assert read_announcement(announcement_message(announcement), known) == announcement
+    with pytest.raises(PeerError, match="not signed"):
+        read_announcement(announcement_message(forged), known)
+    assert asked == [announcement, forged]
+    assert read_announcement(announcement_message(forged), lambda each: each == forged) == forged
+
+
 def test_a_note_is_signed_and_arrives():
     message = announcement_bytes(1, 2, b"d" * 32, 3, "float32", b"steps")
     told = Announcement(1, 2, b"d" * 32, 3, "float32", ALICE.peer_id, ALICE.sign(message), b"steps")

@@ -31,6 +31,7 @@ class Bus:
     slow: dict[str, float] = field(default_factory=dict)  # seconds a fetch from this peer takes
     corrupt: set[str] = field(default_factory=set)
     deaf: bool = False  # announcements get lost
+    asked_since: list[int] = field(default_factory=list)  # what was announced, from which round on
 
 
 @dataclass
@@ -47,10 +48,12 @@ class FakePeers:
             if name not in self.bus.offline and not self.bus.deaf:
                 member.board.post(announcement)
 
-    async def ask(self, peer_id: str) -> None:
+    async def ask(self, peer_id: str, since: int = 0) -> None:
         await trio.sleep(0.01)
+        self.bus.asked_since.append(since)
         for announcement in self.bus.members[peer_id].disk.announcements:
-            self.bus.members[self.peer_id].board.post(announcement)
+            if announcement.round >= since:
+                self.bus.members[self.peer_id].board.post(announcement)
 
     async def tell(self, peer_id: str, announcement: Announcement) -> None:
         await trio.sleep(0.01)

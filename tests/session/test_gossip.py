@@ -243,6 +243,7 @@ async def test_announcements_that_got_lost_are_asked_for(autojump_clock):
     await run_all(members)
     assert all(entry.lag == 0 for member in members for mix in member.disk.mixes for entry in mix.inputs)
     assert trio.current_time() - before < 4 * 2
+    assert set(bus.asked_since) == {0, 1, 2}  # of the rounds 2 to 4, with a staleness of 2
 
 
 async def test_a_bad_payload_is_never_mixed(autojump_clock):
