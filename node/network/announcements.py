@@ -11,7 +11,7 @@ from itertools import accumulate, islice, zip_longest
 
 from node.messages import Announcement
 
-MAX_ROUNDS_REMEMBERED = 512  # per member
+MAX_ROUNDS_REMEMBERED = 128  # per member; a session's staleness is at most 100
 MAX_EVIDENCE = 4096
 WITHOUT_NOTE = 512  # bytes that an announcement takes at most in a message, besides its note
 MAX_DIGESTS = 16_384  # of announced payloads, with who announced each first
