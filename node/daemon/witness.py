@@ -2,12 +2,11 @@
 
 import json
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import trio
+from cachetools import FIFOCache
 
 from ledger import LedgerError, MemberEntry, PayloadError
 from ledger.signed import signed_transaction
@@ -24,7 +23,6 @@ TRIES = 20  # to get the signed transaction of one contradiction
 LOOK_BACK = 5_000  # blocks: who records before the others start can't show them something else unseen
 REMEMBERED = 4096  # announcements, and as many commitments; records may come minutes after what they commit to
 
-T = TypeVar("T")
 Key = tuple[str, int]  # peer id, round
 
 
@@ -35,14 +33,14 @@ class Witness:
     opened: OpenSession
     evidence: Path  # the directory for what it finds
     next_block: int | None = None  # None: LOOK_BACK before the chain's head
-    _announced: "OrderedDict[Key, Announcement]" = field(default_factory=OrderedDict)
-    _recorded: "OrderedDict[Key, tuple[MemberEntry, Commitment]]" = field(default_factory=OrderedDict)
+    _announced: "FIFOCache[Key, Announcement]" = field(default_factory=lambda: FIFOCache(REMEMBERED))
+    _recorded: "FIFOCache[Key, tuple[MemberEntry, Commitment]]" = field(default_factory=lambda: FIFOCache(REMEMBERED))
     _failed: dict[Key, int] = field(default_factory=dict)  # how often the evidence of a contradiction could not be had
 
     def hear(self, announcement: Announcement) -> None:
         """Takes in an announcement whose signature was verified."""
         if announcement.session_id == self.opened.session_id:
-            _remember(self._announced, (announcement.peer_id, announcement.round), announcement)
+            self._announced.setdefault((announcement.peer_id, announcement.round), announcement)
 
     async def run(self) -> None:
         """Looks at the chain for ever; while it is out of reach, later."""
@@ -59,7 +57,7 @@ class Witness:
         for commitment in found:
             member = members.get(commitment.account)
             if member is not None:
-                _remember(self._recorded, (peer_id_of(member.peer_key), commitment.round), (member, commitment))
+                self._recorded.setdefault((peer_id_of(member.peer_key), commitment.round), (member, commitment))
         self.next_block = head + 1
         saved = []
         for key in self._recorded.keys() & self._announced.keys():
@@ -111,9 +109,3 @@ class Witness:
             path,
         )
         return path
-
-
-def _remember(kept: "OrderedDict[Key, T]", key: Key, thing: T) -> None:
-    kept.setdefault(key, thing)
-    if len(kept) > REMEMBERED:
-        kept.popitem(last=False)

@@ -3,11 +3,12 @@
 Knows no network. Two announcements of one member for one round with different hashes are evidence that convicts it.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate, islice, zip_longest
+
+from cachetools import FIFOCache
 
 from node.messages import Announcement
 
@@ -59,10 +60,10 @@ class AnnouncementBook:
         self._session_id = session_id
         self._payload_limit = payload_limit
         self._gate = gate
-        self._rounds: dict[str, OrderedDict[int, Announcement]] = {}
+        self._rounds: dict[str, dict[int, Announcement]] = {}
         self._forgotten: dict[str, int] = {}  # newest round of which nothing is known any more
-        self._first: OrderedDict[bytes, tuple[str, int]] = OrderedDict()  # digest -> peer id and round
-        self._sizes: OrderedDict[bytes, int] = OrderedDict()  # of payloads that were verified
+        self._first: FIFOCache[bytes, tuple[str, int]] = FIFOCache(MAX_DIGESTS)  # digest -> peer id and round
+        self._sizes: FIFOCache[bytes, int] = FIFOCache(MAX_DIGESTS)  # of payloads that were verified
         self._convicted: set[tuple[str, int]] = set()
         self.evidence: list[Equivocation] = []
 
@@ -76,7 +77,7 @@ class AnnouncementBook:
             return Verdict.NOT_A_MEMBER
         if announcement.round <= self._forgotten.get(announcement.peer_id, -1):
             return Verdict.TOO_OLD
-        rounds = self._rounds.setdefault(announcement.peer_id, OrderedDict())
+        rounds = self._rounds.setdefault(announcement.peer_id, {})
         known = rounds.get(announcement.round)
         if known is None and self.contradicts(announcement):
             return Verdict.CONTRADICTION
@@ -100,14 +101,10 @@ class AnnouncementBook:
     def note_bytes(self, announcement: Announcement) -> None:
         """Remembers who announced these bytes first; of our own announcements that is all that is noted here."""
         self._first.setdefault(announcement.digest, (announcement.peer_id, announcement.round))
-        if len(self._first) > MAX_DIGESTS:
-            self._first.popitem(last=False)
 
     def note_verified(self, digest: bytes, size: int) -> None:
         """Remembers the size of bytes that were hashed here."""
         self._sizes[digest] = size
-        if len(self._sizes) > MAX_DIGESTS:
-            self._sizes.popitem(last=False)
 
     def contradicts(self, announcement: Announcement) -> bool:
         """Whether bytes of that hash were verified here, and have another size: the announcer signed a lie."""
@@ -122,7 +119,7 @@ class AnnouncementBook:
         found = [each for rounds in self._rounds.values() for each in rounds.values() if each.round >= round]
         return sorted(found, key=lambda each: (each.round, each.peer_id))
 
-    def _remember(self, rounds: OrderedDict[int, Announcement], announcement: Announcement) -> None:
+    def _remember(self, rounds: dict[int, Announcement], announcement: Announcement) -> None:
         rounds[announcement.round] = announcement
         self.note_bytes(announcement)
         if len(rounds) > MAX_ROUNDS_REMEMBERED:

@@ -14,7 +14,7 @@ import trio
 
 from node.causes import Cause, Tally
 from node.network.metering import MeteredStream
-from node.network.standing import TokenBucket
+from node.network.standing import TokenBucket, TokenBuckets
 
 IPV6_SITE = 64  # bits; whoever has one IPv6 address has all that begin with them
 FAMILIAR_SECONDS = 1.0  # how old the knowledge of members' addresses may be
@@ -45,18 +45,12 @@ class Door:
         self._for_strangers, self._for_members = (
             TokenBucket(trio.current_time, rules.total_per_second, rules.total_burst) for _ in range(2)
         )
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._buckets = TokenBuckets(trio.current_time, rules.per_second, rules.burst, rules.max_sources)
 
     def lets_in(self, stream: MeteredStream, *, expected: bool = False) -> bool:
         """Whether the source, and all like it, have not come too often. `expected`: a member said that it comes."""
         source = _source(stream)
-        bucket = self._buckets.pop(source, None)
-        if bucket is None:
-            bucket = TokenBucket(trio.current_time, self._rules.per_second, self._rules.burst)
-        self._buckets[source] = bucket
-        if len(self._buckets) > self._rules.max_sources:
-            self._buckets.popitem(last=False)
-        if not bucket.take():
+        if not self._buckets.take(source):
             self._tally.count(Cause.ADDRESS_RATE, detail=f"a connection from {source}")
             return False
         total = self._for_members if expected or self._is_familiar(source) else self._for_strangers

@@ -3,7 +3,6 @@
 Knows what an announcement is and no payload. The parameters are those measured for small sessions.
 """
 
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -18,7 +17,7 @@ from node.errors import PeerError
 from node.messages import NOTE_LIMIT, Announcement
 from node.network.containment import containing
 from node.network.members_pubsub import MembersPubsub, session_router
-from node.network.standing import Standings, TokenBucket
+from node.network.standing import Standings, TokenBuckets
 from node.network.wire import announcement_message, decode, read_announcement
 from node.network.wire_pb2 import Announcement as AnnouncementMessage
 
@@ -46,7 +45,7 @@ class Gossip:
         self._standings = standings
         self._gate = gate
         self._hear = hear
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._buckets = TokenBuckets(trio.current_time, MESSAGES_PER_SECOND, MESSAGE_BURST, MAX_BUCKETS)
         self._pubsub: MembersPubsub | None = None
         self._host = host
         self._topic = ""
@@ -80,7 +79,7 @@ class Gossip:
     def _admit(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         """Whether a message is new, valid and worth forwarding; delivers it if so."""
         sender = str(forwarder)
-        if not self._bucket(sender).take():
+        if not self._buckets.take(sender):
             self._standings.penalize(sender, 1.0, Cause.ANNOUNCEMENT_FLOOD)
             return False
         try:
@@ -89,14 +88,6 @@ class Gossip:
             self._standings.penalize(sender, 10.0, Cause.BAD_ANNOUNCEMENT, error)
             return False
         return self._hear(announcement, sender)
-
-    def _bucket(self, sender: str) -> TokenBucket:
-        bucket = self._buckets.get(sender)
-        if bucket is None:
-            bucket = self._buckets[sender] = TokenBucket(trio.current_time, MESSAGES_PER_SECOND, MESSAGE_BURST)
-            if len(self._buckets) > MAX_BUCKETS:
-                self._buckets.popitem(last=False)
-        return bucket
 
 
 def _read(data: bytes, sender: str) -> Announcement:

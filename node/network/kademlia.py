@@ -7,7 +7,6 @@ dead peers for ever. Knows no update.
 
 import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
@@ -21,7 +20,7 @@ from node.errors import PeerError
 from node.network.containment import is_malformed
 from node.network.delimited import decode_peer, encode_addresses, encode_peer_id, receive, send
 from node.network.routing import BUCKET, Contact, Place, Providers, RoutingTable, point
-from node.network.standing import TokenBucket
+from node.network.standing import TokenBuckets
 from node.network.wire import patience
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class Kademlia:
         self._hint = hint
         self.table = RoutingTable(_point_of(own[0]))
         self.providers = Providers()
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._buckets = TokenBuckets(trio.current_time, REQUESTS_PER_SECOND, REQUEST_BURST, MAX_BUCKETS)
 
     # Answering
 
@@ -64,7 +63,7 @@ class Kademlia:
         while True:
             with trio.fail_after(IDLE_SECONDS):
                 request = await receive(stream, Message)
-            if not self._permit(peer_id):
+            if not self._buckets.take(peer_id):
                 self._tally.count(Cause.DIRECTORY_FLOOD, peer_id)
                 return
             if len(request.key) > MAX_KEY:
@@ -98,15 +97,6 @@ class Kademlia:
             if place is not None and place[0] == peer_id and place[1]:
                 return place
         return None
-
-    def _permit(self, peer_id: str) -> bool:
-        bucket = self._buckets.pop(peer_id, None)
-        if bucket is None:
-            bucket = TokenBucket(trio.current_time, REQUESTS_PER_SECOND, REQUEST_BURST)
-        self._buckets[peer_id] = bucket
-        if len(self._buckets) > MAX_BUCKETS:
-            self._buckets.popitem(last=False)
-        return bucket.take()
 
     # Asking
 

@@ -7,10 +7,11 @@ that was ever heard is kept; with the adaptive parameters a small mesh counts as
 from 1 s to 60 s.
 """
 
-from collections import OrderedDict, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 
 import trio
+from cachetools import FIFOCache
 from libp2p.abc import IHost, INetStream
 from libp2p.peer.id import ID
 from libp2p.pubsub.gossipsub import PROTOCOL_ID, PROTOCOL_ID_V11, PROTOCOL_ID_V12, GossipSub
@@ -50,7 +51,7 @@ def session_router() -> GossipSub:
     )
     _keep_heartbeat_alive(router)
     _bound_delivery_log(router)
-    router.equivocation_detection = _Newest(MESSAGES_REMEMBERED)
+    _bound_messages(router)
     return router
 
 
@@ -73,20 +74,12 @@ def _bound_delivery_log(router: GossipSub) -> None:
     router.recent_peer_connections = deque(maxlen=DELIVERIES_REMEMBERED)
 
 
-class _Newest(OrderedDict[bytes, rpc_pb2.Message]):
-    """The first message under each number of a peer's. Fault: the router keeps them all, for ever.
+def _bound_messages(router: GossipSub) -> None:
+    """Fault: the first message under each number of a peer's is kept for ever.
 
     Two under one number cost their sender its score; what it signed twice is found out by the announcements' book.
     """
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self._count = count
-
-    def __setitem__(self, key: bytes, message: rpc_pb2.Message) -> None:
-        super().__setitem__(key, message)
-        while len(self) > self._count:
-            self.popitem(last=False)
+    router.equivocation_detection = FIFOCache(MESSAGES_REMEMBERED)
 
 
 class MembersPubsub(Pubsub):

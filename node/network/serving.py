@@ -21,7 +21,7 @@ from node.network.announcements import AnnouncementBook, newest_of_each
 from node.network.containment import OwnFaults
 from node.network.identity import public_key_of
 from node.network.peer_book import MAX_ADDRESSES, PeerBook
-from node.network.standing import Standings, TokenBucket
+from node.network.standing import Standings, TokenBuckets
 from node.network.wire import (
     DIGEST_BYTES,
     FULL_CHUNK,
@@ -47,6 +47,7 @@ REQUESTS_PER_SECOND = 50.0
 SLOW_PENALTY = 2.0  # small: a link may be slow through no fault of the peer's
 STRANGER_PENALTY = 0.5  # small: it may be a member that we have not read of yet
 REQUEST_BURST = 500.0
+MAX_BUCKETS = 4096
 
 
 class PayloadSource(Protocol):
@@ -84,7 +85,7 @@ class ExchangeServer:
     def __post_init__(self) -> None:
         self._open: Counter[str] = Counter()
         self._sending: Counter[str] = Counter()
-        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets = TokenBuckets(trio.current_time, REQUESTS_PER_SECOND, REQUEST_BURST, MAX_BUCKETS)
 
     async def handle(self, stream: INetStream) -> None:
         """Answers one peer's requests until it leaves, or breaks a rule."""
@@ -108,7 +109,6 @@ class ExchangeServer:
             self._open[peer_id] -= 1
             if not self._open[peer_id]:
                 del self._open[peer_id]
-                self._buckets.pop(peer_id, None)
 
     async def _has_begun(self, frames: Frames) -> bool:
         """Waits for a request's first byte; False if none comes: an idle stream is nobody's fault."""
@@ -126,7 +126,7 @@ class ExchangeServer:
             self.standings.penalize(frames.peer_id, STRANGER_PENALTY, Cause.STRANGER_ASKS)
             await self._refuse(frames, "you are no member of this session; join it on its ledger", final=True)
             return False
-        if not self._bucket(frames.peer_id).take():
+        if not self._buckets.take(frames.peer_id):
             self.standings.penalize(frames.peer_id, 1.0, Cause.TOO_MANY_REQUESTS)
             await self._refuse(frames, "too many requests; slow down")
             return False
@@ -245,12 +245,6 @@ class ExchangeServer:
 
     async def _refuse(self, frames: Frames, reason: str, *, final: bool = False) -> bool:
         return await self._reply(frames, Reply(refusal=Refusal(reason=reason, final=final)))
-
-    def _bucket(self, peer_id: str) -> TokenBucket:
-        bucket = self._buckets.get(peer_id)
-        if bucket is None:
-            bucket = self._buckets[peer_id] = TokenBucket(trio.current_time, REQUESTS_PER_SECOND, REQUEST_BURST)
-        return bucket
 
 
 def _open_at(path: Path, offset: int) -> tuple[BinaryIO, int]:

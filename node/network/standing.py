@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from cachetools import LRUCache
+
 from node.causes import Cause, Tally
 
 logger = logging.getLogger(__name__)
@@ -111,3 +113,20 @@ class TokenBucket:
             return False
         self._tokens -= count
         return True
+
+
+class TokenBuckets:
+    """A bucket for each source; beyond `count`, the source that asked longest ago is forgotten."""
+
+    def __init__(self, clock: Callable[[], float], rate: float, burst: float, count: int) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._burst = burst
+        self._buckets: LRUCache[str, TokenBucket] = LRUCache(count)
+
+    def take(self, source: str) -> bool:
+        """Whether the source had a permit left, and takes it."""
+        bucket = self._buckets.get(source)
+        if bucket is None:
+            bucket = self._buckets[source] = TokenBucket(self._clock, self._rate, self._burst)
+        return bucket.take()

@@ -7,7 +7,6 @@ expire; namespaces, registrations, requests and connections are bounded.
 import logging
 import random
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -24,7 +23,7 @@ from node.network.metrics import Metric
 from node.network.registrations import COOKIE_BYTES, Directory, TrackerRules
 from node.network.relaying import Relay
 from node.network.rendezvous import PROTOCOL, peer_message
-from node.network.standing import TokenBucket
+from node.network.standing import TokenBuckets
 from node.network.tracker_metrics import TrackerCounts, tracker_metrics
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ class Tracker:
         self.relay: Relay | None = None
         self.directory = Directory(rules, chance)
         self._rules = rules
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._buckets = TokenBuckets(trio.current_time, rules.per_second, rules.burst, rules.max_members)
         self._tallied_at = trio.current_time()
 
     async def handle(self, stream: INetStream) -> None:
@@ -101,7 +100,7 @@ class Tracker:
 
     def _register(self, peer_id: str, request: Message.Register) -> Message:
         named = decode_peer(request.peer.id, request.peer.addrs)
-        if not self._permit(peer_id):
+        if not self._buckets.take(peer_id):
             return self._registered(*self._refused(peer_id, Cause.TRACKER_FLOOD))
         if named is None or named[0] != peer_id or not named[1]:
             return self._registered(*self._refused(peer_id, Cause.BAD_REGISTRATION))
@@ -118,7 +117,7 @@ class Tracker:
         return Message(type=Message.REGISTER_RESPONSE, registerResponse=response)
 
     def _discover(self, peer_id: str, request: Message.Discover) -> Message:
-        if not self._permit(peer_id):
+        if not self._buckets.take(peer_id):
             return self._discovered(*self._refused(peer_id, Cause.TRACKER_FLOOD))
         if not _is_namespace(request.ns):
             return self._discovered(*self._refused(peer_id, Cause.BAD_NAMESPACE))
@@ -148,15 +147,6 @@ class Tracker:
         status, text = REFUSALS[cause]
         self.running.tally.count(cause, peer_id, why)
         return status, why or text
-
-    def _permit(self, peer_id: str) -> bool:
-        bucket = self._buckets.pop(peer_id, None)
-        if bucket is None:
-            bucket = TokenBucket(trio.current_time, self._rules.per_second, self._rules.burst)
-        self._buckets[peer_id] = bucket
-        if len(self._buckets) > self._rules.max_members:
-            self._buckets.popitem(last=False)
-        return bucket.take()
 
 
 @asynccontextmanager

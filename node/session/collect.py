@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import trio
+from cachetools import FIFOCache
 
 from node.backoff import pauses
 from node.errors import NetworkError, PeerError
@@ -71,7 +72,9 @@ class Collector:
     _started: float = 0.0
     _pool: dict[int, Delivery] = field(default_factory=dict)
     _used: dict[int, int] = field(default_factory=dict)  # newest round by worker that went in
-    _digests: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # (worker, round) that brought it
+    _digests: "FIFOCache[bytes, tuple[int, int]]" = field(
+        default_factory=lambda: FIFOCache(MEMORY)
+    )  # who brought it, when
     _refused: dict[int, bytes] = field(default_factory=dict)
     _pulling: dict[int, tuple[bytes, trio.CancelScope]] = field(default_factory=dict)
     _missed: dict[int, int] = field(default_factory=dict)
@@ -155,7 +158,7 @@ class Collector:
             discard(payload)
             raise PeerError(fault)
         self._refuse_replay(member, announcement)
-        self._remember(member, announcement)
+        self._digests[announcement.digest] = member, announcement.round
         fresh = announcement.round == self.round
         trip_s = trio.current_time() - self._started if fresh else 0.0
         known = self.most(member)
@@ -183,11 +186,6 @@ class Collector:
         first = self._digests.get(announcement.digest, (member, announcement.round))
         if first != (member, announcement.round):
             raise PeerError(f"the same update came from worker {first[0]} in round {first[1]}")
-
-    def _remember(self, member: int, announcement: Announcement) -> None:
-        self._digests[announcement.digest] = (member, announcement.round)
-        while len(self._digests) > MEMORY:
-            del self._digests[next(iter(self._digests))]
 
     async def _fetch(self, announcement: Announcement) -> Payload | None:
         tries = pauses(self.chance)

@@ -1,5 +1,5 @@
 from node.causes import Cause
-from node.network.standing import MAX_PEERS, StandingRules, Standings, TokenBucket
+from node.network.standing import MAX_PEERS, StandingRules, Standings, TokenBucket, TokenBuckets
 
 
 class Clock:
@@ -54,3 +54,11 @@ def test_a_token_bucket_allows_a_burst_and_then_a_rate():
     assert [bucket.take() for _ in range(4)] == [True, True, True, False]
     clock.now = 1
     assert [bucket.take() for _ in range(3)] == [True, True, False]
+
+
+def test_each_source_has_a_bucket_and_the_one_that_asked_longest_ago_is_forgotten():
+    buckets = TokenBuckets(Clock(), rate=1, burst=1, count=2)
+    assert [buckets.take(source) for source in ("old", "new", "old")] == [True, True, False]
+    assert buckets.take("third"), "in the place of `new`, which asked before `old` did"
+    assert not buckets.take("old")
+    assert buckets.take("new"), "forgotten, so it starts anew"
