@@ -10,6 +10,7 @@ import torch
 from rich.table import Table
 
 from node.cli.options import Finite, data_option
+from node.cli.outputs import require_writable
 from node.cli.result import Result, answers, note
 from node.dashboard.plots import plot_privacy
 from node.errors import ConfigError
@@ -47,7 +48,7 @@ def privacy(epsilons: str, plot: Path | None, **options: Any) -> Result:
     started = time.perf_counter()
     setting = Setting(**options)
     if plot is not None:
-        require_writable(plot)  # now, and not after minutes of work
+        require_writable(plot, "--plot")
     rows = list(compare(setting, budgets(epsilons), note))
     if plot is not None:
         plot_privacy([asdict(row) for row in rows], plot)
@@ -57,19 +58,6 @@ def privacy(epsilons: str, plot: Path | None, **options: Any) -> Result:
         "seconds": round(time.perf_counter() - started, 1),
     }
     return Result(fields, table(rows))
-
-
-def require_writable(plot: Path) -> None:
-    """ConfigError unless a file can be written there; what it holds stays until then."""
-    if not plot.resolve().parent.is_dir():
-        raise ConfigError(f"{plot.resolve().parent} is no directory: choose another --plot")
-    try:
-        new = not plot.exists()
-        plot.open("ab").close()
-    except OSError as error:
-        raise ConfigError(f"{plot} cannot be written ({error.strerror}): choose another --plot") from error
-    if new:
-        plot.unlink()
 
 
 def budgets(text: str) -> list[float]:

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from node.cli.options import Finite, data_option
+from node.cli.outputs import require_writable
 from node.cli.result import Result, answers
-from node.cli.simulation_tables import require_writable, rounds_table, runs_table, shown
+from node.cli.simulation_tables import rounds_table, runs_table, shown
 from node.cli.unused_options import given_options, require_simulated_use
 from node.errors import ConfigError
 from node.learning.splits import SPLITS, require_split
@@ -75,7 +76,8 @@ def simulate(**options: Any) -> Result:
              fl-node simulate --split skewed:0.1 --seed 1 --seed 2 --seed 3 --processes 2 --csv -
              fl-node simulate --sweep sweep.toml --out runs/sweep.jsonl --processes 4
     """
-    require_writable(options["csv"])
+    if options["csv"] is not None and str(options["csv"]) != "-":
+        require_writable(options["csv"], "--csv")
     if str(options["csv"]) == "-" and "as_json" in given_options():
         raise ConfigError("--csv - beside --json: both are standard output, give --csv a file")
     if options["sweep"] is not None:

@@ -11,8 +11,8 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from node.cli.outputs import write_text
 from node.dashboard.tables import percent
-from node.errors import ConfigError
 from node.simulation.results import Row, summary
 from node.simulation.settings import SimulatedRound
 
@@ -67,12 +67,6 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def require_writable(path: Path | None) -> None:
-    """Raises ConfigError, before hours of runs, where `shown` could not write."""
-    if path is not None and str(path) != "-":
-        _written(path, "a", "")
-
-
 def shown(table: Table, rows: Sequence[Mapping[str, Any]], path: Path | None) -> RenderableType:
     """What is shown: the table, or with `-` the rows as CSV in its place. Writes them to the file of another name.
 
@@ -82,16 +76,8 @@ def shown(table: Table, rows: Sequence[Mapping[str, Any]], path: Path | None) ->
         return table
     if str(path) == "-":
         return escape(csv_text(rows).rstrip())
-    _written(path, "w", csv_text(rows))
+    write_text(path, csv_text(rows), "--csv")
     return table
-
-
-def _written(path: Path, mode: str, text: str) -> None:
-    try:
-        with path.open(mode) as stream:
-            stream.write(text)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be written ({error.strerror}): give another --csv") from error
 
 
 def _table(*columns: str) -> Table:

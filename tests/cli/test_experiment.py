@@ -68,8 +68,8 @@ def test_attacks_on_updates_work_without_a_budget_and_fail_with_one(run, tmp_pat
         (("--epsilons", "1;3"), "numbers with commas"),
         (("--epsilons", "-1"), "a positive number"),
         (("--shadows", 3), "shadows in pairs"),
-        (("--plot", "/nowhere/at/all.png"), "is no directory"),
-        (("--plot", f"/tmp/{300 * 'p'}.png"), "cannot be written (File name too long)"),
+        (("--plot", "/nowhere/at/all.png"), "give another --plot"),
+        (("--plot", f"/tmp/{300 * 'p'}.png"), "File name too long): give another --plot"),
     ],
 )
 def test_what_cannot_be_is_said_with_a_cure(run, arguments, words):
