@@ -158,11 +158,9 @@ class Replication:
             with self.tools.room.fetching(FETCH_S) as scope:
                 await self.tools.copier.keep(named.cid, self.registry.place.label(named))
                 kept = True
-        except ContentMissing as error:  # what came stays for the next try
-            self._failed(named, str(error))
-            return False
         except StorageError as error:
-            self.tools.room.collect_later()
+            if not isinstance(error, ContentMissing):  # of one that is missing, what came stays for the next try
+                self.tools.room.collect_later()
             self._failed(named, str(error))
             return False
         if not kept:

@@ -62,7 +62,7 @@ class ExchangeClient:
         open_stream: Callable[[str], Awaitable[INetStream]],
         standings: Standings,
         times: FetchTimes,
-        known: Callable[[Announcement], bool] = lambda _: False,
+        known: Callable[[Announcement], bool],
     ) -> None:
         self._session_id = session_id
         self._known = known
