@@ -90,6 +90,10 @@ class Home:
         """The key of a sealed session, mode 0600."""
         return self.path / f"session-{session_id:016x}.key"
 
+    def session_keys(self) -> list[Path]:
+        """The keys of sealed sessions that are here."""
+        return sorted(self.path.glob("session-*.key"))
+
     @property
     def evidence(self) -> Path:
         """Signed contradictions of other members."""

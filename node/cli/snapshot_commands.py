@@ -20,7 +20,7 @@ from node.cli.snapshot_places import (
     run,
     session_option,
 )
-from node.errors import NodeError, StorageError
+from node.errors import ConfigError, NodeError, StorageError
 from node.home import open_home
 from node.storage import (
     Collected,
@@ -31,6 +31,7 @@ from node.storage import (
     describe,
     expired,
     export,
+    is_sealed,
     read_key,
 )
 from node.storage import take_inventory as take_inventory_of
@@ -141,8 +142,10 @@ def add(folder: Path, home: Path, ipfs: str | None, session_key: Path | None) ->
     \b
     Example: fl-node snapshot add round-5 --home a
     """
-    open_home(home)
+    keys = open_home(home).session_keys()
     files: dict[str, bytes | Path] = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    if session_key is None and keys and not all(is_sealed(folder / name) for name in files):
+        raise ConfigError(f"{home} is of a sealed session, and {folder} is not sealed: add --session-key {keys[0]}")
     key = None if session_key is None else read_key(session_key)
     cid = run(Place(home, ipfs, key=key), lambda snapshots: snapshots.add(files))
     return Result({"cid": cid, "files": sorted(files)}, f"{cid}  {', '.join(sorted(files))}")

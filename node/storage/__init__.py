@@ -13,7 +13,7 @@ from node.storage.ports import Bounds, Collected, Entry, FetchBlocks, Label, Pin
 from node.storage.reading import StoredSnapshots
 from node.storage.retention import Retained, Retention, expired, parse_retention, retain
 from node.storage.sealed import SealedSnapshots
-from node.storage.sealing import new_session_key, sealed_size, unseal_bytes
+from node.storage.sealing import is_sealed, new_session_key, sealed_size, unseal_bytes
 from node.storage.session_key import format_key, key_hash, parse_key, read_key
 from node.storage.staging import clear_staging
 
@@ -46,6 +46,7 @@ __all__ = [
     "export",
     "format_key",
     "grant_key",
+    "is_sealed",
     "key_hash",
     "new_session_key",
     "open_copier",

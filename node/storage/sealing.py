@@ -17,6 +17,7 @@ import hmac
 import io
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from cryptography.exceptions import InvalidTag
@@ -51,6 +52,12 @@ def seal(source: BinaryIO, key: bytes) -> Iterator[bytes]:
         if not following:
             return
         part, number = following, number + 1
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file begins as `seal` begins it."""
+    with path.open("rb") as source:
+        return source.read(len(_MAGIC)) == _MAGIC
 
 
 def unseal(source: BinaryIO, key: bytes) -> Iterator[bytes]:

@@ -131,6 +131,19 @@ def test_what_was_opened_with_a_sessions_key_is_sealed_again_under_its_cid(home,
     assert answer("add", out, "--home", home, "--session-key", key)["cid"] == cid
 
 
+def test_a_home_of_a_sealed_session_takes_nothing_in_the_open(home, tmp_path):
+    key, folder, sealed = home / f"session-{7:016x}.key", tmp_path / "folder", tmp_path / "sealed"
+    key.write_bytes(format_key(new_session_key()))
+    folder.mkdir()
+    (folder / "mixed.safetensors").write_bytes(b"a private model")
+    before = answer("list", "--home", home)["snapshots"]
+    assert f"add --session-key {key}" in refusal("add", folder, "--home", home)
+    assert answer("list", "--home", home)["snapshots"] == before
+    cid = answer("add", folder, "--home", home, "--session-key", key)["cid"]
+    answer("get", cid, "--home", home, "--out", sealed)
+    assert answer("add", sealed, "--home", home)["cid"] == cid, "what is sealed already needs no key"
+
+
 def test_garbage_goes_and_no_pinned_block(home, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "note").write_bytes(b"by hand")
