@@ -27,10 +27,11 @@ from node.daemon.directory import LedgerDirectory
 from node.daemon.handing_out import Shelf, hand_out
 from node.daemon.journal import IN_MEMORY
 from node.daemon.learner import Seat, TorchLearner
+from node.daemon.memory import give_back_freed_memory
 from node.daemon.misbehavior import Misbehavior
 from node.daemon.private import open_private, private_way
 from node.daemon.settings import StartSettings
-from node.daemon.spool import Spool, give_back_freed_memory
+from node.daemon.spool import Spool
 from node.errors import ConfigError, NetworkError, StorageError, TaskError
 from node.home import Home, bind_home, keep_session_file, open_home
 from node.learning import parameters, trainer

@@ -12,6 +12,7 @@ import torch
 import trio
 
 from node.daemon.directory import keep_fresh
+from node.daemon.memory import keep_trimming
 from node.daemon.metrics import node_metrics
 from node.daemon.opening import Parts, open_parts, publish
 from node.daemon.outside import Ears
@@ -103,6 +104,7 @@ class Life:
             nursery.start_soon(witness.run)
             nursery.start_soon(hear_announcements, self.network, self.board, self.settings.home, witness.hear)
             nursery.start_soon(keep_writing, self.status)
+            nursery.start_soon(keep_trimming)
             nursery.start_soon(self._heed_signals)
             finished = await self._rounds()
             self.status.observe("flushing records", finished)

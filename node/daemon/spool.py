@@ -3,7 +3,6 @@
 A file here belongs to whoever holds its path; what a killed node left behind goes at the next start.
 """
 
-import ctypes
 import hashlib
 import json
 import os
@@ -28,7 +27,6 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's mallopt
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +61,6 @@ def open_spool(directory: Path) -> Path:
     for left in directory.glob("fl-node-*.payload"):
         left.unlink(missing_ok=True)
     return directory
-
-
-def give_back_freed_memory() -> None:
-    """From now on every block above 1 MiB returns to the system when it is freed, where the C library is glibc.
-
-    By default glibc learns to keep blocks of up to 32 MiB, in an arena for every few threads: a model's layers, freed
-    one by one, would stay, and a node would grow for a hundred rounds, with free memory between what is used. To be
-    called before the first model is made; later it is too late: what it trims, the next model fills again, since a free
-    place in an arena is taken before anything is mapped.
-    """
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
-        library.mallopt(M_ARENA_MAX, 2)
-        library.malloc_trim(0)
 
 
 def tensor_pieces(tensors: Mapping[str, Tensor]) -> list[Piece]:

@@ -1,9 +1,6 @@
 """Large models lie on disk, and everything comes to the same bits as in memory."""
 
 import hashlib
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -112,41 +109,3 @@ def test_pieces_are_a_safetensors_file():
     assert {name: each.tolist() for name, each in loaded.items()} == {
         name: each.tolist() for name, each in tensors.items()
     }
-
-
-MODELS = """
-import sys, threading
-from torch import nn
-from node.daemon.spool import give_back_freed_memory
-from node.learning.task import Task, prepare
-
-def anonymous():
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
-
-def deep():
-    return nn.Sequential(*[nn.Linear(1024, 1024) for _ in range(16)])
-
-def start():
-    before = anonymous()
-    prepare(task)
-    learner = prepare(task).without_numbers()
-    learner.initial()
-    kept.append(learner.initial())
-    print((anonymous() - before) / learner.spec.payload_size)
-
-kept, task = [], Task("deep", deep, data=None)
-if sys.argv[1] == "first":
-    give_back_freed_memory()
-thread = threading.Thread(target=start)
-thread.start()
-thread.join()
-"""
-
-
-@pytest.mark.real
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is measured as Linux says it")
-def test_models_made_and_forgotten_at_the_start_leave_no_memory_behind():
-    command = [sys.executable, "-c", MODELS, "first"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert float(done.stdout) < 1.3, "the one that is kept, and no second one"
