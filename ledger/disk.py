@@ -1,4 +1,4 @@
-"""What the SQLite files in a home have in common: columns that came later, and the cure for damage. Knows no table."""
+"""What the SQLite files in a home have in common: columns that came later, damage and its cure. Knows no table."""
 
 import sqlite3
 
@@ -6,6 +6,13 @@ CURE = (
     "restore it from a backup, or leave only identity.key, keystore.json, passphrase and ipfs in the home and start: "
     "the node goes on from the ledger"
 )
+
+
+def require_sound(db: sqlite3.Connection) -> None:
+    """Reads every page of a file. Raises sqlite3.DatabaseError for one that is not what it was."""
+    fault = db.execute("pragma quick_check(1)").fetchone()[0]
+    if fault != "ok":
+        raise sqlite3.DatabaseError(" ".join(fault.split()))
 
 
 def add_column(db: sqlite3.Connection, table: str, column: str, type: str) -> None:

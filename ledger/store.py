@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.disk import CURE, add_column
+from ledger.disk import CURE, add_column, require_sound
 from ledger.errors import OutboxError
 
 _VERSION = 1
@@ -81,8 +81,7 @@ class Store:
             self._db.execute("pragma synchronous = full")
             self._db.executescript(_SCHEMA)
             add_column(self._db, "records", "digest", "blob")
-            if (fault := self._db.execute("pragma quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(fault)
+            require_sound(self._db)
             found = self._db.execute("select version, contract from belongs").fetchone()
             if found is None:
                 found = (_VERSION, contract)

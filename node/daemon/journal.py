@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ledger.disk import CURE, add_column
+from ledger.disk import CURE, add_column, require_sound
 from node.errors import HomeError
 from node.files import Piece, clear_temporaries, move_durably, sha256_of_file, write_atomically
 from node.learning.vectors import sha256_of
@@ -70,6 +70,7 @@ class Journal:
             add_column(self._db, "updates", "note", "blob not null default x''")
             add_column(self._db, "announcements", "note", "blob not null default x''")
             add_column(self._db, "checkpoint", "mix_sha256", "blob")
+            require_sound(self._db)
         except sqlite3.DatabaseError as error:
             raise HomeError(f"{path} is damaged ({error}): {CURE}") from error
 
@@ -239,8 +240,9 @@ class Journal:
 
     def last_round(self) -> int:
         """The newest round of which this journal knows anything, whole or not; 0 if of none."""
-        checkpoint = self.checkpoint()
-        return max(self.last_trained(), 0 if checkpoint is None else checkpoint.round)
+        checkpoint, recorded = self.checkpoint(), self.recorded()
+        known = (0 if checkpoint is None else checkpoint.round, 0 if recorded is None else recorded[0])
+        return max(self.last_trained(), *known)
 
     def last_trained(self) -> int:
         """The newest round of which there is or was an update; 0 if of none."""

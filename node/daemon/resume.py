@@ -135,7 +135,9 @@ class Resumption:
         older copy, LedgerError.
         """
         prepared = self.prepared
-        if self.journal.checkpoint() is not None or self.journal.newest_update() is not None:
+        if self.journal.checkpoint() is not None or (
+            self.journal.newest_update() is not None and not self.journal.in_loss()
+        ):  # in a loss the checkpoint comes last: killed before it, all of this is done again
             await self._require_newest()
             return self.journal.in_loss()
         account, member = str(prepared.account.address), prepared.directory.own_index

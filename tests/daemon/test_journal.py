@@ -84,6 +84,12 @@ def test_what_an_earlier_disk_recorded_survives_the_process(journal, tmp_path):
     again.close()
 
 
+def test_a_round_that_an_earlier_disk_recorded_is_known(journal):
+    journal.save_mixless(4, b"state")
+    journal.save_recorded(5, sha256(b"payload"))
+    assert journal.last_round() == 5
+
+
 def test_a_corrupt_checkpoint_is_never_used(journal, tmp_path):
     journal.save_checkpoint(MIX, b"state")
     next(tmp_path.glob("checkpoint-*")).write_bytes(b"other")
@@ -235,6 +241,20 @@ def test_a_payload_counts_as_announced_only_after_its_announcement(journal):
 def test_a_file_that_is_no_database_is_a_clear_error(tmp_path):
     (tmp_path / "journal.sqlite").write_bytes(b"rubbish" * 1000)
     with pytest.raises(HomeError, match="damaged"):
+        Journal(tmp_path, keep=3)
+
+
+def test_a_page_that_the_disk_lost_is_a_clear_error(journal, tmp_path):
+    for round in range(1, 4):
+        journal.save_update(round, b"payload", sha256(b"payload"))
+    (page,) = journal._db.execute("select rootpage from sqlite_master where name = 'updates'").fetchone()
+    (size,) = journal._db.execute("pragma page_size").fetchone()
+    journal.close()
+    path = tmp_path / "journal.sqlite"
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * size : page * size] = bytes(size)
+    path.write_bytes(content)
+    with pytest.raises(HomeError, match=r"journal\.sqlite is damaged .*restore it from a backup"):
         Journal(tmp_path, keep=3)
 
 
