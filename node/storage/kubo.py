@@ -43,10 +43,7 @@ class KuboSnapshots:
         """See `Snapshots.add`."""
         check_files(files)
         with deadline(self._bounds.seconds, f"adding {', '.join(files)[:80]} to Kubo"):
-            root = await in_thread(lambda: self._add(files), abandon=True)
-            cid = format_cid(root.cid)
-            await in_thread(lambda: self._catalogue.record(new_pin(cid, label, root.dag_size), ()))
-            return cid
+            return await in_thread(lambda: self._add(files, label), abandon=True)
 
     async def entries(self, cid: str) -> list[Entry]:
         """See `Snapshots.entries`."""
@@ -120,7 +117,8 @@ class KuboSnapshots:
         with deadline(self._bounds.seconds, "asking Kubo for its addresses"):
             return await in_thread(self._rpc.addresses, abandon=True)
 
-    def _add(self, files: Mapping[str, bytes | Path]) -> Imported:
+    def _add(self, files: Mapping[str, bytes | Path], label: Label | None) -> str:
+        """Also what the daemon pins after the caller's time is over is in our list, and so can be released."""
         with staged(self._home) as staging:
             directory = staging / "snapshot"
             directory.mkdir()
@@ -130,7 +128,9 @@ class KuboSnapshots:
         if parse_cid(told) != expected.cid:
             cure = "update Kubo, or leave --ipfs out to use the embedded store"
             raise StorageError(f"Kubo computed {told} where {format_cid(expected.cid)} was due: {cure}")
-        return expected
+        pin = new_pin(format_cid(expected.cid), label, expected.dag_size)
+        self._catalogue.record(pin, ())
+        return pin.cid
 
     def _read(self, cid: str, name: str, limit: int) -> bytes:
         file = entry(parse_cid(cid), name, self._block).cid

@@ -7,7 +7,7 @@ reaches the daemon) the request goes through its `_client.request`.
 
 import ipaddress
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,10 @@ class KuboRpc:
                 chunker=f"size-{CHUNK}",
                 opts={"max-file-links": str(WIDTH), "timeout": self._timeout},
             )
-            return str(next(item["Hash"] for item in answer if item["Name"] == directory.name))
+            told = [item for item in map(_fields, answer) if item.get("Name") == directory.name and "Hash" in item]
+            if not told:  # a fault after the first file, such as a full disk, has no status any more: the list ends
+                raise StorageError(f"Kubo at {self.url} added only a part: look at its log and disk")
+            return str(told[0]["Hash"])
 
     def pin(self, cid: str) -> None:
         """Pins the DAG, which the daemon fetches from its peers as needed. Raises ContentMissing."""
@@ -69,7 +72,7 @@ class KuboRpc:
     def pinned(self) -> list[str]:
         """All recursive pins of the daemon, whoever made them."""
         with self._errors("pin ls"):
-            keys = self._json("pin/ls", type="recursive")[0].get("Keys") or {}
+            keys = self._field("pin/ls", "Keys", dict, type="recursive")
             return [str(key) for key in keys]
 
     def block(self, cid: str, limit: int) -> bytes:
@@ -90,7 +93,8 @@ class KuboRpc:
 
     def size(self) -> int:
         """Bytes of the daemon's repository."""
-        return int(self._json("repo/stat")[0].get("RepoSize", 0))
+        size: int = self._field("repo/stat", "RepoSize", int)
+        return size
 
     def connect(self, address: str) -> None:
         """Connects the daemon to a peer (`/ip4/…/tcp/…/p2p/…`), so that it can fetch from it."""
@@ -98,7 +102,7 @@ class KuboRpc:
 
     def addresses(self) -> list[str]:
         """Where the daemon's own bitswap can be reached."""
-        return [str(address) for address in self._json("id")[0].get("Addresses") or ()]
+        return [str(address) for address in self._field("id", "Addresses", list)]
 
     @property
     def _timeout(self) -> str:
@@ -109,8 +113,18 @@ class KuboRpc:
             sent = {**options, "timeout": self._timeout}
             answer = self._client._client.request(f"/{command}", arguments, opts=sent, decoder="json")
             if not all(isinstance(item, dict) for item in answer):
-                raise StorageError(f"what answers at {self.url} is no Kubo daemon ({str(answer)[:60]}): {_CURE}")
+                raise self._no_daemon(answer)
             return list(answer) or [{}]
+
+    def _field(self, command: str, name: str, kind: type, **options: str) -> Any:
+        """What the daemon says under a name; of that type, empty where it says nothing."""
+        value = self._json(command, **options)[0].get(name)
+        if value is not None and not isinstance(value, kind):
+            raise self._no_daemon({name: value})
+        return kind() if value is None else value
+
+    def _no_daemon(self, answer: object) -> StorageError:
+        return StorageError(f"what answers at {self.url} is no Kubo daemon ({str(answer)[:60]}): {_CURE}")
 
     def _stream(self, command: str, cid: str, limit: int, **more: str) -> Iterator[bytes]:
         received = 0
@@ -138,6 +152,12 @@ class KuboRpc:
         except (ipfshttpclient.exceptions.Error, requests.RequestException) as error:
             reason = type(error).__name__
             raise StorageError(f"Kubo at {self.url} did not do {doing} ({reason}): {_CURE}") from error
+
+
+def _fields(item: Any) -> Mapping[str, Any]:
+    """An item of an answer, as ipfshttpclient wraps it; empty if it is no object."""
+    raw = item.as_json()
+    return raw if isinstance(raw, dict) else {}
 
 
 def daemon_address(url: str) -> tuple[str, tuple[str, str] | None]:

@@ -7,12 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import base58
 import pytest
+import trio
 
 from node.errors import ContentMissing, StorageError
 from node.storage import Bounds, Label, open_snapshots
+from node.storage.catalogue import Catalogue
 from node.storage.cid import DAG_PB, RAW, cid_of_block, format_cid, parse_cid
 from node.storage.dagpb import Link, encode_node
-from node.storage.kubo_rpc import daemon_address
+from node.storage.kubo_rpc import KuboRpc, daemon_address
 
 FILES = {"update": b"payload", "mixed.safetensors": bytes(range(256)) * 1200}
 CID = "bafybeif7hpdcdvrplrvuymqowt3tsxyxhyqthmpydcvhtxvmd5zlgpwcei"
@@ -125,6 +127,65 @@ async def test_a_daemon_that_computes_another_cid_is_an_error_and_no_pin(stand_i
         with pytest.raises(StorageError, match=r"Kubo computed bafy.* where bafy.* was due"):
             await kubo.add(FILES)
         assert await kubo.pins() == []
+
+
+@pytest.mark.parametrize("rest", [b"", b'{"Hash": "%s"}' % CID.encode(), b'{"Name": "snapshot"}', b"[7]"])
+async def test_an_add_that_the_daemon_breaks_off_is_an_error_and_no_pin(stand_in, tmp_path, rest):
+    """Its disk is full after the first file, for one: the status and that file's line are out already."""
+    url, answers = stand_in
+    answers["add"] = (200, json.dumps({"Name": "snapshot/update", "Hash": CID}).encode() + b"\n" + rest)
+    answers["pin/ls"] = (200, b'{"Keys": {}}')
+    async with open_snapshots(tmp_path, url) as kubo:
+        with pytest.raises(StorageError, match=r"Kubo at http.* added only a part: look at its log and disk"):
+            await kubo.add(FILES)
+        assert await kubo.pins() == []
+
+
+async def test_what_a_slow_daemon_pins_after_the_time_is_over_can_be_released(stand_in, tmp_path, monkeypatch):
+    url, answers = stand_in
+    async with open_snapshots(tmp_path / "bob") as embedded:
+        cid = await embedded.add(FILES)
+    answers["add"] = (200, json.dumps({"Name": "snapshot", "Hash": cid}).encode())
+    answers["pin/ls"] = (200, json.dumps({"Keys": {cid: {"Type": "recursive"}}}).encode())
+    asked, answered, listed = threading.Event(), threading.Event(), threading.Event()
+    add, record = KuboRpc.add_directory, Catalogue.record
+
+    def add_slowly(rpc, directory):
+        asked.set()
+        assert answered.wait(10)
+        return add(rpc, directory)
+
+    def record_and_say(catalogue, pin, digests):
+        record(catalogue, pin, digests)
+        listed.set()
+
+    monkeypatch.setattr(KuboRpc, "add_directory", add_slowly)
+    monkeypatch.setattr(Catalogue, "record", record_and_say)
+    async with open_snapshots(tmp_path, url) as kubo:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kubo.add, FILES, Label(1, 2, 3))
+            assert await trio.to_thread.run_sync(asked.wait, 10)
+            nursery.cancel_scope.cancel()
+        assert await kubo.pins() == []
+        answered.set()
+        assert await trio.to_thread.run_sync(listed.wait, 10)
+        assert [(pin.cid, pin.label) for pin in await kubo.pins()] == [(cid, Label(1, 2, 3))]
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "ask"),
+    [
+        ("repo/stat", b'{"RepoSize": "much"}', lambda kubo: kubo.size()),
+        ("pin/ls", b'{"Keys": 7}', lambda kubo: kubo.pins()),
+        ("id", b'{"Addresses": 7}', lambda kubo: kubo.addresses()),
+    ],
+)
+async def test_an_answer_of_another_kind_is_one_error(stand_in, tmp_path, command, said, ask):
+    url, answers = stand_in
+    answers[command] = (200, said)
+    async with open_snapshots(tmp_path, url) as kubo:
+        with pytest.raises(StorageError, match="is no Kubo daemon"):
+            await ask(kubo)
 
 
 async def test_a_cid_in_another_base_is_the_same_cid(stand_in, tmp_path):
