@@ -53,8 +53,11 @@ async def describe(snapshots: Snapshots, cid: str) -> Description:
 
 
 async def export(snapshots: Snapshots, cid: str, directory: Path, limit: int) -> tuple[Path, ...]:
-    """Paths of the snapshot's files, now in `directory`, at most `limit` bytes each. Overwrites nothing."""
+    """Paths of the snapshot's files, now in `directory`, at most `limit` bytes together. Overwrites nothing."""
     entries = await snapshots.entries(cid)
+    size = sum(entry.size for entry in entries)  # what each file's root promises; more of it is never written
+    if size > limit:
+        raise StorageError(f"{cid} has {size:,} bytes, at most {limit:,} are allowed: raise the limit")
     for entry in entries:
         if not is_file_name(entry.name):
             raise StorageError(f"{cid} holds a file named {entry.name[:80]!r}: it is no snapshot, use `ipfs get`")

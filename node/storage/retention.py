@@ -49,10 +49,10 @@ class Retained:
 
 def expired(pins: Sequence[Pin], retention: Retention, named: Collection[str] = ()) -> list[Pin]:
     """The pins that the policy does not keep, oldest first."""
-    series: dict[tuple[int, int], list[int]] = defaultdict(list)
+    series: dict[tuple[int, int], set[int]] = defaultdict(set)  # a kill may leave two snapshots of one round
     for pin in pins:
         if pin.label is not None:
-            series[pin.label.session, pin.label.member].append(pin.label.round)
+            series[pin.label.session, pin.label.member].add(pin.label.round)
     oldest_kept = {key: sorted(rounds)[-retention.last :][0] for key, rounds in series.items()}
 
     def stays(pin: Pin) -> bool:

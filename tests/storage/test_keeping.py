@@ -33,6 +33,12 @@ def test_the_newest_rounds_of_each_member_stay():
     assert [(pin.label.member, pin.label.round) for pin in released] == [(0, 5), (1, 5)]
 
 
+def test_two_snapshots_of_one_round_count_as_one():
+    again = Pin(directory_cid(b"\xff" * 32), Label(1, 0, 3), 100, 1003.5)  # killed before it kept the first one's mix
+    pins = [*(pin(round) for round in (1, 2, 3)), again]
+    assert rounds(expired(pins, Retention(last=2))) == [1]
+
+
 def test_every_kth_round_stays():
     pins = [pin(round) for round in range(0, 30, 5)]
     assert rounds(expired(pins, Retention(last=1, every=10))) == [5, 15]
@@ -107,6 +113,14 @@ async def test_an_export_overwrites_nothing(store, tmp_path):
     with pytest.raises(StorageError, match="is there already: name another directory"):
         await export(store, cid, tmp_path, 1 << 20)
     assert (tmp_path / "update").read_bytes() == b"precious"
+
+
+async def test_the_files_of_an_export_are_no_larger_together_than_allowed(store, tmp_path):
+    cid = await store.add({f"file-{number}": bytes(100) for number in range(10)})  # one block, ten files
+    with pytest.raises(StorageError, match=r"has 1,000 bytes, at most 999 are allowed"):
+        await export(store, cid, tmp_path / "out", 999)
+    assert not (tmp_path / "out").exists()
+    assert len(await export(store, cid, tmp_path / "out", 1000)) == 10
 
 
 async def test_a_foreign_directory_cannot_write_outside_of_where_it_is_exported(store, tmp_path):
