@@ -139,6 +139,23 @@ async def test_a_damaged_block_reads_as_missing_and_is_reported_once(store, capl
     assert caplog.text.count("damaged on disk") == 1
 
 
+async def test_a_store_of_any_size_is_verified_if_each_snapshot_is_read_in_time(tmp_path, mock_clock, monkeypatch):
+    async with open_snapshots(tmp_path, bounds=Bounds(seconds=10)) as store:
+        cids = [await store.add({"update": b"%d" % number}) for number in range(4)]
+        block_file(store, cids[2]).unlink()
+        get = store.blocks.get
+
+        def read_slowly(cid):
+            trio.from_thread.run_sync(mock_clock.jump, 4.0)
+            return get(cid)
+
+        monkeypatch.setattr(store.blocks, "get", read_slowly)
+        assert [pin.cid for pin in await store.damaged()] == [cids[2]]
+        monkeypatch.setattr(store.blocks, "get", lambda cid: read_slowly(cid) and read_slowly(cid) and read_slowly(cid))
+        with pytest.raises(StorageError, match=f"verifying {cids[0]} took over 10 s"):
+            await store.damaged()
+
+
 async def test_adding_again_mends_a_damaged_block(store):
     cid = await store.add(FILES)
     block_file(store, cid).write_bytes(b"")
