@@ -4,13 +4,14 @@ The rules are `node.session.succession`'s; here are the chain, the disk and the 
 """
 
 import logging
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
-from ledger import History, LedgerError
+from ledger import History, HistoryError, LedgerError
 from node.agreement import OpenSession
 from node.config import Coordination
 from node.daemon.averaging import AveragingLearner
@@ -55,6 +56,17 @@ class LedgerSuccession:
         return True
 
     def _read(self) -> Term:
+        try:
+            return self._newest()
+        except HistoryError as error:
+            if not isinstance(error.__cause__, sqlite3.Error) or isinstance(error.__cause__, sqlite3.IntegrityError):
+                raise  # the chain's fault: it serves an event twice, for one
+            log.warning("%s is damaged, and made again from the ledger: %s", self.cache, error.__cause__)
+        for part in self.cache.parent.glob(f"{self.cache.name}*"):
+            part.unlink(missing_ok=True)
+        return self._newest()
+
+    def _newest(self) -> Term:
         with History(self.opened.ledger, self.opened.session_id, self.cache) as history:
             return read_terms(history, self.coordinated)[-1]
 

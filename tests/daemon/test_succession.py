@@ -1,15 +1,20 @@
 """What a former coordinator's disk becomes."""
 
+import pytest
+import trio
+
 from node.config import Aggregation
 from node.daemon.averaging import AveragingLearner, is_coordinators
 from node.daemon.journal import Journal
 from node.daemon.parts import forget_stop
 from node.daemon.resume import keep_checkpoint
-from node.daemon.succession import step_down
+from node.daemon.succession import LedgerSuccession, step_down
 from node.messages import Announcement
 from node.session.coordinator import STOPPED
 from node.session.notes import Orders, Work, encode
+from node.wishes import CoordinationWishes
 from tests.daemon.test_averaging import learner
+from tests.nodes import make_home, make_session
 
 
 async def test_a_former_coordinator_becomes_a_worker_beyond_every_round_that_it_may_have_recorded(tmp_path):
@@ -30,6 +35,25 @@ async def test_a_workers_disk_stays_as_it_is(tmp_path):
     await keep_checkpoint(journal, 4, learner(1).checkpoint())
     await step_down(journal, learner(1), 9, told.append)
     assert (journal.checkpoint().round, told) == (4, [])
+
+
+@pytest.mark.real
+async def test_a_damaged_cache_of_the_ledger_is_made_again(chain, tmp_path, caplog):
+    home, cache = make_home(tmp_path / "boss"), tmp_path / "succession.sqlite"
+    wishes = {"topology": "coordinated", "coordination": CoordinationWishes(election_s=6.0), "round_deadline_s": 5.0}
+    opened = await trio.to_thread.run_sync(
+        lambda: make_session(home, chain, tmp_path / "session.toml", quorum=1, **wishes)
+    )
+    succession = LedgerSuccession(opened, opened.session.coordinated, cache)
+    assert await succession.refresh()
+    whole = cache.read_bytes()
+    for damaged in (b"rubbish" * 1000, whole[:4096] + bytes(len(whole) - 4096)):
+        cache.write_bytes(damaged)
+        assert await succession.refresh()
+        assert (succession.current.member, "made again from the ledger" in caplog.text) == (-1, True)
+        caplog.clear()
+        assert await succession.refresh()
+        assert not caplog.messages
 
 
 def test_an_elected_coordinators_notes_as_a_worker_say_no_stop(tmp_path):
