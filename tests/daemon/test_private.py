@@ -167,6 +167,20 @@ def test_rounds_that_the_ledger_never_got_count_too_after_a_lost_disk(home, calm
     assert learner.epsilon() == pytest.approx(opacus("rdp", 5))
 
 
+def test_the_account_of_a_lost_key_goes_on_in_the_home_of_the_new_one(tmp_path, calm):
+    """As docs/operations.md says: the examples are the same, whoever trains on them now."""
+    old, new = Home(tmp_path / "b"), Home(tmp_path / "e")
+    for home in (old, new):
+        home.path.mkdir()
+    for round in (1, 2):
+        opened(old, pays_for(4))._train(round)
+    new.state.mkdir()
+    (new.state / ACCOUNT).write_bytes((old.state / ACCOUNT).read_bytes())
+    learner = opened(new, pays_for(4))
+    learner._train(1)
+    assert learner.epsilon() == pytest.approx(opacus("rdp", 3))
+
+
 def test_a_damaged_account_or_secret_is_no_fresh_start(home):
     opened(home, pays_for(2))
     assert stat.S_IMODE(home.noise_key.stat().st_mode) == 0o600
