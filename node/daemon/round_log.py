@@ -1,7 +1,7 @@
 """The newest finished rounds, for a status that is written twice a second."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -27,9 +27,12 @@ class RoundLog:
             del self._encoded[next(iter(self._encoded))]
         self.last = entry
 
-    def as_json(self) -> bytes:
-        """A JSON array of the rounds, the newest last."""
-        return b"[" + b", ".join(self._encoded.values()) + b"]"
+    def as_json(self) -> Iterator[bytes]:
+        """A JSON array of the rounds, the newest last, in pieces: as a whole it would grow with every round."""
+        yield b"["
+        for number, encoded in enumerate(self._encoded.values()):
+            yield b", " + encoded if number else encoded
+        yield b"]"
 
 
 def _is_round(entry: Any) -> bool:

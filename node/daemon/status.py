@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import trio
@@ -124,7 +125,8 @@ class Status:
     def write(self) -> None:
         """Replaces `status.json`."""
         now = json.dumps(self.now()).encode().removesuffix(b"}")
-        write_atomically(self.home.status, b'%b, "finished_rounds": %b}' % (now, self.rounds.as_json()), durable=False)
+        pieces = chain([now, b', "finished_rounds": '], self.rounds.as_json(), [b"}"])
+        write_atomically(self.home.status, pieces, durable=False)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

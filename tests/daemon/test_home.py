@@ -72,7 +72,7 @@ def test_a_node_starts_whatever_a_loss_of_power_left_of_its_status(home, content
     half = home.path / ".status.json.4711.tmp"
     half.write_bytes(b"{")
     status.resume()
-    assert json.loads(status.rounds.as_json()) == []
+    assert json.loads(b"".join(status.rounds.as_json())) == []
     assert not half.exists()
 
 
@@ -82,7 +82,7 @@ def test_a_node_that_starts_again_goes_on_with_the_rounds_of_its_status(home):
         home.status.write_text(json.dumps({"session": {"id": f"{7:016x}"}, "finished_rounds": rounds}))
         status = Status(home, prepared(session_id), None, None, None)
         status.resume()
-        assert json.loads(status.rounds.as_json()) == known
+        assert json.loads(b"".join(status.rounds.as_json())) == known
 
 
 def prepared(session_id):

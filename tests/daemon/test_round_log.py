@@ -10,7 +10,7 @@ def entry(round, loss=0.5):
 
 
 def rounds(log):
-    return json.loads(log.as_json())
+    return json.loads(b"".join(log.as_json()))
 
 
 def test_the_newest_rounds_are_kept_in_their_order():
