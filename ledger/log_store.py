@@ -60,6 +60,7 @@ class LogStore:
         try:
             self.db = sqlite3.connect(path or "", isolation_level=None, check_same_thread=False)
             self.db.execute("pragma journal_mode = wal")
+            self.db.execute("pragma cache_size = -256")  # KiB; a node's would grow for hundreds of rounds
             self.db.execute("pragma synchronous = normal")  # a cache: what a power cut takes is read again
             self.db.executescript(_SCHEMA)
             self.db.execute("insert or ignore into about values (1, ?)", (str(source),))
@@ -140,11 +141,10 @@ class LogStore:
 
     def _forget_undone(self) -> int:
         """The newest stored block that the chain still has, after all that came later was deleted."""
-        marks = self.db.execute("select number, hash from blocks order by number desc").fetchall()
-        position, step = 0, 1
-        while position < len(marks) and self._hash(marks[position][0]) != marks[position][1]:
+        position, step, newest = 0, 1, "select number, hash from blocks order by number desc limit 1 offset ?"
+        while (mark := self.db.execute(newest, (position,)).fetchone()) and self._hash(mark[0]) != mark[1]:
             position, step = position + step, step * 2
-        stands: int = marks[position][0] if position < len(marks) else -1
+        stands: int = mark[0] if mark else -1
         self._forget(stands + 1)
         return stands
 

@@ -23,6 +23,7 @@ LENGTH_BYTES = 2
 FIRST_BUFFER = LENGTH_BYTES + 65_535  # the largest Noise message
 MESSAGES_A_WRITE = 4  # the other side opens these while we seal the next
 LARGE_BUFFER = 4 * FIRST_BUFFER  # for connections that carry much
+SMALL_READS = 1000  # one after the other: what was much is over
 
 
 class NoiseTransport(Transport):
@@ -56,6 +57,7 @@ class NoiseSession(BaseSession):
         self._opening: Any = ciphers.cipher_state_decrypt
         self._sealed = bytearray(FIRST_BUFFER)  # what was received; its first `_filled` bytes count
         self._filled = 0
+        self._small_reads = 0
         self._unread = b""
         self._turn = trio.Lock()
 
@@ -94,10 +96,17 @@ class NoiseSession(BaseSession):
                     messages.append(decrypt(None, message))
                 position = stop
             sealed[: end - position] = sealed[position:end]
+        self._filled = end - position
+        self._fit(end)
+        return messages
+
+    def _fit(self, end: int) -> None:
+        """The buffer becomes large when one read fills it, and small again when many reads in a row would not have."""
+        self._small_reads = self._small_reads + 1 if end < FIRST_BUFFER else 0
         if end == len(self._sealed) == FIRST_BUFFER:
             self._sealed.extend(bytes(LARGE_BUFFER - FIRST_BUFFER))  # there is more to come
-        self._filled = end - position
-        return messages
+        elif self._small_reads == SMALL_READS:
+            del self._sealed[FIRST_BUFFER:]
 
     async def write(self, data: bytes) -> None:
         """Sends all of `data`; see `write_pieces`."""
