@@ -167,7 +167,10 @@ def pin(cid: str, **where: Any) -> Result:
 
     async def keep(snapshots: Snapshots) -> Pin:
         await snapshots.pin(cid)
-        return next(pin for pin in await snapshots.pins() if pin.cid == cid)
+        found = [pin for pin in await snapshots.pins() if pin.cid == cid]
+        if not found:
+            raise StorageError(f"{cid} is not in the list of pins although it was pinned without an error: try again")
+        return found[0]
 
     kept = run(place, keep)
     return Result(pin_fields(kept), f"{kept.cid} is kept, {kept.size:,} bytes")

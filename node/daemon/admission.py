@@ -7,7 +7,7 @@ from eth_account.signers.local import LocalAccount
 
 from ledger import MemberEntry, Membership, binding_message
 from node.agreement import OpenSession
-from node.daemon.directory import LedgerDirectory, save_seats, seats_of
+from node.daemon.directory import LedgerDirectory, seats_of
 from node.daemon.settings import StartSettings
 from node.errors import ConfigError, HomeError, SessionFileError
 from node.home import Home
@@ -147,9 +147,7 @@ def take_seat(
         )
     if not mine.active:
         raise SessionFileError(f"account {account.address} {mine.standing} session {session_id:016x}: ask its creator")
-    seats = seats_of(members)
-    save_seats(settings.home.path / "members.json", seats)
-    return LedgerDirectory(mine.index, seats)
+    return LedgerDirectory(mine.index, seats_of(members))
 
 
 def _require_own_key(members: Sequence[MemberEntry], identity: Identity, home: Home) -> None:

@@ -1,17 +1,14 @@
 """The session's member list behind the session's port: from the ledger, kept on disk for times without a chain."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 from eth_account.signers.local import LocalAccount
 
 from ledger import Ledger, LedgerError, MemberEntry
 from ledger.members import doubled_keys
-from node.files import write_atomically
 from node.network.addresses import parse_peer_address
 from node.network.identity import peer_id_of
 
@@ -87,12 +84,6 @@ def seats_of(members: list[MemberEntry]) -> tuple[Seat, ...]:
     )
 
 
-def save_seats(path: Path, seats: tuple[Seat, ...]) -> None:
-    """Keeps the list for a start without a chain."""
-    rows = [[seat.peer_id, seat.account, seat.active, list(seat.addresses)] for seat in seats]
-    write_atomically(path, json.dumps(rows).encode())
-
-
 async def ask_chain(ledger: Ledger, session_id: int) -> list[MemberEntry]:
     """The members now. The request may outlive a cancellation: it changes nothing."""
     return await trio.to_thread.run_sync(  # trio-typing's stubs, which py-libp2p brings, know an older trio
@@ -102,9 +93,7 @@ async def ask_chain(ledger: Ledger, session_id: int) -> list[MemberEntry]:
     )
 
 
-async def keep_fresh(
-    directory: LedgerDirectory, ledger: Ledger, session_id: int, path: Path, changed: Callable[[], None]
-) -> None:
+async def keep_fresh(directory: LedgerDirectory, ledger: Ledger, session_id: int, changed: Callable[[], None]) -> None:
     """Follows the ledger's member list for ever; an unreachable chain is logged once and tried again."""
     silent = False
     while True:
@@ -117,7 +106,6 @@ async def keep_fresh(
             silent = True
         else:
             if directory.replace(seats_of(members)):
-                save_seats(path, directory.seats)
                 changed()
         await trio.sleep(REFRESH_S)
 

@@ -153,8 +153,7 @@ class Life:
                 self.network.hint(seat.peer_id, seat.addresses)
 
         hint()
-        path = self.settings.home.path / "members.json"
-        await keep_fresh(directory, opened.ledger, opened.session_id, path, hint)
+        await keep_fresh(directory, opened.ledger, opened.session_id, hint)
 
     async def _heed_signals(self) -> None:
         """The first signal ends the round in flight within a deadline, a second one ends it at once."""
