@@ -9,15 +9,16 @@ TRIM_S = 10.0
 
 
 def give_back_freed_memory() -> None:
-    """From now on every block above 1 MiB returns to the system when it is freed.
+    """From now on every block above 128 KiB, a batch as well as a layer, returns to the system when it is freed.
 
     By default glibc learns to keep blocks of up to 32 MiB, in an arena for every few threads: a model's layers, freed
-    one by one, would stay. To be called before the first model is made; later it is too late: what it trims, the next
-    model fills again, since a free place in an arena is taken before anything is mapped.
+    one by one, would stay, and batches would find no room among small objects and lengthen the heap round by round.
+    To be called before the first model is made; later it is too late: what it trims, the next model fills again, since
+    a free place in an arena is taken before anything is mapped.
     """
     library = _glibc()
     if library is not None:
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        library.mallopt(M_MMAP_THRESHOLD, 128 << 10)
         library.mallopt(M_ARENA_MAX, 2)
         library.malloc_trim(0)
 
@@ -25,7 +26,7 @@ def give_back_freed_memory() -> None:
 async def keep_trimming() -> None:
     """Gives back the free pages between what is used, every ten seconds, for ever.
 
-    Buffers below 1 MiB come and go among small objects that stay, so that what lies free grows round by round.
+    Smaller buffers come and go among objects that stay, so that what lies free grows round by round.
     """
     library = _glibc()
     while library is not None:

@@ -28,7 +28,7 @@ MAX_CONTROL_IDS = 512  # message ids in one control message
 GARBAGE_PENALTY = 10.0
 MAX_SUBSCRIPTIONS = 4  # per RPC and peer; a session has one topic
 DELIVERIES_REMEMBERED = 64
-MESSAGES_REMEMBERED = 1024
+MESSAGES_REMEMBERED = 128  # each with the whole RPC that brought it
 
 Admit = Callable[[ID, rpc_pb2.Message], bool]
 
