@@ -3,9 +3,10 @@
 Sound?   finite, and not huge beside our own.
 New?     not what somebody else sent before, nor its sender's own work of another round (stale, constant, copied); of
          several that are the same in a round, one counts (colluding copies).
-Near?    its median distance to the other updates is at most 1.6 times the typical one, and its distance to ours at most
-         1.6 times what was usual in earlier rounds, so that attackers who are the majority of one cohort don't set the
-         measure (sign flips, noise, dissensus).
+Near?    its median distance to the other updates is at most 1.6 times the typical one, or what was usual in earlier
+         rounds, since honest steps differ by more than that where all are short; and its distance to ours at most 1.6
+         times what was usual, so that attackers who are the majority of one cohort don't set the measure (sign flips,
+         noise, dissensus).
 Skilled? on the classes that we have, and judged among those alone, its recall is at least half of the median peer's
          (flipped labels, inner-product manipulation). Honest peers that know other classes pass: among ours they are
          no worse than ignorant, while a poisoned update is.
@@ -100,10 +101,14 @@ def typical_distances(distances: Tensor, candidates: Tensor) -> Tensor:
     return masked_median(distances, others)
 
 
-def near(distances: Tensor, candidates: Tensor, size: int) -> Tensor:
-    """Which updates (k,) are not far from the others; everybody is while fewer than 3 are compared."""
+def near(distances: Tensor, candidates: Tensor, size: int, memory: Memory) -> Tensor:
+    """Which updates (k,) are not far from the others; everybody is while fewer than 3 are compared.
+
+    Nobody is far who is no farther from the others than they usually are from us.
+    """
     typical = typical_distances(distances, candidates)
     limit = (FAR + FEW_NUMBERS / size**0.5) * masked_median(typical, candidates)
+    limit = limit.clamp(min=float(memory.distance[0]))
     close: Tensor = (typical <= limit) | (candidates.sum() < 3)
     return close
 

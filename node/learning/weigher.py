@@ -149,7 +149,7 @@ class Weigher:
             mask &= within_reach(from_us, extent)
             usual.append(_median_distance(from_us, mask & ~own[i]))
             mask &= familiar(from_us, memory)
-            mask &= near(distances[i], mask, self.learner.spec.size)
+            mask &= near(distances[i], mask, self.learner.spec.size, memory)
             if skills_seen is not None:
                 mask &= skilled(skills_seen, own[i], mask)
         return stacked, passed | own, usual

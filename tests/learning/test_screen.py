@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,8 +76,19 @@ def test_honest_peers_that_know_other_classes_pass():
 
 def test_an_update_far_from_all_others_is_stopped():
     stacked = torch.stack([*(update((0, 1, 2, 3), s) for s in range(4)), 50 * torch.ones(LEARNER.spec.size)])
-    close = near(torch.cdist(stacked, stacked), everybody(stacked), LEARNER.spec.size)
+    close = near(torch.cdist(stacked, stacked), everybody(stacked), LEARNER.spec.size, Memory.fresh())
     assert close.tolist() == [True] * 4 + [False]
+
+
+def test_an_update_is_not_far_while_it_is_no_farther_than_updates_usually_are():
+    """At the end of a session steps are short, and an honest one of twice their length is no reason to be stopped."""
+    step = torch.ones(LEARNER.spec.size) / LEARNER.spec.size**0.5
+    stacked = torch.stack([0.01 * s * step for s in (0.0, 1.0, 2.0, 3.0, 9.0)])
+    distances = torch.cdist(stacked, stacked)
+    for usual, passes in ((0.0, False), (0.065, False), (0.075, True)):  # its median distance to the others is 0.07
+        memory = replace(Memory.fresh(), distance=np.array([usual], np.float32))
+        close = near(distances, everybody(stacked), LEARNER.spec.size, memory)
+        assert close.tolist() == [True] * 4 + [passes]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
