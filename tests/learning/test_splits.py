@@ -7,7 +7,10 @@ from node.learning.splits import partition, train_validation
 LABELS = np.random.default_rng(0).integers(0, 10, 3000)
 
 
-@pytest.mark.parametrize("split", ["iid", "unbalanced", "dirichlet:0.5", "dirichlet:0.1", "shards:2"])
+EVERY = ["iid", "stratified", "unbalanced", "dirichlet:0.5", "dirichlet:0.1", "skewed:0.5", "shards:2"]
+
+
+@pytest.mark.parametrize("split", EVERY)
 @pytest.mark.parametrize("shares", [1, 6, 100])
 def test_every_example_goes_to_exactly_one_member_and_nobody_goes_empty(split, shares):
     parts = partition(LABELS, split, shares, seed=3)
@@ -15,7 +18,7 @@ def test_every_example_goes_to_exactly_one_member_and_nobody_goes_empty(split, s
     assert min(len(part) for part in parts) >= 1
 
 
-@pytest.mark.parametrize("split", ["iid", "unbalanced", "dirichlet:0.5", "shards:2"])
+@pytest.mark.parametrize("split", EVERY)
 def test_the_seed_alone_decides(split):
     first, again, other = (partition(LABELS, split, 5, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
@@ -31,9 +34,15 @@ def test_two_shards_hold_few_classes():
     assert max(len(np.unique(LABELS[part])) for part in partition(LABELS, "shards:2", 6, 0)) <= 5
 
 
-def test_a_smaller_alpha_is_more_skewed():
+def test_skewed_parts_are_of_equal_size_and_dirichlet_ones_are_not():
+    assert [len(part) for part in partition(LABELS, "skewed:0.5", 6, 0)] == [500] * 6
+    assert len({len(part) for part in partition(LABELS, "dirichlet:0.5", 6, 0)}) > 1
+
+
+@pytest.mark.parametrize("kind", ["dirichlet", "skewed"])
+def test_a_smaller_alpha_is_more_skewed(kind):
     def largest(alpha):
-        parts = partition(LABELS, f"dirichlet:{alpha}", 6, 0)
+        parts = partition(LABELS, f"{kind}:{alpha}", 6, 0)
         return np.mean([np.bincount(LABELS[part]).max() / len(part) for part in parts])
 
     assert largest(0.1) > largest(1) > largest(100)
