@@ -32,6 +32,7 @@ from node.learning.splits import require_split
 from node.learning.task import Task
 from node.learning.task_files import load_task
 from node.simulation.attacks import require_attack
+from node.simulation.neighbors import fixed_neighbors
 from node.simulation.run import SHARING
 from node.simulation.settings import SimulationSettings, require_graph
 
@@ -102,6 +103,8 @@ def parse_sweep(content: bytes, source: str, data_dir: Path | None = None) -> li
             fields = {**sweep.base, **own, **dict(zip(sweep.grid, values, strict=True))}
             runs.append(_settings(fields, source, data_dir))
             _require_known(runs[-1], source, tasks)
+    for graph in {(run.topology, run.members): run for run in runs}.values():
+        _require_possible(graph, source)
     return list(dict.fromkeys(runs))
 
 
@@ -153,5 +156,13 @@ def _require_known(settings: SimulationSettings, source: str, tasks: dict[str, T
                 f"{settings.attackers} attackers of {settings.members} members with attack {settings.attack!r}: "
                 "name an attack, and leave at least one honest"
             )
+    except NodeError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _require_possible(settings: SimulationSettings, source: str) -> None:
+    """Draws one graph of each kind and size: whether there is any does not depend on the seed."""
+    try:
+        fixed_neighbors(settings)
     except NodeError as error:
         raise ConfigError(f"{source}: {error}") from error

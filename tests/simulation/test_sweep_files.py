@@ -53,6 +53,7 @@ def test_every_setting_but_the_place_of_the_data_can_be_swept():
         ('[grid]\nsplit = ["iid", "idd"]', "unknown split 'idd'"),
         ('[base]\ncodec = "zip"', "unknown codec 'zip'"),
         ('[base]\ntopology = "star"', "unknown topology 'star'"),
+        ('[base]\ntopology = "regular:5"\n[grid]\nmembers = [6, 5]', "'regular:5' of 5 members can't be"),
         ('[base]\nsharing = "magic"', "unknown sharing 'magic'"),
         ('[base]\ntask = "mnist-huge"', "unknown task 'mnist-huge'"),
         ('[base]\nattack = "magic"', "unknown attack 'magic'"),
