@@ -39,7 +39,7 @@ def krum(own: Tensor, others: Tensor, faulty: int) -> Tensor:
 
 
 def multi_krum(own: Tensor, others: Tensor, faulty: int) -> Tensor:
-    """The mean of all but the `faulty` worst by Krum's score."""
+    """The mean of all but the `faulty` worst by Krum's score (Blanchard et al., 2017, leave it open how many)."""
     stacked = _together(own, others)
     best = _krum_scores(stacked, faulty).argsort()[: max(1, len(stacked) - faulty)]
     return stacked.index_select(0, best).mean(dim=0)
@@ -93,7 +93,7 @@ def data_size_row(examples: Tensor) -> Tensor:
 
 
 def metropolis_row(own: int, degrees: Tensor) -> Tensor:
-    """Weights (k,) of 1 / (1 + the larger degree), the rest our own (Xiao and Boyd, 2004)."""
+    """Weights (k,) of 1 / (1 + the larger degree), the rest our own (Xiao, Boyd and Lall, 2005)."""
     row = 1 / (1 + torch.maximum(degrees, degrees[own]))
     row[own] = 0.0
     row[own] = 1 - row.sum()

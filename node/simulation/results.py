@@ -65,7 +65,8 @@ def row(settings: SimulationSettings, rounds: Sequence[SimulatedRound], seconds:
 
 def final(rounds: Sequence[SimulatedRound]) -> Row:
     """A run's last `summary`, with `attacker_weight_late` (mean of the rounds after the tenth, None where there are
-    none) and `bytes_per_member_round` (payload bytes that a member received, mean over members and rounds).
+    none) and `bytes_per_member_round` (payload bytes that a member received, mean over members and rounds; all payloads
+    of a round count as its largest, which says a little too much of codecs whose payloads differ in size).
     """
     weights = [summary(finished)["attacker_weight"] for finished in rounds[EARLY:]]
     return {

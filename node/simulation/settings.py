@@ -48,8 +48,8 @@ class SimulatedRound:
     round: int
     members: tuple[int, ...]
     metrics: tuple[Mapping[str, float], ...]
-    payload_bytes: int  # of one update
-    bytes_per_member: float  # payload bytes that a member received, mean
+    payload_bytes: int  # of the largest update
+    bytes_per_member: float  # that a member received, mean; every payload counted as the largest
     rows: tuple[Mapping[int, int], ...]
     attacker_weight: float
     flats: Tensor = field(repr=False, compare=False)
