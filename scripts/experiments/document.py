@@ -13,7 +13,8 @@ from scripts.experiments.bars import bars
 from scripts.experiments.cells import DATASETS, SHARED, graph_places, places
 from scripts.experiments.choose import choice_table
 from scripts.experiments.commands import row_commands
-from scripts.experiments.figures import draw_figures, draw_portrait
+from scripts.experiments.figures import draw_figures, draw_portrait, extent
+from scripts.experiments.figures import figures as every_figure
 from scripts.experiments.markdown import image, table
 from scripts.experiments.nodes import nodes_table
 from scripts.experiments.portraits import PORTRAITS, Portrait
@@ -125,9 +126,12 @@ def settings(results: Results, current: bool) -> str:
 
 
 def figures(results: Results, pictures: Path) -> str:
-    """The line plots that could be drawn."""
-    shown = [image(figure.file, figure.caption) for figure in draw_figures(results, pictures)]
-    return "\n\n".join(shown) or "Not run."
+    """The line plots, and what is missing in them."""
+    drawn = draw_figures(results, pictures)
+    shown = [f"{image(each.file, each.caption)}\n\n{extent(results, each.points)}" for each in drawn]
+    there = {each.file for each in drawn}
+    absent = [f"{each.caption} Not run." for each in every_figure(results) if each.file not in there]
+    return "\n\n".join([*shown, *absent])
 
 
 def portraits(found: Mapping[str, Portrait], pictures: Path) -> str:

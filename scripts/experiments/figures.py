@@ -1,6 +1,6 @@
 """The plots of docs/experiments.md, from the results that there are; what has no results yet is not drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,41 +26,66 @@ from scripts.experiments.cells import (
 )
 from scripts.experiments.portraits import Portrait
 from scripts.experiments.samples import Results
-from scripts.experiments.tables import TITLES
+from scripts.experiments.tables import TITLES, title
 
 ACCURACY = "common test accuracy (%)"
 KILOBYTES = (1, 2, 5, 10, 20, 50, 100, 150, 200)
 NAMES = {"none": "no sharing", "fixed": "fixed", "learned": "learned"}
 
+Points = Mapping[str, Sequence[tuple[str, float, Cell]]]  # by line: each point's name, its x, and the cell
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A plot's file name, what it shows, and its charts (those without lines are left out)."""
+    """A plot's file name, what it shows, its charts (those without lines are left out), and all that it could show."""
 
     file: str
     caption: str
     charts: Sequence[Chart]
+    points: Points
 
 
 def figures(results: Results) -> list[Figure]:
     """Every line plot."""
+    members, sizes = members_points(), bytes_points()
+    rounds = {dataset: way_cells(dataset) for dataset in DATASETS}
+    attacked = {attack: attack_ways(attack) for attack in PLOT_ATTACKS}
+    shares = {attack: attackers_points(attack) for attack in PLOT_ATTACKS}
     return [
         Figure(
             "rounds.png",
             "Accuracy by communication round, Dirichlet 0.5, nobody attacks.",
-            [rounds_chart(results, dataset) for dataset in DATASETS],
+            [Chart(TITLES[name], "round", ACCURACY, curves(results, cells)) for name, cells in rounds.items()],
+            {
+                f"{TITLES[name]}, {way}": [(way, 0, cell)]
+                for name, cells in rounds.items()
+                for way, cell in cells.items()
+            },
         ),
         Figure(
             "rounds_attacked.png",
             "Accuracy by communication round, MNIST, Dirichlet 0.5, 2 of 6 members attack.",
-            [attacked_chart(results, attack) for attack in PLOT_ATTACKS],
+            [Chart(title(name), "round", ACCURACY, curves(results, cells)) for name, cells in attacked.items()],
+            {
+                f"{title(name)}, {way}": [(way, 0, cell)]
+                for name, cells in attacked.items()
+                for way, cell in cells.items()
+            },
         ),
-        Figure("members.png", "Accuracy by number of members; from 8 on each asks 5.", [members_chart(results)]),
-        Figure("bytes.png", "Accuracy by bytes that a member receives in a round.", [bytes_chart(results)]),
+        Figure(
+            "members.png",
+            "Accuracy by number of members; from 8 on each asks 5.",
+            [members_chart(results, members)],
+            members,
+        ),
+        Figure(
+            "bytes.png", "Accuracy by bytes that a member receives in a round.", [bytes_chart(results, sizes)], sizes
+        ),
         Figure(
             "attackers.png",
             "Accuracy of the honest of 10 members by the share of attackers, MNIST, Dirichlet 0.5.",
-            [attackers_chart(results, attack) for attack in PLOT_ATTACKS],
+            [attackers_chart(results, attack, points) for attack, points in shares.items()],
+            {f"{title(attack)}, {rule}": line for attack, points in shares.items() for rule, line in points.items()},
         ),
     ]
 
@@ -76,6 +101,20 @@ def draw_figures(results: Results, folder: Path) -> list[Figure]:
     return drawn
 
 
+def extent(results: Results, points: Points) -> str:
+    """On how many seeds the points are, and which ones were not run."""
+    counts = {line: [len(results.runs(cell)) for _, _, cell in cells] for line, cells in points.items()}
+    seeds = sorted({count for line in counts.values() for count in line if count})
+    absent = []
+    for line, cells in points.items():
+        names = [name for (name, _, _), count in zip(cells, counts[line], strict=True) if not count]
+        if names:
+            absent.append(line if len(names) == len(cells) else f"{line} ({', '.join(names)})")
+    spread = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(*seeds)
+    many = f"Mean over {spread} seed{'' if seeds == [1] else 's'}." if seeds else ""
+    return " ".join([*([many] if many else []), *([f"Not run: {'; '.join(absent)}."] if absent else [])])
+
+
 def draw_portrait(portrait: Portrait, name: str, folder: Path) -> list[str]:
     """Draws a portrait's heat maps and confusion matrices; the names of the files."""
     plot_trust(portrait.trust, folder / f"trust_{name}.png", portrait.honest)
@@ -84,54 +123,58 @@ def draw_portrait(portrait: Portrait, name: str, folder: Path) -> list[str]:
     return [f"trust_{name}.png", f"confusion_{name}.png"]
 
 
-def rounds_chart(results: Results, dataset: str) -> Chart:
-    """A line per way of sharing."""
-    cells = {NAMES[way]: split_cell(dataset, PLOT_SPLIT, way) for way in SHARING}
-    return Chart(TITLES[dataset], "round", ACCURACY, curves(results, cells))
+def way_cells(dataset: str) -> dict[str, Cell]:
+    """Nobody attacks, by way of sharing."""
+    return {NAMES[way]: split_cell(dataset, PLOT_SPLIT, way) for way in SHARING}
 
 
-def attacked_chart(results: Results, attack: str) -> Chart:
+def attack_ways(attack: str) -> dict[str, Cell]:
     """Attacked, and with the attackers absent."""
     place = Place(DATASETS[0], PLOT_SPLIT)
     cells = {NAMES[way]: attack_cell(place, way, attack) for way in ("fixed", "learned")}
-    cells["learned, attackers absent"] = attack_cell(place, "learned", None)
-    return Chart(attack.replace("_", " "), "round", ACCURACY, curves(results, cells))
+    return {**cells, "learned, attackers absent": attack_cell(place, "learned", None)}
 
 
-def members_chart(results: Results) -> Chart:
+def members_points() -> Points:
     """From 2 to 64 members."""
-    lines = [
-        line(results, NAMES[way], [(count, members_cell(count, way)) for count in MEMBER_COUNTS]) for way in SHARING
-    ]
+    return {NAMES[way]: [(str(count), count, members_cell(count, way)) for count in MEMBER_COUNTS] for way in SHARING}
+
+
+def members_chart(results: Results, points: Points) -> Chart:
+    """A line per way of sharing."""
+    lines = [line(results, label, cells) for label, cells in points.items()]
     return Chart("MNIST, Dirichlet 0.5", "members", ACCURACY, drawn(lines), logarithmic=True, ticks=MEMBER_COUNTS)
 
 
-def bytes_chart(results: Results) -> Chart:
+def bytes_points() -> Points:
     """By codec, and by how many peers are asked."""
-    asked = [
-        by_bytes(
-            results, f"{codec}, by peers asked", [(f"{count} peers", bytes_cell(codec, count)) for count in COHORTS]
-        )
+    asked = {
+        f"{codec}, by peers asked": [(f"{count} peers", 0.0, bytes_cell(codec, count)) for count in COHORTS]
         for codec in ("float32", "int8")
-    ]
-    coded = by_bytes(results, "everybody asked, by codec", [(codec, bytes_cell(codec, None)) for codec in CODECS])
-    lines = drawn([coded, *asked])
+    }
+    return {"everybody asked, by codec": [(codec, 0.0, bytes_cell(codec, None)) for codec in CODECS], **asked}
+
+
+def bytes_chart(results: Results, points: Points) -> Chart:
+    """A point's x is what was received."""
+    lines = drawn([by_bytes(results, label, cells) for label, cells in points.items()])
     sizes = [x for line in lines for x, _ in line.points]
     ticks = [tick for tick in KILOBYTES if sizes and min(sizes) * 0.8 <= tick <= max(sizes) * 1.2]
     return Chart("MNIST, Dirichlet 0.5, learned", "kB per member and round", ACCURACY, lines, True, ticks)
 
 
-def attackers_chart(results: Results, attack: str) -> Chart:
-    """A line per rule."""
-    lines = [
-        line(
-            results,
-            rule.replace("_", " "),
-            [(10 * count, attackers_cell(attack, count, rule)) for count in PLOT_ATTACKERS],
-        )
+def attackers_points(attack: str) -> Points:
+    """From nobody to half of the members, by rule."""
+    return {
+        title(rule): [(f"{10 * count}%", 10 * count, attackers_cell(attack, count, rule)) for count in PLOT_ATTACKERS]
         for rule in PLOT_RULES
-    ]
-    return Chart(attack.replace("_", " "), "attackers (% of the members)", ACCURACY, drawn(lines))
+    }
+
+
+def attackers_chart(results: Results, attack: str, points: Points) -> Chart:
+    """A line per rule."""
+    lines = [line(results, label, cells) for label, cells in points.items()]
+    return Chart(title(attack), "attackers (% of the members)", ACCURACY, drawn(lines))
 
 
 def curves(results: Results, cells: dict[str, Cell]) -> list[Line]:
@@ -144,17 +187,17 @@ def curves(results: Results, cells: dict[str, Cell]) -> list[Line]:
     return drawn(lines)
 
 
-def line(results: Results, label: str, cells: Sequence[tuple[float, Cell]]) -> Line:
+def line(results: Results, label: str, cells: Sequence[tuple[str, float, Cell]]) -> Line:
     """Final accuracy of cells by x."""
-    samples = [(x, results.sample(cell, COMMON)) for x, cell in cells]
+    samples = [(x, results.sample(cell, COMMON)) for _, x, cell in cells]
     found = [(x, sample) for x, sample in samples if len(sample)]
     return Line(label, [(x, sample.mean) for x, sample in found], [sample.std for _, sample in found])
 
 
-def by_bytes(results: Results, label: str, cells: Sequence[tuple[str, Cell]]) -> Line:
+def by_bytes(results: Results, label: str, cells: Sequence[tuple[str, float, Cell]]) -> Line:
     """Final accuracy of named cells by the kilobytes that a member receives in a round."""
     found = []
-    for name, cell in cells:
+    for name, _, cell in cells:
         accuracy, percent = results.sample(cell, COMMON), results.sample(cell, "bytes_per_member_round")
         if len(accuracy):
             found.append((percent.mean / 100 / 1e3, accuracy.mean, accuracy.std, name))

@@ -21,12 +21,13 @@ from scripts.experiments.cells import (
     all_runs,
     attack_cell,
     graph_places,
+    members_cell,
     row_cells,
     seeded,
     split_cell,
 )
 from scripts.experiments.commands import command
-from scripts.experiments.figures import draw_figures
+from scripts.experiments.figures import draw_figures, extent, members_points
 from scripts.experiments.markdown import verdict
 from scripts.experiments.samples import Results, Sample
 
@@ -199,5 +200,21 @@ def test_the_command_of_a_run_makes_that_run(row, monkeypatch):
 def test_figures_are_drawn_of_what_there_is(tmp_path):
     assert draw_figures(Results({}), tmp_path) == []
     results = made_up({split_cell("mnist", "dirichlet:0.5", "learned"): {"bytes_per_member_round": 157000}})
-    assert {"rounds.png", "bytes.png"} <= {figure.file for figure in draw_figures(results, tmp_path)}
+    drawn = {figure.file: figure for figure in draw_figures(results, tmp_path)}
+    assert {"rounds.png", "bytes.png"} <= set(drawn)
     assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")
+    assert extent(results, drawn["rounds.png"].points) == (
+        "Mean over 5 seeds. Not run: MNIST, no sharing; MNIST, fixed; Fashion-MNIST, no sharing; Fashion-MNIST, fixed; "
+        "Fashion-MNIST, learned."
+    )
+
+
+def test_a_plot_says_which_of_its_points_are_missing_and_on_how_many_seeds_the_others_are():
+    two = made_up({members_cell(2, "learned"): {}, members_cell(64, "fixed"): {}}, seeds=(1,))
+    more = made_up({members_cell(4, "learned"): {}}, seeds=(1, 2, 3))
+    some = Results({**two.rows, **more.rows})
+    assert extent(some, members_points()) == (
+        "Mean over 1 to 3 seeds. Not run: no sharing; fixed (2, 4, 8, 16, 32); learned (8, 16, 32, 64)."
+    )
+    whole = made_up({cell: {} for cells in members_points().values() for _, _, cell in cells}, seeds=(1,))
+    assert extent(whole, members_points()) == "Mean over 1 seed."
