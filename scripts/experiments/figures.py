@@ -149,7 +149,9 @@ def members_chart(results: Results, points: Points) -> Chart:
 def bytes_points() -> Points:
     """By codec, and by how many peers are asked."""
     asked = {
-        f"{codec}, by peers asked": [(f"{count} peers", 0.0, bytes_cell(codec, count)) for count in COHORTS]
+        f"{codec}, by peers asked": [
+            (f"{count} peer{'s' if count > 1 else ''}", 0.0, bytes_cell(codec, count)) for count in COHORTS
+        ]
         for codec in ("float32", "int8")
     }
     return {"everybody asked, by codec": [(codec, 0.0, bytes_cell(codec, None)) for codec in CODECS], **asked}
