@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from node.learning.task_files import load_task
+from node.simulation.settings import with_settings
 from scripts.experiments import coordination, tables
 from scripts.experiments.bars import bars
 from scripts.experiments.cells import DATASETS, SHARED, graph_places, places
@@ -110,8 +112,10 @@ def places_tables(results: Results, graphs: bool) -> str:
 def settings(results: Results, current: bool) -> str:
     """What all cells share, and how much was run."""
     cell = results.adapt(SHARED)
-    task = {"batch size": cell.batch_size, "learning rate": cell.learning_rate, "λ": cell.prior_strength}
-    chosen = ", ".join(f"{name} {'as shipped' if value is None else f'{value:g}'}" for name, value in task.items())
+    task = with_settings(load_task(cell.task), cell)
+    rate = f"learning rate {task.learning_rate:g} ({task.schedule.__name__})"
+    prior = "the objective's λ" if cell.prior_strength is None else f"λ {cell.prior_strength:g}"
+    chosen = f"batches of {task.batch_size}, {rate}, {prior}"
     hours = sum(row["seconds"] for row in results.rows.values()) / 3600
     seeds = f"seed{'s' if len(results.seeds) > 1 else ''} {', '.join(map(str, results.seeds))}"
     lines = [

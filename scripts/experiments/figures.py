@@ -111,7 +111,8 @@ def extent(results: Results, points: Points) -> str:
         if names:
             absent.append(line if len(names) == len(cells) else f"{line} ({', '.join(names)})")
     spread = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(*seeds)
-    many = f"Mean over {spread} seed{'' if seeds == [1] else 's'}." if seeds else ""
+    shade = ", shaded ± standard deviation" if seeds and seeds[-1] > 1 else ""
+    many = f"Mean over {spread} seed{'' if seeds == [1] else 's'}{shade}." if seeds else ""
     return " ".join([*([many] if many else []), *([f"Not run: {'; '.join(absent)}."] if absent else [])])
 
 

@@ -204,8 +204,8 @@ def test_figures_are_drawn_of_what_there_is(tmp_path):
     assert {"rounds.png", "bytes.png"} <= set(drawn)
     assert (tmp_path / "rounds.png").read_bytes().startswith(b"\x89PNG")
     assert extent(results, drawn["rounds.png"].points) == (
-        "Mean over 5 seeds. Not run: MNIST, no sharing; MNIST, fixed; Fashion-MNIST, no sharing; Fashion-MNIST, fixed; "
-        "Fashion-MNIST, learned."
+        "Mean over 5 seeds, shaded ± standard deviation. Not run: MNIST, no sharing; MNIST, fixed; "
+        "Fashion-MNIST, no sharing; Fashion-MNIST, fixed; Fashion-MNIST, learned."
     )
 
 
@@ -214,7 +214,8 @@ def test_a_plot_says_which_of_its_points_are_missing_and_on_how_many_seeds_the_o
     more = made_up({members_cell(4, "learned"): {}}, seeds=(1, 2, 3))
     some = Results({**two.rows, **more.rows})
     assert extent(some, members_points()) == (
-        "Mean over 1 to 3 seeds. Not run: no sharing; fixed (2, 4, 8, 16, 32); learned (8, 16, 32, 64)."
+        "Mean over 1 to 3 seeds, shaded ± standard deviation. Not run: no sharing; fixed (2, 4, 8, 16, 32); "
+        "learned (8, 16, 32, 64)."
     )
     whole = made_up({cell: {} for cells in members_points().values() for _, _, cell in cells}, seeds=(1,))
     assert extent(whole, members_points()) == "Mean over 1 seed."
