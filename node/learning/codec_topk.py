@@ -78,7 +78,7 @@ class TopK:
 
 
 def topk(ratio: float, packing: Packing = PLAIN) -> Codec:
-    """The codec that sends this fraction of the numbers (0 < ratio <= 0.25)."""
+    """The codec that sends this fraction of the numbers, from 0.001 to 0.5."""
     how = TopK(ratio, packing)
     return Codec(
         f"topk:{ratio:g}{packing.suffix}",
