@@ -37,9 +37,9 @@ def mixer(sharing, examples=(400, 400, 400)):
     return Mixer(LEARNER, settings, Pool.of([part.validation for part in DATA]), examples)
 
 
-def rows(mix, updates, peers=EVERYBODY, round=1):
-    before = LEARNER.initial().repeat(3, 1)
-    found = mix(round, peers, before, updates, [seeded(member) for member in range(3)]).rows
+def rows(mix, updates, peers=EVERYBODY, round=1, before=None):
+    start = LEARNER.initial().repeat(3, 1) if before is None else before
+    found = mix(round, peers, start, updates, [seeded(member) for member in range(3)]).rows
     return {member: list(row.values()) for member, row in zip(peers, found, strict=True)}
 
 
@@ -75,6 +75,14 @@ def test_l2c_screens_nobody_and_goes_on_from_its_last_row():
     assert 0 < first[1] == first[2] < WEIGHT_SUM / 3
     assert again[1] < first[1]  # ten steps more
     assert rows(mixer("learned"), updates)[0][2] == 0  # of several that are the same, one counts
+
+
+def test_who_went_far_in_the_round_reaches_far():
+    updates = 0.01 * torch.randn(3, LEARNER.spec.size, generator=seeded())
+    updates[0] *= 0.01  # of others a hundred times as long, only a long step of our own makes sense
+    stayed, went = (rows(mixer("learned"), updates, before=start)[0] for start in (updates, updates + 1.0))
+    assert stayed == [WEIGHT_SUM, 0, 0]
+    assert min(went) > 0
 
 
 @pytest.mark.real
