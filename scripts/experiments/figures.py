@@ -1,7 +1,7 @@
 """The plots of docs/experiments.md, from the results that there are; what has no results yet is not drawn."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node.dashboard.plots import Chart, Line, plot_confusion, plot_lines, plot_trust
@@ -51,6 +51,8 @@ def figures(results: Results) -> list[Figure]:
     rounds = {dataset: way_cells(dataset) for dataset in DATASETS}
     attacked = {attack: attack_ways(attack) for attack in PLOT_ATTACKS}
     shares = {attack: attackers_points(attack) for attack in PLOT_ATTACKS}
+    every_share = {f"{title(kind)}, {rule}": line for kind, rules in shares.items() for rule, line in rules.items()}
+    alike = comparable(results, every_share)
     return [
         Figure(
             "rounds.png",
@@ -75,17 +77,20 @@ def figures(results: Results) -> list[Figure]:
         Figure(
             "members.png",
             "Accuracy by number of members; from 8 on each asks 5.",
-            [members_chart(results, members)],
+            [members_chart(comparable(results, members), members)],
             members,
         ),
         Figure(
-            "bytes.png", "Accuracy by bytes that a member receives in a round.", [bytes_chart(results, sizes)], sizes
+            "bytes.png",
+            "Accuracy by bytes that a member receives in a round.",
+            [bytes_chart(comparable(results, sizes), sizes)],
+            sizes,
         ),
         Figure(
             "attackers.png",
             "Accuracy of the honest of 10 members by the share of attackers, MNIST, Dirichlet 0.5.",
-            [attackers_chart(results, attack, points) for attack, points in shares.items()],
-            {f"{title(attack)}, {rule}": line for attack, points in shares.items() for rule, line in points.items()},
+            [attackers_chart(alike, attack, points) for attack, points in shares.items()],
+            every_share,
         ),
     ]
 
@@ -101,8 +106,16 @@ def draw_figures(results: Results, folder: Path) -> list[Figure]:
     return drawn
 
 
-def extent(results: Results, points: Points) -> str:
+def comparable(results: Results, points: Points) -> Results:
+    """The results of the seeds that all points have which were run at all: of other seeds, differences say nothing."""
+    ran = [found for cells in points.values() for _, _, cell in cells if (found := results.runs(cell).keys())]
+    shared = [seed for seed in results.seeds if all(seed in found for found in ran)]
+    return replace(results, seeds=shared) if shared else results
+
+
+def extent(found: Results, points: Points) -> str:
     """On how many seeds the points are, and which ones were not run."""
+    results = comparable(found, points)
     counts = {line: [len(results.runs(cell)) for _, _, cell in cells] for line, cells in points.items()}
     seeds = sorted({count for line in counts.values() for count in line if count})
     absent = []

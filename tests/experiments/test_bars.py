@@ -27,7 +27,7 @@ from scripts.experiments.cells import (
     split_cell,
 )
 from scripts.experiments.commands import command
-from scripts.experiments.figures import draw_figures, extent, members_points
+from scripts.experiments.figures import draw_figures, extent, figures, members_points
 from scripts.experiments.markdown import verdict
 from scripts.experiments.samples import Results, Sample
 
@@ -209,13 +209,16 @@ def test_figures_are_drawn_of_what_there_is(tmp_path):
     )
 
 
-def test_a_plot_says_which_of_its_points_are_missing_and_on_how_many_seeds_the_others_are():
-    two = made_up({members_cell(2, "learned"): {}, members_cell(64, "fixed"): {}}, seeds=(1,))
+def test_the_points_of_a_plot_are_means_over_the_same_seeds_and_those_that_are_missing_are_named():
+    one = made_up({members_cell(2, "learned"): {}, members_cell(64, "fixed"): {}}, seeds=(1,))
     more = made_up({members_cell(4, "learned"): {}}, seeds=(1, 2, 3))
-    some = Results({**two.rows, **more.rows})
+    some = Results({**one.rows, **more.rows})
     assert extent(some, members_points()) == (
-        "Mean over 1 to 3 seeds, shaded ± standard deviation. Not run: no sharing; fixed (2, 4, 8, 16, 32); "
-        "learned (8, 16, 32, 64)."
+        "Mean over 1 seed. Not run: no sharing; fixed (2, 4, 8, 16, 32); learned (8, 16, 32, 64)."
     )
-    whole = made_up({cell: {} for cells in members_points().values() for _, _, cell in cells}, seeds=(1,))
-    assert extent(whole, members_points()) == "Mean over 1 seed."
+    members = next(figure for figure in figures(some) if figure.file == "members.png")
+    assert [line.points for line in members.charts[0].lines] == [
+        [(64, pytest.approx(90.1))], [(2, pytest.approx(90.1)), (4, pytest.approx(90.1))],
+    ]  # fmt: skip
+    whole = made_up({cell: {} for cells in members_points().values() for _, _, cell in cells}, seeds=(1, 2))
+    assert extent(whole, members_points()) == "Mean over 2 seeds, shaded ± standard deviation."
