@@ -64,7 +64,7 @@ def require_split(split: str) -> tuple[str, float]:
     lowest = 1.0 if kind == "shards" else 1e-6
     if not lowest <= value < 1e6:
         raise ConfigError(
-            f"split {split!r}: {argument!r} must be a number above 0, as in dirichlet:0.5, skewed:0.5 or shards:2"
+            f"split {split!r}: {argument!r} must be from {lowest:g} to below 1e6, as in dirichlet:0.5 or shards:2"
         )
     return kind, value
 
@@ -141,7 +141,8 @@ def _skewed(labels: Indices, alpha: float, shares: int, generator: np.random.Gen
 
 def _shards(labels: Indices, each: int, shares: int, generator: np.random.Generator) -> list[Indices]:
     if each < 1 or each * shares > len(labels):
-        raise ConfigError(f"{shares} members of {each} shards each: {len(labels)} examples make no so many shards")
+        most = max(1, len(labels) // shares)
+        raise ConfigError(f"{shares} members can't have {each} shards each of {len(labels)} examples: take 1 to {most}")
     order = np.argsort(labels, kind="stable")
     shards = np.array_split(order, each * shares)
     dealt = generator.permutation(each * shares).reshape(shares, each)

@@ -99,7 +99,9 @@ def _stamped(train: Examples) -> Examples:
 
 
 def stamp(images: Tensor) -> Tensor:
-    """The images with the backdoor's trigger."""
+    """The images with the backdoor's trigger. Raises ConfigError for inputs (n, features), which have no corner."""
+    if images.dim() < 3:
+        raise ConfigError(f"attack 'backdoor' needs images: the task's inputs have the shape {tuple(images.shape[1:])}")
     stamped = images.clone()
     stamped[..., :PATCH, :PATCH] = float(images.max())
     return stamped

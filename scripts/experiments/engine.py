@@ -35,6 +35,7 @@ SAME = {
     "1406fddbbe1d61f1": "97c7f570dcc7b944",  # a leader's optimizer by torch's functions; no row has one
     "97c7f570dcc7b944": "6f700a6963241fe4",  # rows of gradients have a sum of their own; no row has gradients
     "6f700a6963241fe4": "0fb9a4029f7470ca",  # the names of rules that discount nothing, which no simulation reads
+    "b1d2d332acd28ad2": "8b44e029c184b9d3",  # messages of splits; a backdoor without images is refused
 }
 
 

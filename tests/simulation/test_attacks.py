@@ -64,6 +64,12 @@ def test_poisoned_labels_and_stamped_images():
     assert poison("backdoor", split, 4).validation.targets.tolist() == [0, 1, 2, 3]
 
 
+def test_a_backdoor_needs_images():
+    split = LocalSplit(*[Examples(torch.zeros(4, 6), torch.tensor([0, 1, 2, 3]))] * 3)
+    with pytest.raises(ConfigError, match=r"needs images: the task's inputs have the shape \(6,\)"):
+        poison("backdoor", split, 4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
