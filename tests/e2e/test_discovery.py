@@ -119,6 +119,7 @@ def test_a_node_finds_the_others_through_the_distributed_directory_alone(chain, 
         assert members_seen(meeting.status()) == set()
 
 
+@pytest.mark.slow
 def test_members_meet_through_the_ledger_alone_and_the_page_of_metrics_says_what_the_status_says(
     chain, homes, session_file
 ):
