@@ -1,4 +1,4 @@
-"""The session's member list behind the session's port: from the ledger, kept on disk for times without a chain."""
+"""The session's member list behind the session's port: from the ledger, the last one for times without a chain."""
 
 import logging
 from collections.abc import Callable, Sequence

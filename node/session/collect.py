@@ -30,6 +30,8 @@ LOOK_S = 0.5  # between looks at who is connected
 MISSES = 2  # deadlines that a connected worker may miss before it is no longer waited for
 MEMORY = 4096  # digests remembered against replays
 
+Source = tuple[int, int]  # the worker that brought an update, and the round
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -72,9 +74,7 @@ class Collector:
     _started: float = 0.0
     _pool: dict[int, Delivery] = field(default_factory=dict)
     _used: dict[int, int] = field(default_factory=dict)  # newest round by worker that went in
-    _digests: "FIFOCache[bytes, tuple[int, int]]" = field(
-        default_factory=lambda: FIFOCache(MEMORY)
-    )  # who brought it, when
+    _digests: "FIFOCache[bytes, Source]" = field(default_factory=lambda: FIFOCache(MEMORY))
     _refused: dict[int, bytes] = field(default_factory=dict)
     _pulling: dict[int, tuple[bytes, trio.CancelScope]] = field(default_factory=dict)
     _missed: dict[int, int] = field(default_factory=dict)

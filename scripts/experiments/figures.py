@@ -48,8 +48,6 @@ class Figure:
 def figures(results: Results) -> list[Figure]:
     """Every line plot."""
     members, sizes = members_points(), bytes_points()
-    rounds = {dataset: way_cells(dataset) for dataset in DATASETS}
-    attacked = {attack: attack_ways(attack) for attack in PLOT_ATTACKS}
     shares = {attack: attackers_points(attack) for attack in PLOT_ATTACKS}
     every_share = {f"{title(kind)}, {rule}": line for kind, rules in shares.items() for rule, line in rules.items()}
     alike = comparable(results, every_share)
@@ -57,22 +55,12 @@ def figures(results: Results) -> list[Figure]:
         Figure(
             "rounds.png",
             "Accuracy by communication round, Dirichlet 0.5, nobody attacks.",
-            [Chart(TITLES[name], "round", ACCURACY, curves(results, cells)) for name, cells in rounds.items()],
-            {
-                f"{TITLES[name]}, {way}": [(way, 0, cell)]
-                for name, cells in rounds.items()
-                for way, cell in cells.items()
-            },
+            *by_round(results, {TITLES[dataset]: way_cells(dataset) for dataset in DATASETS}),
         ),
         Figure(
             "rounds_attacked.png",
             "Accuracy by communication round, MNIST, Dirichlet 0.5, 2 of 6 members attack.",
-            [Chart(title(name), "round", ACCURACY, curves(results, cells)) for name, cells in attacked.items()],
-            {
-                f"{title(name)}, {way}": [(way, 0, cell)]
-                for name, cells in attacked.items()
-                for way, cell in cells.items()
-            },
+            *by_round(results, {title(attack): attack_ways(attack) for attack in PLOT_ATTACKS}),
         ),
         Figure(
             "members.png",
@@ -191,6 +179,13 @@ def attackers_chart(results: Results, attack: str, points: Points) -> Chart:
     """A line per rule."""
     lines = [line(results, label, cells) for label, cells in points.items()]
     return Chart(title(attack), "attackers (% of the members)", ACCURACY, drawn(lines))
+
+
+def by_round(results: Results, groups: Mapping[str, dict[str, Cell]]) -> tuple[list[Chart], Points]:
+    """A chart for each group of cells, a curve for each cell; and the cells as points."""
+    charts = [Chart(name, "round", ACCURACY, curves(results, cells)) for name, cells in groups.items()]
+    points = {f"{name}, {way}": [(way, 0.0, cell)] for name, cells in groups.items() for way, cell in cells.items()}
+    return charts, points
 
 
 def curves(results: Results, cells: dict[str, Cell]) -> list[Line]:
