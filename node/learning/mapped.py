@@ -1,7 +1,7 @@
 """One function for one member, mapped over many: torch.func.vmap, traced so that small models don't pay for Python.
 
 A step of a small model is a few dozen tiny operations; the function transforms around them cost more than they do.
-`make_fx` records the operations of a mapped function for given shapes; playing them back gives the same bits (tested).
+So what torch does is recorded for given shapes; playing it back gives the same bits (tested).
 """
 
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.fx import GraphModule
+
+from node.learning.recording import UnrecordableError, recorded
 
 Mapped = Callable[..., Any]
-WARM = 2000  # calls with the same shapes before tracing pays: it costs a tenth of a second, and at first one or two
-TRACES = 32  # kept; the oldest goes first
-RESHAPES = (torch.ops.aten.expand.default, torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+WARM = 16  # calls with the same shapes before tracing pays: it costs some 10 ms and saves half of one or more a call
+TRACES = 128  # kept; the oldest goes first
 SMALL = 1 << 20  # numbers in the largest argument of a function that is worth tracing: beyond it, arithmetic dominates
 
 
@@ -45,27 +45,12 @@ def traced(function: Mapped) -> Mapped:
         if calls[shapes] == WARM and max(argument.numel() for argument in arguments) <= SMALL:
             while len(traces) >= TRACES:
                 traces.pop(next(iter(traces)))
-            traces[shapes] = recorded(function, *arguments)
-            return traces[shapes](*arguments)
+            try:
+                traces[shapes], result = recorded(function, *arguments)
+            except UnrecordableError:
+                traces[shapes] = function
+                return function(*arguments)
+            return result
         return function(*arguments)
 
     return call
-
-
-def recorded(function: Mapped, *arguments: Tensor) -> GraphModule:
-    """The operations of a call with these arguments."""
-    from torch.fx.experimental.proxy_tensor import make_fx  # imports torch's compiler: a second that nodes don't need
-
-    return simplified(make_fx(function)(*arguments))
-
-
-def simplified(trace: GraphModule) -> GraphModule:
-    """The trace without views and expansions to the shape that is there already: a sixth of its operations."""
-    for node in trace.graph.nodes:
-        if node.op == "call_function" and node.target in RESHAPES:
-            source = node.args[0]
-            if source.meta["val"].shape == node.meta["val"].shape:
-                node.replace_all_uses_with(source)
-                trace.graph.erase_node(node)
-    trace.recompile()
-    return trace

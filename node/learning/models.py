@@ -10,11 +10,12 @@ class WideLinear(nn.Linear):
     """nn.Linear for many inputs and few outputs, as (W xᵀ)ᵀ: the long dimension comes last in both matrix products.
 
     Mapped over members, these are 2 to 4 times as fast as those of nn.Linear (784 inputs, 10 outputs, batches of 128).
+    The weights are copied out of the flat vectors, so that on common inputs torch multiplies everybody's at once.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """Outputs (n, outputs) of inputs (n, inputs)."""
-        return torch.mm(self.weight, input.t()).t() + self.bias
+        return torch.mm(self.weight.contiguous(), input.t()).t() + self.bias
 
 
 def softmax_regression(features: int = IMAGE_SIDE * IMAGE_SIDE, classes: int = 10) -> nn.Module:

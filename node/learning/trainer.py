@@ -17,7 +17,7 @@ from node.learning.losses import mappable
 from node.learning.parameters import unflatten
 from node.learning.task import Examples, Learner, Rows
 
-EVALUATION_CHUNK = 2048  # examples at a time, so that memory stays bounded
+EVALUATION_CHUNK = 512  # examples at a time, so that memory stays bounded
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (flat parameters, inputs, targets) -> mean over the batch
 Step = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]

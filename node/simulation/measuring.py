@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from node.learning.losses import mappable
 from node.learning.many import Evaluator
+from node.learning.mapped import over_members
 from node.learning.task import Examples, Learner, LocalSplit
 from node.simulation.attacks import BACKDOOR_CLASS, stamp
 from node.simulation.settings import SimulationSettings
@@ -18,6 +20,7 @@ class Measure:
         self, learner: Learner, settings: SimulationSettings, splits: Sequence[LocalSplit], evaluator: Evaluator
     ) -> None:
         self.task, self.evaluator = learner.task, evaluator
+        self.losses = over_members(mappable(learner.task.loss), (0, None))
         self.tests = [split.test for split in splits]
         self.own: list[Tensor] = []
         self.stamped: Examples | None = None
@@ -38,22 +41,25 @@ class Measure:
         if self.stamped is not None:
             hits = torch.zeros(len(flats))
             for rows, _, predicted in self.evaluator.outputs(flats, self.stamped):
-                hits[rows] += (predicted.argmax(dim=-1) == BACKDOOR_CLASS).float().sum(dim=1)
+                hits[rows] += (predicted.max(dim=-1).indices == BACKDOOR_CLASS).float().sum(dim=1)
             for entry, hit in zip(metrics, hits.tolist(), strict=True):
                 entry["backdoor"] = hit / max(1, len(self.stamped))
         return tuple(metrics)
 
     def _measured(self, flats: Tensor, members: Sequence[int], test: Examples) -> list[dict[str, float]]:
-        measures, classes = {"loss": self.task.loss, **self.task.metrics}, self.task.classes
-        totals = [dict.fromkeys(measures, 0.0) for _ in members]
+        classes = self.task.classes
+        measures = {name: of for name, of in self.task.metrics.items() if classes is None or name != "accuracy"}
+        totals = [dict.fromkeys(("loss", *measures), 0.0) for _ in members]
         hits = torch.zeros(len(flats), classes or 1, dtype=torch.double)
         for rows, part, predicted in self.evaluator.outputs(flats, test):
             targets = test.targets[part]
-            for total, outputs in zip(totals[rows], predicted, strict=True):
+            share, losses = len(targets) / len(test), self.losses(predicted, targets).tolist()
+            for total, outputs, loss in zip(totals[rows], predicted, losses, strict=True):
+                total["loss"] += loss * share
                 for name, measure in measures.items():
-                    total[name] += float(measure(outputs, targets)) * len(targets) / len(test)
+                    total[name] += float(measure(outputs, targets)) * share
             if classes is not None:
-                found = (predicted.argmax(dim=-1) == targets).double()
+                found = (predicted.max(dim=-1).indices == targets).double()  # faster than argmax
                 hits[rows] += found @ torch.nn.functional.one_hot(targets, classes).double()
         if classes is not None:
             counts = torch.bincount(test.targets, minlength=classes)
