@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from node.learning.recording import UnrecordableError, recorded
+from node.learning.recording import recorded
 
 Mapped = Callable[..., Any]
-WARM = 16  # calls with the same shapes before tracing pays: it costs some 10 ms and saves half of one or more a call
+WARM = 16  # calls with the same shapes before tracing pays: it costs some 10 ms, and a call saves half of one or more
 TRACES = 128  # kept; the oldest goes first
 SMALL = 1 << 20  # numbers in the largest argument of a function that is worth tracing: beyond it, arithmetic dominates
 
@@ -45,11 +45,7 @@ def traced(function: Mapped) -> Mapped:
         if calls[shapes] == WARM and max(argument.numel() for argument in arguments) <= SMALL:
             while len(traces) >= TRACES:
                 traces.pop(next(iter(traces)))
-            try:
-                traces[shapes], result = recorded(function, *arguments)
-            except UnrecordableError:
-                traces[shapes] = function
-                return function(*arguments)
+            traces[shapes], result = recorded(function, *arguments)
             return result
         return function(*arguments)
 

@@ -16,21 +16,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 ATEN = torch.ops.aten
 RESHAPES = (ATEN.expand.default, ATEN.view.default, ATEN._unsafe_view.default)
+MEMORY = 64 * 1024 * 1024  # bytes that a recording may keep alive, roughly: where there are more, arithmetic dominates
 
 
-class UnrecordableError(Exception):
-    """The call looked at a number of a tensor, and may do something else when that number is another one."""
-
-
-def recorded(function: Callable[..., Any], *arguments: Tensor) -> tuple[GraphModule, Any]:
+def recorded(function: Callable[..., Any], *arguments: Tensor) -> tuple[Callable[..., Any], Any]:
     """The operations of a call with these arguments, to be called with others of the same shapes, and its result.
 
-    Raises UnrecordableError for a function that branches on the values of its arguments.
+    The function itself, and its result, where it looks at the numbers of a tensor, and so may do something else the
+    next time, or where there is too much to keep.
     """
     recording = _Recording(arguments)
     with recording:
         result = function(*arguments)
-    return recording.played(result), result
+    return function if recording.given_up else recording.played(result), result
 
 
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -38,9 +36,11 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, arguments: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.given_up = False
         self._graph, self._constants = Graph(), nn.Module()
         self._nodes: dict[int, Node] = {}  # by the identity of a tensor
         self._tensors: list[Tensor] = []  # keeps them, so that no identity is used twice
+        self._left = MEMORY
         for number, argument in enumerate(arguments):
             self._note(argument, self._graph.placeholder(f"argument_{number}"))
 
@@ -54,15 +54,8 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Carries the operation out, and notes it."""
         result = func(*args, **(kwargs or {}))
-        given, named = map_aggregate((tuple(args), dict(kwargs or {})), self._found)
-        node = self._graph.call_function(func, given, named)
-        if isinstance(result, Tensor):
-            self._note(result, node)
-        elif isinstance(result, list | tuple) and all(isinstance(part, Tensor) for part in result):
-            for number, part in enumerate(result):
-                self._note(part, self._graph.call_function(operator.getitem, (node, number)))
-        elif result is not None:
-            raise UnrecordableError(f"{func} gives {result!r}, which is no tensor")
+        if not self.given_up:
+            self._noted(func, (tuple(args), dict(kwargs or {})), result)
         return result
 
     def played(self, result: Any) -> GraphModule:
@@ -75,20 +68,40 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._graph.eliminate_dead_code()
         return GraphModule(self._constants, self._graph)
 
+    def _noted(self, func: Any, given: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> None:
+        node = self._graph.call_function(func, *map_aggregate(given, self._found))
+        if isinstance(result, Tensor):
+            self._note(result, node)
+        elif isinstance(result, list | tuple) and all(isinstance(part, Tensor) for part in result):
+            for number, part in enumerate(result):
+                self._note(part, self._graph.call_function(operator.getitem, (node, number)))
+        elif result is not None:
+            self._give_up()
+
     def _note(self, tensor: Tensor, node: Node) -> None:
         node.meta["shape"] = tensor.shape
         self._nodes[id(tensor)] = node
         self._tensors.append(tensor)
+        self._left -= tensor.numel() * tensor.element_size()
+        if self._left < 0:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self.given_up = True
+        self._nodes.clear()
+        self._tensors.clear()
 
     def _found(self, value: Any) -> Any:
         """The node of a tensor; one that no operation made is a constant."""
         if not isinstance(value, Tensor):
             return value
-        if id(value) not in self._nodes:
+        node = self._nodes.get(id(value))
+        if node is None:
             name = f"constant_{len(self._tensors)}"
             self._constants.register_buffer(name, value.detach())
-            self._note(value, self._graph.get_attr(name))
-        return self._nodes[id(value)]
+            node = self._graph.get_attr(name)
+            self._note(value, node)
+        return node
 
 
 def _changes_nothing(node: Node) -> bool:

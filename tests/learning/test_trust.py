@@ -224,7 +224,6 @@ def test_many_members_learn_the_rows_that_each_learns_alone(settings):
         assert bool(np.ptp(row) > 1e-3) is (settings is PERSONAL)
 
 
-@pytest.mark.real  # recording imports torch's compiler
 def test_a_step_that_is_recorded_and_played_back_learns_the_same_bits(monkeypatch):
     stacked, pool = honest(), Pool.of([DATA[i].validation for i in range(4)])
     plain = Weigher(LEARNER, pool, PERSONAL).learn_rows(seats(stacked))
