@@ -6,10 +6,11 @@
 
 The same work for all: 6 members with equal shares of MNIST (80 % of each to train on), softmax regression, 20 rounds of
 one local epoch in batches of 128, equal weights; after each round every member's loss and accuracy on all test images.
-Each measurement in a process of its own, from the prepared tensors to the last accuracy (imports and reading the files
-are left out for all; dealing the shares is in ours, starting its engine in Flower's). One torch thread each; Flower
-runs one client per CPU at a time. `ours_s`, `loop_s`, `flower_s` are medians of --repeats; `…_cpu_s` are seconds of
-the processor, which a busy machine changes less.
+Each measurement in a process of its own, from the tensors of the whole data set to the last accuracy (imports and
+reading the files are left out for all; Flower gets its shares dealt, and starting its engine counts). Every one may
+use the whole machine: torch's own number of threads (--threads 1 for one), and Flower runs one client per CPU at a
+time. `ours_s`, `loop_s`, `flower_s` are medians of --repeats; `…_cpu_s` are seconds of the processor, which a busy
+machine changes less.
 """
 
 import argparse
@@ -46,11 +47,12 @@ def main():
     parser.add_argument("--flower-python", type=Path, help="a Python that has flwr[simulation] and torch")
     parser.add_argument("--members", type=int, help="instead: so many members on all of MNIST beside 10")
     parser.add_argument("--sharing", default="fixed", help="how ours shares; learned does more work than the others")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch; default: its own")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     if options.only:
         print(json.dumps(PARTS[options.only](options)))
         return
@@ -68,11 +70,11 @@ def speed(options):
         found[f"{kind}_accuracy"] = round(runs[0]["accuracy"], 4)
     for kind in kinds[1:]:
         found[f"times_{kind}"] = round(found[f"{kind}_s"] / found["ours_s"], 1)
-    return {**found, "sharing": options.sharing}
+    return {**found, "sharing": options.sharing, "threads": options.threads}
 
 
 def scale(options):
-    found = {"sharing": options.sharing}
+    found = {"sharing": options.sharing, "threads": options.threads}
     for members in (10, options.members):
         runs = [alone(options, "many", "--members", str(members)) for _ in range(options.repeats)]
         for name in ("member_round_s", "prepare_s", "peak_mib"):
@@ -82,7 +84,8 @@ def scale(options):
 
 def alone(options, kind, *more):
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--only", kind, "--sharing", options.sharing, *more]
+    command = [sys.executable, __file__, "--only", kind, "--sharing", options.sharing]
+    command += ["--threads", str(options.threads), *more]
     if options.data_dir:
         command += ["--data-dir", str(options.data_dir)]
     if options.flower_python:
@@ -110,8 +113,9 @@ def read(options, members=MEMBERS):
 
 def loop(options):
     """What one would write without a library: modules, torch.optim.SGD, tensors in memory."""
-    splits = read(options)
+    read(options)
     started, cpu = time.perf_counter(), time.process_time()
+    splits = read(options)
     models = [nn.Sequential(nn.Flatten(), nn.Linear(784, 10)) for _ in splits]
     for model in models:
         for parameter in model.parameters():
