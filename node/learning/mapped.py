@@ -1,7 +1,7 @@
 """One function for one member, mapped over many: torch.func.vmap, traced so that small models don't pay for Python.
 
 A step of a small model is a few dozen tiny operations; the function transforms around them cost more than they do.
-So what torch does is recorded for given shapes; playing it back gives the same bits (tested).
+So what torch does is recorded for a kind of arguments; playing it back gives the same bits (tested).
 """
 
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from torch.func import vmap
 from node.learning.recording import recorded
 
 Mapped = Callable[..., Any]
-WARM = 16  # calls with the same shapes before tracing pays: it costs some 10 ms, and a call saves half of one or more
+Kind = tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]  # of arguments
+WARM = 16  # calls with arguments of a kind before tracing pays: it costs some 10 ms, and saves half of one a call
 TRACES = 128  # kept; the oldest goes first
 SMALL = 1 << 20  # numbers in the largest argument of a function that is worth tracing: beyond it, arithmetic dominates
 
@@ -30,22 +31,22 @@ def over_members(function: Callable[..., Any], in_dims: int | tuple[int | None, 
 
 
 def traced(function: Mapped) -> Mapped:
-    """The function, its operations recorded and played back once it was called often with the same shapes.
+    """The function, its operations recorded and played back once it was called often with arguments of the same kind.
 
     Arguments are tensors. The result depends on the arguments alone, not on earlier calls.
     """
-    calls: dict[tuple[torch.Size, ...], int] = {}
-    traces: dict[tuple[torch.Size, ...], Mapped] = {}
+    calls: dict[Kind, int] = {}
+    traces: dict[Kind, Mapped] = {}
 
     def call(*arguments: Tensor) -> Any:
-        shapes = tuple(argument.shape for argument in arguments)
-        if shapes in traces:
-            return traces[shapes](*arguments)
-        calls[shapes] = calls.get(shapes, 0) + 1
-        if calls[shapes] == WARM and max(argument.numel() for argument in arguments) <= SMALL:
+        kind = tuple((argument.shape, argument.stride(), argument.dtype) for argument in arguments)
+        if kind in traces:
+            return traces[kind](*arguments)
+        calls[kind] = calls.get(kind, 0) + 1
+        if calls[kind] == WARM and max(argument.numel() for argument in arguments) <= SMALL:
             while len(traces) >= TRACES:
                 traces.pop(next(iter(traces)))
-            traces[shapes], result = recorded(function, *arguments)
+            traces[kind], result = recorded(function, *arguments)
             return result
         return function(*arguments)
 

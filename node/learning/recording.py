@@ -20,7 +20,7 @@ MEMORY = 64 * 1024 * 1024  # bytes that a recording may keep alive, roughly: whe
 
 
 def recorded(function: Callable[..., Any], *arguments: Tensor) -> tuple[Callable[..., Any], Any]:
-    """The operations of a call with these arguments, to be called with others of the same shapes, and its result.
+    """The operations of a call, to be called with other arguments of the same shapes, strides and types; its result.
 
     The function itself, and its result, where it looks at the numbers of a tensor, and so may do something else the
     next time, or where there is too much to keep.
