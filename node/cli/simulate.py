@@ -35,9 +35,11 @@ BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json"
 @click.option("--model", type=click.Choice(["softmax", "cnn", "resnet18"]), default="softmax", show_default=True)
 @click.option("--task", help="A task by name or FILE.py:NAME, instead of --dataset and --model.")
 @click.option("--members", default=4, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--cohort", type=click.IntRange(1), help="Peers asked in a round; default: everybody.")
+@click.option(
+    "--cohort", type=click.IntRange(1, 10_000), help="Peers asked in a round, where there are so many; default: all."
+)
 @click.option("--topology", default="random", show_default=True, help="random cohorts, ring, or regular:K neighbours.")
-@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--split", default="iid", show_default=True, help=f"{SPLITS}.")
 @click.option("--sharing", default="learned", show_default=True, type=click.Choice(SHARING))
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
@@ -45,9 +47,11 @@ BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json"
 @click.option("--attackers", default=0, show_default=True, type=click.IntRange(0), help="How many of the members.")
 @click.option("--attackers-absent", is_flag=True, help="The same run without them, to compare with.")
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
-@click.option("--batch-size", type=click.IntRange(1), help="Examples in a training step; default: the task's.")
-@click.option("--local-epochs", type=Finite(0, min_open=True), help="Per round; default: the task's.")
-@click.option("--learning-rate", type=Finite(0, min_open=True), help="Default: the task's.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, 1_000_000), help="Examples in a training step; default: the task's."
+)
+@click.option("--local-epochs", type=Finite(0, 10_000, min_open=True), help="Per round; default: the task's.")
+@click.option("--learning-rate", type=Finite(0, 1000, min_open=True), help="Default: the task's.")
 @click.option("--prior-strength", type=Finite(0, 1000), help="λ of the trust row; default: the objective's.")
 @click.option("--held-out", is_flag=True, help="Measure on a part of the training set: for choosing settings.")
 @click.option(

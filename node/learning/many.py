@@ -5,6 +5,7 @@ Knows no peers. Members may have different numbers of examples, and so of steps:
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, groupby
 
 import torch
@@ -77,7 +78,8 @@ class Trainer:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        self._step = traced(training_step(learner, over_members(mappable_loss(learner))))
+        step = training_step(learner, over_members(mappable_loss(learner, training=True)))
+        self._step = traced(step) if learner.plain else step
 
     def train(self, flats: Tensor, pool: Pool, plans: Sequence[Plan], learning_rate: float | None = None) -> Tensor:
         """Parameters (members, size) after each member's plan, from `flats` (left alone); default rate: the task's.
@@ -139,7 +141,8 @@ class Evaluator:
     """The outputs of many members' models on the same examples."""
 
     def __init__(self, learner: Learner) -> None:
-        self._outputs: Mapped = mapped(lambda flat, inputs: outputs(learner, flat, inputs), (0, None))
+        of_one = partial(outputs, learner)
+        self._outputs: Mapped = mapped(of_one, (0, None), learner.plain)
 
     @torch.no_grad()
     def outputs(self, flats: Tensor, data: Examples) -> Iterator[tuple[slice, slice, Tensor]]:

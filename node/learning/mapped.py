@@ -20,9 +20,13 @@ TRACES = 128  # kept; the oldest goes first
 SMALL = 1 << 20  # numbers in the largest argument of a function that is worth tracing: beyond it, arithmetic dominates
 
 
-def mapped(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Mapped:
-    """`function` over the first dimension of its arguments (or as `in_dims` says), traced when it is called often."""
-    return traced(over_members(function, in_dims))
+def mapped(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0, plain: bool = True) -> Mapped:
+    """`function` over the first dimension of its arguments (or as `in_dims` says).
+
+    Traced when it is called often, if it is plain: does the same operations at each call.
+    """
+    together = over_members(function, in_dims)
+    return traced(together) if plain else together
 
 
 def over_members(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Mapped:
@@ -33,7 +37,7 @@ def over_members(function: Callable[..., Any], in_dims: int | tuple[int | None, 
 def traced(function: Mapped) -> Mapped:
     """The function, its operations recorded and played back once it was called often with arguments of the same kind.
 
-    Arguments are tensors. The result depends on the arguments alone, not on earlier calls.
+    Arguments are tensors. The function does the same operations at each call: what it may draw, it draws from torch.
     """
     calls: dict[Kind, int] = {}
     traces: dict[Kind, Mapped] = {}

@@ -141,7 +141,7 @@ def private_train(
         raise TaskError(f"task {learner.task.name!r} has no training examples: its data() must give at least one")
     require_fit(learner, flat, data.rows(torch.arange(1)))
     rate = plan.mechanism.sample_rate
-    step = private_step(learner, batch_loss(learner), plan.mechanism, rate * len(data))
+    step = private_step(learner, batch_loss(learner, training=True), plan.mechanism, rate * len(data))
     velocity, total, done = torch.zeros_like(flat), 0.0, 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(plan.noise.uniforms(1)[0] * 2**53))

@@ -17,18 +17,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 ATEN = torch.ops.aten
 RESHAPES = (ATEN.expand.default, ATEN.view.default, ATEN._unsafe_view.default)
 MEMORY = 64 * 1024 * 1024  # bytes that a recording may keep alive, roughly: where there are more, arithmetic dominates
+PLAIN = (Node, str, int, float, bool, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None))
+DEPENDENT = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 
 
 def recorded(function: Callable[..., Any], *arguments: Tensor) -> tuple[Callable[..., Any], Any]:
     """The operations of a call, to be called with other arguments of the same shapes, strides and types; its result.
 
-    The function itself, and its result, where it looks at the numbers of a tensor, and so may do something else the
-    next time, or where there is too much to keep.
+    The function itself, and its result, where an operation depends on the numbers of a tensor, takes a tensor that is
+    neither an argument nor another's result, or draws from a generator of its own; or where there is too much to keep.
+    What Python does besides is not seen: the function must do the same operations at each call.
     """
-    recording = _Recording(arguments)
+    distinct = [argument.detach() for argument in arguments]  # the same tensor may be given twice
+    recording = _Recording(distinct)
     with recording:
-        result = function(*arguments)
-    return function if recording.given_up else recording.played(result), result
+        result = function(*distinct)
+    played = recording.played(result)
+    return played or function, result
 
 
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -36,8 +41,7 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, arguments: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.given_up = False
-        self._graph, self._constants = Graph(), nn.Module()
+        self._graph, self._given_up = Graph(), False
         self._nodes: dict[int, Node] = {}  # by the identity of a tensor
         self._tensors: list[Tensor] = []  # keeps them, so that no identity is used twice
         self._left = MEMORY
@@ -53,28 +57,34 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Carries the operation out, and notes it."""
+        given = map_aggregate((tuple(args), dict(kwargs or {})), self._found)
         result = func(*args, **(kwargs or {}))
-        if not self.given_up:
-            self._noted(func, (tuple(args), dict(kwargs or {})), result)
+        if not self._given_up:
+            self._note_results(self._graph.call_function(func, *given), result)
+        if any(tag in func.tags for tag in DEPENDENT):
+            self._give_up()
         return result
 
-    def played(self, result: Any) -> GraphModule:
-        """What was noted, as a function of the arguments, without what changes nothing."""
-        self._graph.output(map_aggregate(result, self._found))
+    def played(self, result: Any) -> GraphModule | None:
+        """What was noted, as a function of the arguments, without what changes nothing; None if it was given up."""
+        returned = map_aggregate(result, self._found)
+        if self._given_up:
+            return None
+        self._graph.output(returned)
         for node in self._graph.nodes:
             if _changes_nothing(node):
                 node.replace_all_uses_with(node.args[0])
                 self._graph.erase_node(node)
         self._graph.eliminate_dead_code()
-        return GraphModule(self._constants, self._graph)
+        return GraphModule(nn.Module(), self._graph)
 
-    def _noted(self, func: Any, given: tuple[tuple[Any, ...], dict[str, Any]], result: Any) -> None:
-        node = self._graph.call_function(func, *map_aggregate(given, self._found))
+    def _note_results(self, node: Node, result: Any) -> None:
         if isinstance(result, Tensor):
             self._note(result, node)
-        elif isinstance(result, list | tuple) and all(isinstance(part, Tensor) for part in result):
+        elif isinstance(result, list | tuple):
             for number, part in enumerate(result):
-                self._note(part, self._graph.call_function(operator.getitem, (node, number)))
+                if part is not None:
+                    self._note_results(self._graph.call_function(operator.getitem, (node, number)), part)
         elif result is not None:
             self._give_up()
 
@@ -87,21 +97,16 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._give_up()
 
     def _give_up(self) -> None:
-        self.given_up = True
+        self._given_up = True
         self._nodes.clear()
         self._tensors.clear()
 
     def _found(self, value: Any) -> Any:
-        """The node of a tensor; one that no operation made is a constant."""
-        if not isinstance(value, Tensor):
-            return value
-        node = self._nodes.get(id(value))
-        if node is None:
-            name = f"constant_{len(self._tensors)}"
-            self._constants.register_buffer(name, value.detach())
-            node = self._graph.get_attr(name)
-            self._note(value, node)
-        return node
+        """The node of a tensor, and other values as they are."""
+        found = self._nodes.get(id(value)) if isinstance(value, Tensor) else value
+        if not isinstance(found, PLAIN) or (found is None and value is not None):
+            self._give_up()
+        return found
 
 
 def _changes_nothing(node: Node) -> bool:

@@ -66,6 +66,8 @@ def require_split(split: str) -> tuple[str, float]:
         raise ConfigError(
             f"split {split!r}: {argument!r} must be from {lowest:g} to below 1e6, as in dirichlet:0.5 or shards:2"
         )
+    if kind == "shards" and not value.is_integer():
+        raise ConfigError(f"split {split!r}: {argument!r} is no whole number of shards, as in shards:2")
     return kind, value
 
 

@@ -113,6 +113,13 @@ class Learner:
     spec: ParameterSpec
     seed: int = 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether model and loss are of torch or this package: a call does the same operations each time."""
+        sources = [type(part).__module__ for part in self.module.modules()]
+        sources.append(getattr(self.task.loss, "__module__", ""))
+        return all(source.startswith(("torch.", "node.learning.")) for source in sources)
+
     def initial(self) -> Tensor:
         """Flat parameters (size,) as the task's model starts them, a copy."""
         if any(parameter.is_meta for parameter in self.module.parameters()):

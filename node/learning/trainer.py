@@ -4,11 +4,11 @@ The node takes a step for one member; the simulation takes the same step for man
 """
 
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from node.errors import TaskError
@@ -41,28 +41,42 @@ class Trained:
     examples: int
 
 
-def outputs(learner: Learner, flat: Tensor, inputs: Tensor) -> Tensor:
-    """The model's outputs (n, …) with these flat parameters; pure and differentiable."""
-    result = functional_call(learner.module, unflatten(learner.spec, flat), (inputs,))
+def outputs(learner: Learner, flat: Tensor, inputs: Tensor, training: bool = False) -> Tensor:
+    """The model's outputs (n, …) with these flat parameters; pure and differentiable, and random only in training."""
+    with nullcontext() if training else evaluating(learner.module):
+        result = functional_call(learner.module, unflatten(learner.spec, flat), (inputs,))
     assert isinstance(result, Tensor)
     return result
 
 
-def batch_loss(learner: Learner) -> Loss:
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode (no dropout), and each of its parts as it was at the end."""
+    parts = [part for part in module.modules() if part.training]
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = True
+
+
+def batch_loss(learner: Learner, training: bool = False) -> Loss:
     """The task's loss as a pure function of flat parameters and a batch."""
 
     def loss(flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        return learner.task.loss(outputs(learner, flat, inputs), targets)
+        return learner.task.loss(outputs(learner, flat, inputs, training), targets)
 
     return loss
 
 
-def mappable_loss(learner: Learner) -> Loss:
-    """`batch_loss` to map over members: there with the same bits, in fewer operations."""
+def mappable_loss(learner: Learner, training: bool = False) -> Loss:
+    """`batch_loss` to map over members: there in fewer operations."""
     of_outputs = mappable(learner.task.loss)
 
     def loss(flat: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
-        return of_outputs(outputs(learner, flat, inputs), targets)
+        return of_outputs(outputs(learner, flat, inputs, training), targets)
 
     return loss
 
@@ -128,7 +142,7 @@ def train(learner: Learner, flat: Tensor, data: Rows, plan: Plan, check: Callabl
     not fit each other.
     """
     require_examples(learner, data)
-    step = training_step(learner, batch_loss(learner))
+    step = training_step(learner, batch_loss(learner, training=True))
     velocity, total, rate = torch.zeros_like(flat), 0.0, torch.tensor(learner.task.learning_rate)
     with seeded(plan):
         for position, batch in enumerate(batches(learner, data, plan)):
@@ -159,15 +173,31 @@ def require_examples(learner: Learner, data: Sized) -> None:
 @torch.no_grad()
 def require_fit(learner: Learner, flat: Tensor, batch: Examples) -> None:
     """Raises TaskError when the model or the loss can't take a batch, with torch's reason."""
-    name = learner.task.name
+    name, before = learner.task.name, own_tensors(learner.module)
     try:
-        loss = batch_loss(learner)(flat, batch.inputs, batch.targets)
+        loss = batch_loss(learner, training=True)(flat, batch.inputs, batch.targets)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         shapes = f"inputs {tuple(batch.inputs.shape)}, targets {tuple(batch.targets.shape)} {batch.targets.dtype}"
         raise TaskError(f"task {name!r}: model and data do not fit ({shapes}): {reason}") from error
     if loss.shape != ():
         raise TaskError(f"task {name!r}: loss has shape {tuple(loss.shape)}: return the mean over the batch, a scalar")
+    for place, (tensor, version) in own_tensors(learner.module).items():
+        if place not in before or before[place][0] is not tensor or before[place][1] != version:
+            raise TaskError(
+                f"task {name!r}: the model changes its own {'.'.join(place)!r} when it computes, and members mix "
+                "parameters alone: use layers without running statistics, such as GroupNorm"
+            )
+
+
+def own_tensors(module: nn.Module) -> dict[tuple[str, ...], tuple[Tensor, int]]:
+    """The tensors beside its parameters that a module keeps, and how often each was changed."""
+    return {
+        (*filter(None, [name]), key): (value, value._version)
+        for name, part in module.named_modules()
+        for key, value in {**vars(part), **part._buffers}.items()
+        if isinstance(value, Tensor)
+    }
 
 
 @torch.no_grad()

@@ -188,8 +188,12 @@ class Weigher:
         def step(logits: Tensor, *evidence: Tensor) -> Tensor:
             return descend(loss, logits, Evidence(*evidence))
 
-        dims = (0, stacked, 0, 0, 0)
-        return mapped(skill_of_one, (stacked, 0, 0, 0, 0)), traced(step), mapped(block_losses(self.learner), dims)
+        plain, dims = self.learner.plain, (0, stacked, 0, 0, 0)
+        return (
+            mapped(skill_of_one, (stacked, 0, 0, 0, 0), plain),
+            traced(step) if plain else step,
+            mapped(block_losses(self.learner), dims, plain),
+        )
 
     def _maps_for(self, stacked: Tensor) -> tuple[Mapped, Mapped, Mapped]:
         return self._one_stack if stacked.dim() == 2 else self._own_stacks

@@ -41,7 +41,7 @@ class Mixer:
         wishes = TrustSettings(settings.objective, settings.prior_strength)
         self.weigher = Weigher(learner, validation, baselines.L2C if settings.sharing == "l2c" else wishes)
         self.states = [TrustState.fresh() for _ in range(settings.members)]
-        self._losses = mapped(mappable_loss(learner), (0, None, None))
+        self._losses = mapped(mappable_loss(learner), (0, None, None), learner.plain)
 
     def __call__(
         self, round: int, peers: Peers, before: Tensor, updates: Tensor, generators: Sequence[torch.Generator]

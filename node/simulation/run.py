@@ -117,7 +117,9 @@ def simulate_round(world: World, round: int) -> SimulatedRound:
     """Everybody trains, attackers forge, then everybody mixes."""
     settings, honest = world.settings, world.honest
     before = world.flats
-    updates, payload_bytes = encoded(world, trained(world, round))
+    updates = trained(world, round)
+    require_finite(world, updates, round)
+    updates, payload_bytes = encoded(world, updates)
     updates = forged(world, updates)
     peers = {member: inputs_of(member, settings, world.graph, world.attackers, round) for member in honest}
     mixed = world.mixer(round, peers, before, updates, world.judging)
@@ -148,6 +150,16 @@ def trained(world: World, round: int) -> Tensor:
     ]
     rate = task.learning_rate_in(round, world.settings.rounds)
     return world.trainer.train(world.flats, world.train, plans, rate)
+
+
+def require_finite(world: World, updates: Tensor, round: int) -> None:
+    """Raises ConfigError, with the cure, when a member's training diverged."""
+    diverged = (~updates.isfinite().all(dim=1)).nonzero().squeeze(1).tolist()
+    if diverged:
+        raise ConfigError(
+            f"member {diverged[0]} diverged in round {round}, at a learning rate of "
+            f"{world.learner.task.learning_rate:g}: take a smaller one"
+        )
 
 
 def encoded(world: World, flats: Tensor) -> tuple[Tensor, int]:

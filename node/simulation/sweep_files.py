@@ -44,7 +44,7 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"
 class _Choices(BaseModel):
     """SimulationSettings as outside text gives them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     task: Line = "mnist-softmax"
     members: int = Field(default=4, ge=1, le=10_000)

@@ -76,7 +76,11 @@ def parsed(out: Path, content: bytes) -> list[Row]:
             row = json.loads(line)
         except ValueError as error:
             raise ConfigError(f"{out}, line {number} is no JSON: remove that line, or give another file") from error
-        if not isinstance(row, dict) or not isinstance(row.get("key"), str):
+        if (
+            not isinstance(row, dict)
+            or not isinstance(row.get("key"), str)
+            or not isinstance(row.get("settings"), dict)
+        ):
             raise ConfigError(f"{out}, line {number} is no run of a sweep: give another file")
         rows.append(row)
     return rows

@@ -69,11 +69,11 @@ def test_what_was_run_is_not_run_again(tmp_path, monkeypatch):
         ran.append(cell.attack)
         if len(ran) == 2:
             raise NodeError("out of luck")
-        return {"key": node_key(cell)}
+        return {"key": node_key(cell), "settings": {}}
 
     def measured(settings):
         ran.append(settings.sharing)
-        return {"key": key(settings)}
+        return {"key": key(settings), "settings": {}}
 
     monkeypatch.setattr("scripts.experiments.nodes.run_nodes", nodes)
     monkeypatch.setattr("node.simulation.sweeps.measured", measured)

@@ -27,7 +27,7 @@ def drawn(seed, *shape):
 
 
 def gradients(x, y):
-    """Per member; with a constant, several results of one operation, an operation in place, and a gradient."""
+    """Per member; with several results of one operation, an operation in place, and a gradient."""
 
     def loss(x, y):
         first, second = (x * torch.arange(4.0)).split(2)
@@ -66,6 +66,57 @@ def test_a_function_that_branches_on_a_number_stays_as_it_is():
     play, result = recorded(branching, torch.ones(2))
     assert result.tolist() == [2, 2]
     assert play(-torch.ones(2)).tolist() == [-3, -3]
+
+
+def test_the_same_tensor_given_twice_is_two_arguments():
+    x = drawn(1, 3)
+    play, result = recorded(lambda a, b: a - 2 * b, x, x)
+    assert isinstance(play, GraphModule)
+    assert torch.equal(result, x - 2 * x)
+    assert torch.equal(play(x, drawn(2, 3)), x - 2 * drawn(2, 3))
+
+
+def scaled_in_place(x):
+    scale = torch.tensor([1.0, 2.0, 3.0])
+    scale *= 0.5
+    return x * scale
+
+
+def masked(x):
+    return x * torch.rand(3, generator=torch.Generator().manual_seed(4))
+
+
+BUFFER = torch.arange(3.0)
+
+
+@pytest.mark.parametrize(
+    "function", [scaled_in_place, masked, lambda x: x * BUFFER, lambda x: x[x > 0].sum(), lambda x: x.nonzero().sum()]
+)
+def test_what_cannot_be_played_back_stays_as_it_is(function):
+    x = drawn(1, 3)
+    play, result = recorded(function, x)
+    assert play is function
+    assert torch.equal(result, function(x))
+    assert torch.equal(play(x), result)
+
+
+@pytest.mark.parametrize(
+    "layer", [torch.nn.Conv2d(3, 4, 3), torch.nn.GroupNorm(3, 3), torch.nn.LayerNorm(8), torch.nn.MaxPool2d(2)]
+)
+def test_layers_whose_gradients_are_partly_none_are_recorded(layer):
+    names = [name for name, _ in layer.named_parameters()]
+    starts = [value.detach() for value in layer.parameters()]
+
+    def slopes(x, *values):
+        leaf = x.detach().requires_grad_()
+        made = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (leaf,))
+        (slope,) = torch.autograd.grad(made.square().sum(), leaf)
+        return slope
+
+    play, _ = recorded(slopes, drawn(1, 2, 3, 8, 8), *starts)
+    assert isinstance(play, GraphModule)
+    x = drawn(2, 2, 3, 8, 8)
+    assert torch.equal(play(x, *starts), slopes(x, *starts))
 
 
 def test_a_function_with_large_intermediate_results_stays_as_it_is(monkeypatch):

@@ -49,7 +49,7 @@ def test_a_smaller_alpha_is_more_skewed(kind):
 
 
 @pytest.mark.parametrize(
-    "split", ["idd", "dirichlet", "dirichlet:x", "dirichlet:-1", "shards:0", "shards:900", "iid:3"]
+    "split", ["idd", "dirichlet", "dirichlet:x", "dirichlet:-1", "shards:0", "shards:2.5", "shards:900", "iid:3"]
 )
 def test_a_split_that_can_not_be_is_refused(split):
     with pytest.raises(ConfigError):

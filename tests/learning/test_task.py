@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,14 @@ def test_the_seed_alone_decides_the_initial_parameters():
     torch.manual_seed(2)
     assert torch.equal(first, prepare(task, seed=5).initial())
     assert not torch.equal(first, prepare(task, seed=6).initial())
+
+
+def test_only_models_and_losses_of_torch_and_our_own_are_plain():
+    class Odd(torch.nn.Linear):
+        pass
+
+    own = load_task("mnist-softmax")
+    assert prepare(own).plain
+    assert prepare(load_task("mnist-cnn")).plain
+    assert not prepare(replace(own, model=lambda: Odd(3, 2))).plain
+    assert not prepare(replace(own, loss=lambda outputs, targets: outputs.mean())).plain

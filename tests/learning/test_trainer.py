@@ -64,6 +64,45 @@ def test_dropout_depends_on_the_seed_only():
     assert torch.equal(first, trained(task).flat)
 
 
+def test_dropout_is_for_training_alone():
+    task = replace(TASK, model=lambda: nn.Sequential(nn.Linear(6, 64), nn.Dropout(0.5), nn.Linear(64, 1)))
+    learner = prepare(task)
+    assert evaluate(learner, learner.initial(), DATA.test) == evaluate(learner, learner.initial(), DATA.test)
+    assert learner.module[1].training
+
+
+def test_parts_that_a_task_set_to_evaluation_stay_so_in_training():
+    model = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    model[1].eval()
+    learner = prepare(replace(TASK, model=lambda: model))
+    evaluate(learner, learner.initial(), DATA.test)
+    assert [part.training for part in model] == [True, False, True]
+
+
+class Counting(nn.Linear):
+    """A model with state of its own."""
+
+    seen = torch.zeros(1)
+
+    def forward(self, inputs):
+        self.seen = 0.9 * self.seen + inputs.mean().detach()
+        return super().forward(inputs)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: Counting(6, 1),
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 6)), nn.InstanceNorm1d(1, track_running_stats=True), nn.Flatten(1), nn.Linear(6, 1)
+        ),
+    ],
+)
+def test_a_model_that_changes_its_own_state_is_a_clear_error(model):
+    with pytest.raises(TaskError, match=r"changes its own '(seen|1\.\w+)'.*GroupNorm"):
+        trained(replace(TASK, model=model))
+
+
 def test_a_recurrent_network_on_sequences_is_trained_too():
     class Counter(nn.Module):
         def __init__(self):

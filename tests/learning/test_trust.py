@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +222,21 @@ def test_many_members_learn_the_rows_that_each_learns_alone(settings):
         np.testing.assert_allclose(row, alone[1], rtol=1e-5)
         np.testing.assert_array_equal(state.sketches, alone[0].sketches)
         assert bool(np.ptp(row) > 1e-3) is (settings is PERSONAL)
+
+
+@pytest.mark.parametrize("objective", ["common", "personal"])
+def test_a_row_of_models_with_dropout_depends_on_the_seed_only(objective):
+    def model():
+        return torch.nn.Sequential(torch.nn.Linear(6, 64), torch.nn.Dropout(0.5), torch.nn.Linear(64, 1))
+
+    learner = prepare(replace(TASK, model=model))
+    stacked = torch.randn(3, learner.spec.size, generator=seeded())
+    given, judge = inputs(stacked, (0, 1, 2)), Judge(learner, DATA[0].validation)
+    rows = [
+        learn_row(TrustState.fresh(), given, judge, TrustSettings(objective=objective), seeded())[1].tolist()
+        for _ in range(3)
+    ]
+    assert rows[0] == rows[1] == rows[2]
 
 
 def test_a_step_that_is_recorded_and_played_back_learns_the_same_bits(monkeypatch):

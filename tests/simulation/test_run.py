@@ -25,6 +25,13 @@ def test_the_same_seed_gives_the_same_result_bit_for_bit():
     assert run(seed=3) != run(seed=4)
 
 
+def test_training_that_diverges_is_a_clear_error():
+    with pytest.raises(
+        ConfigError, match=r"member 0 diverged in round \d+, at a learning rate of 1e\+30: take a smaller"
+    ):
+        run(learning_rate=1e30)
+
+
 def test_without_sharing_everybody_stays_alone():
     assert all(row == {member: 65535} for member, row in enumerate(run(sharing="none")[-1].rows))
 

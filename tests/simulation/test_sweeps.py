@@ -69,7 +69,12 @@ def test_a_torn_last_line_is_dropped_and_its_run_computed_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"dear diary", "line 1 is no run"), (b"{]\n", "line 1 is no JSON"), (b'{"key": "a"}\n[1]\n', "line 2 is no run")],
+    [
+        (b"dear diary", "line 1 is no run"),
+        (b"{]\n", "line 1 is no JSON"),
+        (b'{"key": "a"}\n', "line 1 is no run"),
+        (b'{"key": "a", "settings": {}}\n[1]\n', "line 2 is no run"),
+    ],
 )
 def test_a_file_that_is_no_sweep_s_is_left_as_it_is(tmp_path, content, message):
     out = tmp_path / "rows.jsonl"
