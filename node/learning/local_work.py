@@ -11,6 +11,7 @@ from torch import Tensor
 
 from node.learning import trainer
 from node.learning.descent import Descent, backward, leaves
+from node.learning.pure import require_fit
 from node.learning.task import Learner, Rows
 
 
@@ -56,7 +57,7 @@ def train_from(
                 break
             between.pause()
             if not steps:
-                trainer.require_fit(learner, model, batch)
+                require_fit(learner, model, batch)
             total, steps = total + descent.step(batch), steps + 1
     examples = steps * min(learner.task.batch_size, len(data))
     return Done(model, total / max(1, steps), steps, examples, between.clock() - started)
@@ -85,7 +86,7 @@ def gradient_of(
                 break
             between.pause()
             if not steps:
-                trainer.require_fit(learner, model, batch)
+                require_fit(learner, model, batch)
             total, steps = total + backward(learner, parameters, batch), steps + 1
     examples = steps * min(learner.task.batch_size, len(data))
     return Done(gradient.div_(max(1, steps)), total / max(1, steps), steps, examples, between.clock() - started)

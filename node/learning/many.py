@@ -12,16 +12,14 @@ import torch
 from torch import Tensor
 
 from node.learning.mapped import Mapped, mapped, over_members, traced
+from node.learning.pure import mappable_loss, outputs, require_fit
 from node.learning.task import Examples, Learner
 from node.learning.trainer import (
     EVALUATION_CHUNK,
     Plan,
     augmentation,
     batch_rows,
-    mappable_loss,
-    outputs,
     require_examples,
-    require_fit,
     seeded,
     training_step,
 )

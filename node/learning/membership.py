@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
+from node.learning.pure import batch_loss
 from node.learning.task import Examples, Learner
-from node.learning.trainer import EVALUATION_CHUNK, batch_loss
+from node.learning.trainer import EVALUATION_CHUNK
 
 NORMAL_95 = 1.959964  # two-sided 95 % quantile of the normal distribution
 SURE = 1e-12  # losses are taken to be at least this, so that logits stay finite

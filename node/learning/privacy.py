@@ -12,9 +12,10 @@ from torch.func import grad_and_value, vmap
 
 from node.errors import ConfigError, TaskError
 from node.learning.accounting import Budget, Release, calibrate
+from node.learning.pure import Loss, batch_loss, require_fit
 from node.learning.secret_noise import SecretNoise
 from node.learning.task import Examples, Learner, Task
-from node.learning.trainer import Loss, Trained, batch_loss, require_fit
+from node.learning.trainer import Trained
 
 GRADIENT_NUMBERS = 1 << 25  # held at a time: 128 MiB of per-example gradients
 

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from node.learning.pure import mappable_loss, outputs
 from node.learning.task import Learner
-from node.learning.trainer import mappable_loss, outputs
 
 HUGE = 1e3  # times our own norm: beyond it, an update is not even looked at
 SAME = 0.01  # of the typical distance between updates: closer than that is no new work

@@ -25,9 +25,9 @@ from torch import Tensor
 from node.errors import ConfigError
 from node.learning.gradients import gradient_and_value
 from node.learning.losses import cross_entropies
+from node.learning.pure import mappable_loss, outputs
 from node.learning.screen import Memory
 from node.learning.task import Learner
-from node.learning.trainer import mappable_loss, outputs
 
 Loss = Callable[..., Tensor]
 OBJECTIVES = ("common", "personal")

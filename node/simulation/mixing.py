@@ -11,9 +11,9 @@ from node.learning import baselines
 from node.learning.many import Pool, chunks
 from node.learning.mapped import mapped
 from node.learning.mixing import mix_many, quantise
+from node.learning.pure import mappable_loss
 from node.learning.screen import sketches_of
 from node.learning.task import Learner
-from node.learning.trainer import mappable_loss
 from node.learning.trust import Inputs, TrustSettings, TrustState
 from node.learning.weigher import Seat, Weigher
 from node.simulation.settings import SimulationSettings

@@ -8,8 +8,9 @@ from node.config import Aggregation
 from node.daemon.averaging import AveragingLearner, Pace, WorkingLearner
 from node.daemon.learner import Seat, TorchLearner
 from node.errors import HomeError, SessionOver
-from node.learning import parameters, trainer
+from node.learning import parameters
 from node.learning.codecs import codec
+from node.learning.pure import batch_loss
 from node.learning.task import Share, prepare
 from node.learning.trust import TrustSettings
 from node.session.coordinated import Counted
@@ -82,7 +83,7 @@ async def test_gradients_of_one_batch_each_are_large_batch_sgd_on_one_machine(ex
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12) if schedule == "cosine" else None
     for _ in range(12):
         optimizer.zero_grad()
-        trainer.batch_loss(alone.learner)(flat, inputs, targets).backward()
+        batch_loss(alone.learner)(flat, inputs, targets).backward()
         optimizer.step()
         if scheduler:
             scheduler.step()

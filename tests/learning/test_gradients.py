@@ -10,9 +10,9 @@ from torch.func import grad_and_value
 
 from node.learning.gradients import gradient_and_value
 from node.learning.mapped import over_members
+from node.learning.pure import batch_loss
 from node.learning.task import prepare
 from node.learning.task_files import load_task
-from node.learning.trainer import batch_loss
 
 LIGHT = """
 import sys

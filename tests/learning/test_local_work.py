@@ -7,6 +7,7 @@ from torch.func import grad
 from node.errors import TaskError
 from node.learning import trainer
 from node.learning.local_work import Interruptions, gradient_of, train_from
+from node.learning.pure import batch_loss
 from node.learning.task import Examples, Share, prepare
 from tests.learning.example_task import task
 
@@ -88,7 +89,7 @@ def test_a_module_without_numbers_learns_the_same():
 
 def test_a_gradient_is_the_mean_of_its_batches():
     model = LEARNER.initial()
-    gradient = grad(trainer.batch_loss(LEARNER))
+    gradient = grad(batch_loss(LEARNER))
     with trainer.seeded(made := plan(3)):
         rows = list(trainer.batch_rows(len(DATA), task.batch_size, made))
     total = sum((gradient(model, DATA.inputs[row], DATA.targets[row]) for row in rows), torch.zeros_like(model))

@@ -8,9 +8,10 @@ from node.learning import mapped as mapping
 from node.learning.many import Evaluator, Pool, Trainer
 from node.learning.mapped import mapped
 from node.learning.mixing import mix, mix_many, quantise
+from node.learning.pure import outputs
 from node.learning.task import Examples, Share, Task, prepare
 from node.learning.task_files import load_task
-from node.learning.trainer import Plan, outputs, train
+from node.learning.trainer import Plan, train
 
 TASK = load_task(f"{Path(__file__).parent / 'example_task.py'}:task")
 LEARNER = prepare(TASK)

@@ -20,10 +20,11 @@ from node.learning.privacy import (
     private_step,
     private_train,
 )
+from node.learning.pure import batch_loss
 from node.learning.secret_noise import SecretNoise, round_noise
 from node.learning.task import Examples, Share, prepare
 from node.learning.task_files import load_task
-from node.learning.trainer import batch_loss, evaluate, training_step
+from node.learning.trainer import evaluate, training_step
 
 TASK = load_task(f"{Path(__file__).parent / 'example_task.py'}:task")
 DATA = TASK.data(Share()).train
