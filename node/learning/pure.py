@@ -28,13 +28,18 @@ def outputs(learner: Learner, flat: Tensor, inputs: Tensor, training: bool = Fal
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode (no dropout), and each of its parts as it was at the end."""
-    parts = [part for part in module.modules() if part.training]
+    """The module in evaluation mode (no dropout), and each of its parts as it was at the end.
+
+    Without the fused kernels that torch's attention then takes: they have no gradient, and can't be mapped.
+    """
+    parts, fused = [part for part in module.modules() if part.training], torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     for part in parts:
         part.training = False
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
         for part in parts:
             part.training = True
 
@@ -60,29 +65,43 @@ def mappable_loss(learner: Learner, training: bool = False) -> Loss:
 
 @torch.no_grad()
 def require_fit(learner: Learner, flat: Tensor, batch: Examples) -> None:
-    """Raises TaskError when the model or the loss can't take a batch, with torch's reason."""
-    name, before = learner.task.name, own_tensors(learner.module)
+    """Raises TaskError when model or loss can't take a batch, with torch's reason, or the model's state changes."""
+    name, loss = learner.task.name, batch_loss(learner, training=True)
     try:
-        loss = batch_loss(learner, training=True)(flat, batch.inputs, batch.targets)
+        value, changed = loss(flat, batch.inputs, batch.targets), None
+        before = own_tensors(learner.module)  # now with what a model keeps from its first call
+        if before:
+            loss(flat, batch.inputs, batch.targets)
+            changed = first_change(before, own_tensors(learner.module))
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         shapes = f"inputs {tuple(batch.inputs.shape)}, targets {tuple(batch.targets.shape)} {batch.targets.dtype}"
         raise TaskError(f"task {name!r}: model and data do not fit ({shapes}): {reason}") from error
-    if loss.shape != ():
-        raise TaskError(f"task {name!r}: loss has shape {tuple(loss.shape)}: return the mean over the batch, a scalar")
-    for place, (tensor, version) in own_tensors(learner.module).items():
-        if place not in before or before[place][0] is not tensor or before[place][1] != version:
-            raise TaskError(
-                f"task {name!r}: the model changes its own {'.'.join(place)!r} when it computes, and members mix "
-                "parameters alone: use layers without running statistics, such as GroupNorm"
-            )
+    if value.shape != ():
+        raise TaskError(f"task {name!r}: loss has shape {tuple(value.shape)}: return the mean over the batch, a scalar")
+    if changed:
+        raise TaskError(
+            f"task {name!r}: the model changes its own {changed!r} when it computes, and members mix parameters alone: "
+            "use layers without running statistics, such as GroupNorm"
+        )
 
 
-def own_tensors(module: nn.Module) -> dict[tuple[str, ...], tuple[Tensor, int]]:
-    """The tensors beside its parameters that a module keeps, and how often each was changed."""
+Own = dict[str, tuple[Tensor, int]]
+
+
+def own_tensors(module: nn.Module) -> Own:
+    """The tensors beside its parameters that a module keeps, by name, and how often each was changed."""
     return {
-        (*filter(None, [name]), key): (value, value._version)
+        ".".join(filter(None, (name, key))): (value, value._version)
         for name, part in module.named_modules()
         for key, value in {**vars(part), **part._buffers}.items()
         if isinstance(value, Tensor)
     }
+
+
+def first_change(before: Own, after: Own) -> str | None:
+    """The name of a tensor that is another one, or was changed in place."""
+    for name, (tensor, version) in after.items():
+        if name not in before or before[name][0] is not tensor or before[name][1] != version:
+            return name
+    return None

@@ -38,7 +38,7 @@ SAME = {
     "b1d2d332acd28ad2": "8b44e029c184b9d3",  # messages of splits; a backdoor without images is refused
     "50d0f6eb34dd0637": "b43f880450b981d2",  # what is too large to record is not recorded
     "b43f880450b981d2": "e10496bf193741a7",  # recordings by strides and types, too
-    "e10496bf193741a7": "aa31b77c72efb4ff",  # evaluation without dropout, which no row has; files cut in two
+    "e10496bf193741a7": "d0a2799b436a3e6e",  # evaluation without dropout, which no row has; files cut in two
 }
 
 

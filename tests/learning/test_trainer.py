@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,8 @@ import torch
 from torch import nn
 
 from node.errors import TaskError
+from node.learning.mapped import over_members
+from node.learning.pure import outputs
 from node.learning.task import Examples, LocalSplit, Share, Task, prepare
 from node.learning.task_files import load_task
 from node.learning.trainer import Plan, batch_rows, evaluate, train
@@ -77,6 +80,37 @@ def test_parts_that_a_task_set_to_evaluation_stay_so_in_training():
     learner = prepare(replace(TASK, model=lambda: model))
     evaluate(learner, learner.initial(), DATA.test)
     assert [part.training for part in model] == [True, False, True]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # scaled dot products are mapped in a loop
+def test_attention_is_mapped_over_members_in_evaluation_too():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.TransformerEncoderLayer(6, 2, 16, batch_first=True)
+            self.out = nn.Linear(6, 1)
+
+        def forward(self, inputs):
+            return self.out(self.attend(inputs[:, None]))[:, 0]
+
+    learner = prepare(replace(TASK, model=Attending))
+    flats = learner.initial().repeat(3, 1) + torch.randn(3, learner.spec.size, generator=seeded()) / 10
+    together = over_members(partial(outputs, learner), (0, None))(flats, DATA.test.inputs)
+    for flat, found in zip(flats, together, strict=True):
+        torch.testing.assert_close(found, outputs(learner, flat, DATA.test.inputs))
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_what_a_model_keeps_from_its_first_call_is_no_changing_state():
+    class Keeping(nn.Linear):
+        scale = None
+
+        def forward(self, inputs):
+            if self.scale is None:
+                self.scale = torch.full((6,), 0.5)
+            return super().forward(inputs * self.scale)
+
+    assert trained(replace(TASK, model=lambda: Keeping(6, 1))).loss < 10
 
 
 class Counting(nn.Linear):
