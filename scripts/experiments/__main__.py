@@ -2,7 +2,7 @@
 
 python -m scripts.experiments                      every missing run (hours; resumable), then the document
 python -m scripts.experiments run --rows 1 2 3     only these rows' runs: 1, 2, 3, 4, 5, plots, 6, 7, 7-graphs
-python -m scripts.experiments write                only the document, from whatever runs there are
+python -m scripts.experiments write                only the document, from whatever runs there are; keeps them beside it
 python -m scripts.experiments list --rows 4        the command of every run
 python -m scripts.experiments choose               cross-validation of learning rate and prior on held-out training data
 python -m scripts.experiments nodes                five real nodes, one of them an attacker, beside the simulation
@@ -32,10 +32,13 @@ from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, see
 from scripts.experiments.commands import command
 from scripts.experiments.document import Findings, write_document
 from scripts.experiments.engine import made_here, require_engine
+from scripts.experiments.record import keep, restore
 from scripts.experiments.samples import Results, Row, by_key
 from scripts.experiments.sweeping import say, sweep
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
+RECORD = DOCS / "experiments" / "results"
+RESULTS = Path("runs/experiments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ class Files:
 def main() -> None:
     options = parse()
     torch.set_num_threads(1)
+    if options.results == RESULTS and not options.quick and (options.action == "write" or made_here(RECORD)):
+        restore(RECORD, RESULTS)
     try:
         (quickly if options.quick else ACTIONS[options.action])(options, Files(options.results))
     except (NodeError, LedgerError) as error:
@@ -92,7 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=40, help="of `again`: which finished runs, counted from the first")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--data-dir", type=Path, help="where the data sets lie, if not where `fl-node` finds them")
-    parser.add_argument("--results", type=Path, default=Path("runs/experiments"), help="folder of the runs' rows")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' rows")
     parser.add_argument("--docs", type=Path, default=None, help="folder to write into; default: docs/")
     parser.add_argument("--keep", action="store_true", help="go on with results that other code made")
     parser.add_argument("--quick", action="store_true", help="a few short runs; needs --docs")
@@ -111,7 +116,14 @@ def run(options: argparse.Namespace, files: Files) -> None:
 
 
 def write(options: argparse.Namespace, files: Files) -> None:
-    findings = Findings(
+    say(f"wrote {write_document(found(files), options.docs or DOCS)}")
+    if options.docs is None:
+        keep(files.folder, RECORD)
+
+
+def found(files: Files) -> Findings:
+    """All results that there are."""
+    return Findings(
         Results(by_key(read_rows(files.rows))),
         Results(by_key(read_rows(files.choice)), choose.SEEDS),
         drawn(files.folder, unchanged),
@@ -119,7 +131,6 @@ def write(options: argparse.Namespace, files: Files) -> None:
         by_key(read_rows(files.nodes)),
         by_key(read_rows(files.coordinated)),
     )
-    say(f"wrote {write_document(findings, options.docs or DOCS)}")
 
 
 def everything(options: argparse.Namespace, files: Files) -> None:

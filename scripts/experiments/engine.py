@@ -10,6 +10,7 @@ from pathlib import Path
 from node.errors import ConfigError
 
 NODE = Path(__file__).parent.parent.parent / "node"
+NOTE = "engine.txt"  # in a folder of results
 ROOMS = ("learning", "simulation")
 # These only report, or are no part of a simulated run.
 ASIDE = {
@@ -63,7 +64,7 @@ def statements(source: str) -> str:
 
 def made_here(folder: Path) -> bool:
     """Whether the folder's results are of this code, or of one that gives the same bits; nothing is, too."""
-    note = folder / "engine.txt"
+    note = folder / NOTE
     if not note.exists():
         return True
     made, now = note.read_text().strip(), engine_digest()
@@ -80,4 +81,4 @@ def require_engine(folder: Path, keep: bool) -> None:
             "or say --keep if the change to node/learning or node/simulation can't change a number"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "engine.txt").write_text(f"{engine_digest()}\n")
+    (folder / NOTE).write_text(f"{engine_digest()}\n")

@@ -10,8 +10,10 @@ import pytest
 from node.errors import ConfigError, NodeError
 from node.simulation.sweeps import read_rows
 from scripts.experiments import document, engine, tables
+from scripts.experiments.__main__ import RECORD, Files, found
 from scripts.experiments.bars import ROW_BARS
 from scripts.experiments.cells import SHARED
+from scripts.experiments.record import keep, restore
 from scripts.experiments.sweeping import sweep
 
 ROOT = Path(__file__).parent.parent.parent
@@ -24,6 +26,25 @@ def test_the_document_is_what_the_template_makes():
     written = iter(TEXT.splitlines())
     missing = [line for line in prose if line not in written]
     assert missing == [], "write it again: python -m scripts.experiments write"
+
+
+def test_the_document_is_what_the_kept_results_make(tmp_path):
+    assert restore(RECORD, tmp_path / "results")
+    parts = document.parts(found(Files(tmp_path / "results")), tmp_path)
+    assert document.filled(document.TEMPLATE.read_text(), parts) == TEXT, "python -m scripts.experiments write"
+
+
+def test_results_are_kept_packed_and_in_one_order_and_restored_where_there_are_none(tmp_path):
+    results, record = tmp_path / "results", tmp_path / "record"
+    results.mkdir()
+    (results / "rows.jsonl").write_text('{"key": "b"}\n{"key": "a"}\n')
+    (results / "engine.txt").write_text("cafe\n")
+    keep(results, record)
+    assert {path.name for path in record.iterdir()} == {"rows.jsonl.xz", "engine.txt"}
+    assert not restore(record, results)
+    assert restore(record, tmp_path / "other")
+    assert (tmp_path / "other" / "rows.jsonl").read_text() == '{"key": "a"}\n{"key": "b"}\n'
+    assert (tmp_path / "other" / "engine.txt").read_text() == "cafe\n"
 
 
 def test_every_picture_of_the_document_is_there_and_small():
