@@ -23,7 +23,17 @@ from node.simulation.cluster import on_ray, run_sweep_on_ray
 from node.simulation.results import FIELDS, Row, key, over_seeds, row, summary
 from node.simulation.run import SHARING
 from node.simulation.run import simulate as run_simulation
-from node.simulation.settings import SimulatedRound, SimulationSettings, require_graph
+from node.simulation.settings import (
+    MOST_BATCH,
+    MOST_EPOCHS,
+    MOST_MEMBERS,
+    MOST_PRIOR,
+    MOST_RATE,
+    MOST_ROUNDS,
+    SimulatedRound,
+    SimulationSettings,
+    require_graph,
+)
 from node.simulation.sweep_files import read_sweep
 from node.simulation.sweeps import in_processes, read_rows, run_sweep
 
@@ -34,12 +44,14 @@ BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json"
 @click.option("--dataset", type=click.Choice(["mnist", "fashion", "cifar10"]), default="mnist", show_default=True)
 @click.option("--model", type=click.Choice(["softmax", "cnn", "resnet18"]), default="softmax", show_default=True)
 @click.option("--task", help="A task by name or FILE.py:NAME, instead of --dataset and --model.")
-@click.option("--members", default=4, show_default=True, type=click.IntRange(1, 10_000))
+@click.option("--members", default=4, show_default=True, type=click.IntRange(1, MOST_MEMBERS))
 @click.option(
-    "--cohort", type=click.IntRange(1, 10_000), help="Peers asked in a round, where there are so many; default: all."
+    "--cohort",
+    type=click.IntRange(1, MOST_MEMBERS),
+    help="Peers asked in a round, if there are so many; default: all.",
 )
 @click.option("--topology", default="random", show_default=True, help="random cohorts, ring, or regular:K neighbours.")
-@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--rounds", default=10, show_default=True, type=click.IntRange(1, MOST_ROUNDS))
 @click.option("--split", default="iid", show_default=True, help=f"{SPLITS}.")
 @click.option("--sharing", default="learned", show_default=True, type=click.Choice(SHARING))
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
@@ -48,11 +60,11 @@ BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json"
 @click.option("--attackers-absent", is_flag=True, help="The same run without them, to compare with.")
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
 @click.option(
-    "--batch-size", type=click.IntRange(1, 1_000_000), help="Examples in a training step; default: the task's."
+    "--batch-size", type=click.IntRange(1, MOST_BATCH), help="Examples in a training step; default: the task's."
 )
-@click.option("--local-epochs", type=Finite(0, 10_000, min_open=True), help="Per round; default: the task's.")
-@click.option("--learning-rate", type=Finite(0, 1000, min_open=True), help="Default: the task's.")
-@click.option("--prior-strength", type=Finite(0, 1000), help="λ of the trust row; default: the objective's.")
+@click.option("--local-epochs", type=Finite(0, MOST_EPOCHS, min_open=True), help="Per round; default: the task's.")
+@click.option("--learning-rate", type=Finite(0, MOST_RATE, min_open=True), help="Default: the task's.")
+@click.option("--prior-strength", type=Finite(0, MOST_PRIOR), help="λ of the trust row; default: the objective's.")
 @click.option("--held-out", is_flag=True, help="Measure on a part of the training set: for choosing settings.")
 @click.option(
     "--seed", "seeds", multiple=True, default=(7,), show_default=True, type=click.IntRange(0, 2**32 - 1),

@@ -77,7 +77,7 @@ class Trainer:
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
         step = training_step(learner, over_members(mappable_loss(learner, training=True)))
-        self._step = traced(step) if learner.plain else step
+        self._step = traced(step, learner.plain)
 
     def train(self, flats: Tensor, pool: Pool, plans: Sequence[Plan], learning_rate: float | None = None) -> Tensor:
         """Parameters (members, size) after each member's plan, from `flats` (left alone); default rate: the task's.
@@ -139,8 +139,7 @@ class Evaluator:
     """The outputs of many members' models on the same examples."""
 
     def __init__(self, learner: Learner) -> None:
-        of_one = partial(outputs, learner)
-        self._outputs: Mapped = mapped(of_one, (0, None), learner.plain)
+        self._outputs: Mapped = mapped(partial(outputs, learner), (0, None), learner.plain)
 
     @torch.no_grad()
     def outputs(self, flats: Tensor, data: Examples) -> Iterator[tuple[slice, slice, Tensor]]:

@@ -21,12 +21,8 @@ SMALL = 1 << 20  # numbers in the largest argument of a function that is worth t
 
 
 def mapped(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0, plain: bool = True) -> Mapped:
-    """`function` over the first dimension of its arguments (or as `in_dims` says).
-
-    Traced when it is called often, if it is plain: does the same operations at each call.
-    """
-    together = over_members(function, in_dims)
-    return traced(together) if plain else together
+    """`function` over the first dimension of its arguments (or as `in_dims` says), traced if it is plain."""
+    return traced(over_members(function, in_dims), plain)
 
 
 def over_members(function: Callable[..., Any], in_dims: int | tuple[int | None, ...] = 0) -> Mapped:
@@ -34,11 +30,14 @@ def over_members(function: Callable[..., Any], in_dims: int | tuple[int | None, 
     return vmap(function, in_dims=in_dims, randomness="different")
 
 
-def traced(function: Mapped) -> Mapped:
+def traced(function: Mapped, plain: bool = True) -> Mapped:
     """The function, its operations recorded and played back once it was called often with arguments of the same kind.
 
-    Arguments are tensors. The function does the same operations at each call: what it may draw, it draws from torch.
+    Arguments are tensors. The function itself if it is not plain: a plain one does the same operations at each call,
+    and draws from torch what it draws.
     """
+    if not plain:
+        return function
     calls: dict[Kind, int] = {}
     traces: dict[Kind, Mapped] = {}
 

@@ -16,6 +16,7 @@ from node.learning.parameters import unflatten
 from node.learning.task import Examples, Learner
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # (flat parameters, inputs, targets) -> mean over the batch
+Own = dict[str, tuple[Tensor, int]]  # tensors by name, and how often each was changed
 
 
 def outputs(learner: Learner, flat: Tensor, inputs: Tensor, training: bool = False) -> Tensor:
@@ -84,9 +85,6 @@ def require_fit(learner: Learner, flat: Tensor, batch: Examples) -> None:
             f"task {name!r}: the model changes its own {changed!r} when it computes, and members mix parameters alone: "
             "use layers without running statistics, such as GroupNorm"
         )
-
-
-Own = dict[str, tuple[Tensor, int]]
 
 
 def own_tensors(module: nn.Module) -> Own:

@@ -191,7 +191,7 @@ class Weigher:
         plain, dims = self.learner.plain, (0, stacked, 0, 0, 0)
         return (
             mapped(skill_of_one, (stacked, 0, 0, 0, 0), plain),
-            traced(step) if plain else step,
+            traced(step, plain),
             mapped(block_losses(self.learner), dims, plain),
         )
 

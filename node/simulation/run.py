@@ -118,7 +118,7 @@ def simulate_round(world: World, round: int) -> SimulatedRound:
     settings, honest = world.settings, world.honest
     before = world.flats
     updates = trained(world, round)
-    require_finite(world, updates, round)
+    require_no_divergence(world, updates, round)
     updates, payload_bytes = encoded(world, updates)
     updates = forged(world, updates)
     peers = {member: inputs_of(member, settings, world.graph, world.attackers, round) for member in honest}
@@ -152,7 +152,7 @@ def trained(world: World, round: int) -> Tensor:
     return world.trainer.train(world.flats, world.train, plans, rate)
 
 
-def require_finite(world: World, updates: Tensor, round: int) -> None:
+def require_no_divergence(world: World, updates: Tensor, round: int) -> None:
     """Raises ConfigError, with the cure, when a member's training diverged."""
     diverged = (~updates.isfinite().all(dim=1)).nonzero().squeeze(1).tolist()
     if diverged:

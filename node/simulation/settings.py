@@ -9,6 +9,9 @@ from torch import Tensor
 from node.errors import ConfigError
 from node.learning.task import Task
 
+MOST_MEMBERS, MOST_ROUNDS, MOST_BATCH = 10_000, 100_000, 1_000_000  # of settings that come from outside
+MOST_EPOCHS, MOST_RATE, MOST_PRIOR = 10_000, 1_000, 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class SimulationSettings:

@@ -34,7 +34,16 @@ from node.learning.task_files import load_task
 from node.simulation.attacks import require_attack
 from node.simulation.neighbors import fixed_neighbors
 from node.simulation.run import SHARING
-from node.simulation.settings import SimulationSettings, require_graph
+from node.simulation.settings import (
+    MOST_BATCH,
+    MOST_EPOCHS,
+    MOST_MEMBERS,
+    MOST_PRIOR,
+    MOST_RATE,
+    MOST_ROUNDS,
+    SimulationSettings,
+    require_graph,
+)
 
 FILE_LIMIT = 256 * 1024
 RUNS_LIMIT = 100_000
@@ -47,23 +56,23 @@ class _Choices(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     task: Line = "mnist-softmax"
-    members: int = Field(default=4, ge=1, le=10_000)
-    cohort: int | None = Field(default=None, ge=1, le=10_000)
+    members: int = Field(default=4, ge=1, le=MOST_MEMBERS)
+    cohort: int | None = Field(default=None, ge=1, le=MOST_MEMBERS)
     topology: Line = "random"
-    rounds: int = Field(default=10, ge=1, le=100_000)
+    rounds: int = Field(default=10, ge=1, le=MOST_ROUNDS)
     split: Line = "iid"
     sharing: Line = "learned"
     objective: Literal["common", "personal"] = "common"
     codec: Line = "float32"
     seed: int = Field(default=7, ge=0, lt=2**32)
     attack: Line | None = None
-    attackers: int = Field(default=0, ge=0, le=10_000)
+    attackers: int = Field(default=0, ge=0, le=MOST_MEMBERS)
     attackers_absent: bool = False
     held_out: bool = False
-    batch_size: int | None = Field(default=None, ge=1, le=1_000_000)
-    local_epochs: float | None = Field(default=None, gt=0, le=10_000)
-    learning_rate: float | None = Field(default=None, gt=0, le=1_000)
-    prior_strength: float | None = Field(default=None, ge=0, le=1_000)
+    batch_size: int | None = Field(default=None, ge=1, le=MOST_BATCH)
+    local_epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
+    learning_rate: float | None = Field(default=None, gt=0, le=MOST_RATE)
+    prior_strength: float | None = Field(default=None, ge=0, le=MOST_PRIOR)
 
 
 class _SweepFile(BaseModel):

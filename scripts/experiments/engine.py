@@ -39,7 +39,7 @@ SAME = {
     "b1d2d332acd28ad2": "8b44e029c184b9d3",  # messages of splits; a backdoor without images is refused
     "50d0f6eb34dd0637": "b43f880450b981d2",  # what is too large to record is not recorded
     "b43f880450b981d2": "e10496bf193741a7",  # recordings by strides and types, too
-    "e10496bf193741a7": "d0a2799b436a3e6e",  # evaluation without dropout, which no row has; files cut in two
+    "e10496bf193741a7": "5f85738843afce15",  # evaluation without dropout, which no row has; other names
 }
 
 
