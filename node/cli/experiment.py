@@ -34,7 +34,10 @@ def experiment() -> None:
 @click.option("--learning-rate", default=1.0, show_default=True, type=Finite(0, min_open=True), help="Likewise.")
 @click.option("--clip", default=1.0, show_default=True, type=Finite(0, min_open=True), help="Likewise.")
 @click.option("--accountant", default="prv", show_default=True, type=click.Choice(["prv", "rdp"]))
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option(
+    "--seed", "seeds", multiple=True, default=(0,), show_default=True, type=click.IntRange(0, 2**32 - 1),
+    help="Several of them: as many sessions, and attacks that are judged together, by more examples.",
+)  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Write a plot (PNG) to this file.")
 @data_option
 @answers
