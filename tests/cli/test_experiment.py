@@ -109,4 +109,4 @@ def test_mnist_keeps_its_accuracy_under_epsilon_3_and_members_are_not_found_out(
     assert private["membership_advantage"] < 0.01
     low, high = private["membership_advantage_interval"]
     assert high - low < 0.01  # the estimate is sharper than its bar: one session's is ±1 point
-    assert bare["membership_advantage"] > private["membership_advantage"]
+    assert bare["auc_interval"][0] > 0.5  # the same attack finds members where nothing protects them
