@@ -2,6 +2,7 @@
 
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from node.cli.options import Finite, data_option
-from node.cli.outputs import require_writable
-from node.cli.result import Result, answers
+from node.cli.outputs import require_apart, require_writable
+from node.cli.result import FAULT, Result, answers
 from node.cli.simulation_tables import rounds_table, runs_table, shown
 from node.cli.unused_options import given_options, require_simulated_use
 from node.errors import ConfigError
@@ -35,7 +37,7 @@ from node.simulation.settings import (
     require_graph,
 )
 from node.simulation.sweep_files import read_sweep
-from node.simulation.sweeps import in_processes, read_rows, run_sweep
+from node.simulation.sweeps import in_processes, read_rows, row_of, run_sweep
 
 BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json")
 
@@ -140,7 +142,7 @@ def seeds_result(runs: list[SimulationSettings], options: dict[str, Any]) -> Res
     with bar() as progress, closing(on_ray(runs, options["ray"]) if options["ray"] else local) as computed:
         task = progress.add_task("run", total=len(runs))
         for found in computed:
-            rows.append(found)
+            rows.append(row_of(found))
             progress.advance(task)
     rows.sort(key=lambda row: row["settings"]["seed"])
     numbers = [{name: row[name] for name in FIELDS} for row in rows]
@@ -157,6 +159,7 @@ def sweep_result(options: dict[str, Any]) -> Result:
     started = time.perf_counter()
     runs = read_sweep(options["sweep"], options["data_dir"])
     out: Path = options["out"] or Path("runs") / f"{options['sweep'].stem}.jsonl"
+    require_apart({"--sweep": options["sweep"], "--out": out, "--csv": options["csv"]})
     with bar() as progress:
         task = progress.add_task("run", total=len(runs))
 
@@ -164,13 +167,25 @@ def sweep_result(options: dict[str, Any]) -> Result:
             progress.update(task, completed=over, total=total)
 
         if options["ray"]:
-            run_sweep_on_ray(runs, out, options["ray"], watch)
+            failed = run_sweep_on_ray(runs, out, options["ray"], watch)
         else:
-            run_sweep(runs, out, options["processes"], watch)
-    wanted = {key(settings) for settings in runs}
-    rows = [row for row in read_rows(out) if row["key"] in wanted]
-    fields = {"runs": len(runs), "out": str(out), "seconds": round(time.perf_counter() - started, 3)}
-    return table_result(fields, rows, options)
+            failed = run_sweep(runs, out, options["processes"], watch)
+    on_file = {row["key"]: row for row in read_rows(out)}
+    rows = [
+        on_file[found] for found in map(key, runs) if found in on_file
+    ]  # in the order of the file, whoever was first
+    reasons = [str(each) for each in failed]
+    seconds = round(time.perf_counter() - started, 3)
+    fields = {"runs": len(runs), "failed": reasons, "out": str(out), "seconds": seconds}
+    return with_failures(table_result(fields, rows, options), reasons)
+
+
+def with_failures(result: Result, failed: list[str]) -> Result:
+    """The answer with the runs that failed, and the exit status of what could not be done."""
+    if not failed:
+        return result
+    lines = [f"{len(failed)} runs failed, the others are on file; mend their settings and start it again:", *failed]
+    return replace(result, status=FAULT, extra=(*result.extra, *map(Text, lines)))
 
 
 def table_result(fields: dict[str, Any], rows: list[Row], options: dict[str, Any]) -> Result:

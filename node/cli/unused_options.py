@@ -70,7 +70,7 @@ def require_simulated_use(choices: Mapping[str, Any]) -> None:
     if choices["sharing"] != "learned":
         _refuse(given, ("prior_strength",), f"is for learned rows, not {choices['sharing']}: add --sharing learned")
     if len(set(choices["seeds"])) == 1:
-        _refuse(given, ("ray",), "is for several runs: add a --seed for each, take --sweep")
+        _refuse(given, ("ray", "processes"), "is for several runs: add a --seed for each, take --sweep")
 
 
 def given_options() -> dict[str, str]:

@@ -5,6 +5,7 @@ cluster is trusted: Ray moves tasks and results as pickles.
 """
 
 import importlib
+import os
 import socket
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
@@ -12,26 +13,25 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from node.errors import ConfigError, NodeError
-from node.simulation.results import Row
+from node.errors import ConfigError
 from node.simulation.settings import SimulationSettings
-from node.simulation.sweeps import Progress, collect, measured, one_thread
+from node.simulation.sweeps import Failed, Outcome, Progress, collect, measured, one_thread
 
 LOCAL = "local"
 CONNECT_S = 10.0
 PATIENCE_S = 1.0  # how long finished runs may wait to be written
 
 
-def run_sweep_on_ray(runs: Sequence[SimulationSettings], out: Path, address: str, progress: Progress) -> None:
+def run_sweep_on_ray(runs: Sequence[SimulationSettings], out: Path, address: str, progress: Progress) -> list[Failed]:
     """As `run_sweep`, on the Ray cluster at that address (`local`: one on this machine, for the time of the sweep).
 
     Raises ConfigError when Ray is not installed or does not answer.
     """
-    collect(runs, out, partial(on_ray, address=address), progress)
+    return collect(runs, out, partial(on_ray, address=address), progress)
 
 
-def on_ray(runs: Sequence[SimulationSettings], address: str) -> Generator[Row, None, None]:
-    """Rows of the runs as they end; closing it cancels those that are left."""
+def on_ray(runs: Sequence[SimulationSettings], address: str) -> Generator[Outcome, None, None]:
+    """What becomes of the runs, as they end; closing it cancels those that are left."""
     ray = joined(address)
     try:
         remote: Callable[[SimulationSettings], Any] = ray.remote(num_cpus=1)(measured_on_one_thread).remote
@@ -46,6 +46,7 @@ def on_ray(runs: Sequence[SimulationSettings], address: str) -> Generator[Row, N
 
 def joined(address: str) -> ModuleType:
     """The `ray` package, connected."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to Ray's makers
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
@@ -69,18 +70,21 @@ def require_listener(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
 
 
-def fetched(ray: ModuleType, reference: Any) -> Row:
-    """A finished run's row; its error as the run raised it."""
+def fetched(ray: ModuleType, reference: Any) -> Outcome:
+    """What became of a run. Raises ConfigError where its process or machine was lost, and Ray's tries were used up."""
     try:
-        row: Row = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, NodeError):
-            raise error.cause from error
-        raise
-    return row
+        outcome: Outcome = ray.get(reference)
+    except ray.exceptions.RayTaskError:
+        raise  # a mistake in this program
+    except ray.exceptions.RayError as error:
+        raise ConfigError(
+            f"a run was lost on the Ray cluster ({type(error).__name__}; out of memory?): start the sweep again, it "
+            "goes on where it stopped"
+        ) from error
+    return outcome
 
 
-def measured_on_one_thread(settings: SimulationSettings) -> Row:
-    """The row of a run, as a worker process computes it."""
+def measured_on_one_thread(settings: SimulationSettings) -> Outcome:
+    """What becomes of a run, in a worker process."""
     with one_thread():
         return measured(settings)

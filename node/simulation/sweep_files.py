@@ -112,6 +112,7 @@ def parse_sweep(content: bytes, source: str, data_dir: Path | None = None) -> li
             fields = {**sweep.base, **own, **dict(zip(sweep.grid, values, strict=True))}
             runs.append(_settings(fields, source, data_dir))
             _require_known(runs[-1], source, tasks)
+            _require_attackers(fields, source)
     for graph in {(run.topology, run.members): run for run in runs}.values():
         _require_possible(graph, source)
     return list(dict.fromkeys(runs))
@@ -167,6 +168,13 @@ def _require_known(settings: SimulationSettings, source: str, tasks: dict[str, T
             )
     except NodeError as error:
         raise ConfigError(f"{source}: {error}") from error
+
+
+def _require_attackers(fields: Mapping[str, Any], source: str) -> None:
+    """A grid may have 0 of them among others; a line that was forgotten would pass for a rule that withstands."""
+    for name in ("attack", "attackers_absent"):
+        if fields.get(name) and "attackers" not in fields:
+            raise ConfigError(f"{source}: {name} without attackers: say how many members attack")
 
 
 def _require_possible(settings: SimulationSettings, source: str) -> None:

@@ -1,7 +1,8 @@
 """Sweeps: many independent runs on several processes, one JSON line each in a file, resumed where they stopped.
 
-A line is written and synced when its run is over, so that kill -9 loses at most the runs in flight. Knows no TOML
-(sweep_files.py) and no cluster (cluster.py): whoever computes rows is a function `runs -> rows`.
+A line is written and synced when its run is over, so that kill -9 loses at most the runs in flight. A run that fails
+(its training diverged, its data are missing) keeps no other from running. Knows no TOML (sweep_files.py) and no cluster
+(cluster.py): whoever computes rows is a function `runs -> rows`.
 """
 
 import fcntl
@@ -14,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,32 +28,51 @@ from node.simulation.results import Row, key, measure
 from node.simulation.settings import SimulationSettings
 
 Progress = Callable[[int, int], None]  # (runs that are over, runs in all)
-Compute = Callable[[Sequence[SimulationSettings]], Generator[Row, None, None]]
 ROW_START = b'{"key": "'  # how every line begins
 
 
-def run_sweep(runs: Sequence[SimulationSettings], out: Path, processes: int, progress: Progress) -> None:
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A run that gave no row, and why, with its settings."""
+
+    settings: SimulationSettings
+    reason: str
+
+    def __str__(self) -> str:
+        return f"run with {said(self.settings)}: {self.reason}"
+
+
+Outcome = Row | Failed
+Compute = Callable[[Sequence[SimulationSettings]], Generator[Outcome, None, None]]
+
+
+def run_sweep(runs: Sequence[SimulationSettings], out: Path, processes: int, progress: Progress) -> list[Failed]:
     """Computes the rows that `out` does not have yet, on so many processes of one torch thread each.
 
-    Raises ConfigError when `out` can't be used, and the first error of a run, with the run's settings.
+    The runs that failed, which leave no row; the others are on file. Raises ConfigError when `out` can't be used.
     """
-    collect(runs, out, partial(in_processes, processes=processes), progress)
+    return collect(runs, out, partial(in_processes, processes=processes), progress)
 
 
-def collect(runs: Sequence[SimulationSettings], out: Path, compute: Compute, progress: Progress) -> None:
+def collect(runs: Sequence[SimulationSettings], out: Path, compute: Compute, progress: Progress) -> list[Failed]:
     """Appends the rows of the runs whose key is not in `out`, as they come; calls `progress` before and after each."""
+    failed = []
     with opened(out) as stream:
         done = {row["key"] for row in parsed(out, stream.read())}
         wanted = {key(settings): settings for settings in runs}
         missing = [settings for digest, settings in wanted.items() if digest not in done]
         over = len(wanted) - len(missing)
         progress(over, len(wanted))
-        with closing(compute(missing)) as rows:
-            for number, row in enumerate(rows, over + 1):
-                stream.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+        with closing(compute(missing)) as outcomes:
+            for number, outcome in enumerate(outcomes, over + 1):
+                if isinstance(outcome, Failed):
+                    failed.append(outcome)
+                else:
+                    stream.write(json.dumps(outcome, allow_nan=False).encode() + b"\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
                 progress(number, len(wanted))
+    return failed
 
 
 def read_rows(out: Path) -> list[Row]:
@@ -113,8 +133,8 @@ def drop_torn_line(out: Path, stream: BinaryIO) -> None:
     stream.seek(0)
 
 
-def in_processes(runs: Sequence[SimulationSettings], processes: int) -> Generator[Row, None, None]:
-    """Rows of the runs as they end; closing it ends the processes. With one process, in this one."""
+def in_processes(runs: Sequence[SimulationSettings], processes: int) -> Generator[Outcome, None, None]:
+    """What becomes of the runs, as they end; closing it ends the processes. With one process, in this one."""
     if processes <= 1 or len(runs) <= 1:
         with one_thread():
             for settings in runs:
@@ -132,8 +152,8 @@ def in_processes(runs: Sequence[SimulationSettings], processes: int) -> Generato
             raise
 
 
-def finished(futures: Iterable[Future[Row]]) -> Iterator[Row]:
-    """The rows as they come."""
+def finished(futures: Iterable[Future[Outcome]]) -> Iterator[Outcome]:
+    """The outcomes as they come."""
     for future in as_completed(futures):
         try:
             yield future.result()
@@ -144,12 +164,19 @@ def finished(futures: Iterable[Future[Row]]) -> Iterator[Row]:
             ) from error
 
 
-def measured(settings: SimulationSettings) -> Row:
-    """The row of a run; its error says which run."""
+def measured(settings: SimulationSettings) -> Outcome:
+    """The row of a run, or why there is none."""
     try:
         return measure(settings)
     except NodeError as error:
-        raise NodeError(f"run with {said(settings)}: {error}") from error
+        return Failed(settings, str(error))
+
+
+def row_of(outcome: Outcome) -> Row:
+    """The row. Raises NodeError, which says which run, where it failed."""
+    if isinstance(outcome, Failed):
+        raise NodeError(str(outcome))
+    return outcome
 
 
 def said(settings: SimulationSettings) -> str:

@@ -26,7 +26,7 @@ from scripts.experiments.engine import NODE, statements
 from scripts.experiments.markdown import NOT_RUN, image, shown, table
 from scripts.experiments.samples import Row, Sample
 from scripts.experiments.sessions import Case, run_case
-from scripts.experiments.sweeping import say
+from scripts.experiments.sweeping import require_all, say
 
 WORKERS, QUORUM = 6, 3
 FAILED = (0, 1, 2, 3, 4, 5)
@@ -109,7 +109,8 @@ def run_missing(extent: Extent, options: Namespace, out: Path) -> None:
     for settings in simulated:
         keep_row(out, simulated_key(settings), lambda: run_simulation(settings, options.data_dir))  # noqa: B023
     cells = [extent.gossip(way, seed) for seed in extent.seeds for way in ("learned", "fixed")]
-    run_sweep([replace(cell, data_dir=options.data_dir) for cell in cells], out, 1, lambda _over, _total: None)
+    runs = [replace(cell, data_dir=options.data_dir) for cell in cells]
+    require_all(run_sweep(runs, out, 1, lambda _over, _total: None))
     for case in node_cases(extent) if extent.nodes else ():
         keep_row(out, case.key, lambda: run_case(case, options.data_dir))  # noqa: B023
 

@@ -30,7 +30,7 @@ from node.simulation.sweeps import opened, parsed, run_sweep
 from scripts.experiments.cells import DATASETS, SEEDS, Cell
 from scripts.experiments.markdown import NOT_RUN, table
 from scripts.experiments.samples import Row
-from scripts.experiments.sweeping import say
+from scripts.experiments.sweeping import require_all, say
 
 FIRST = ("sign_flip", "ipm", "label_flip", "gaussian", "constant", "copy")
 ATTACKS = (*FIRST, *(kind for kind in KINDS if kind not in FIRST))
@@ -66,7 +66,7 @@ def run_missing(cells: Sequence[Cell], sharing: Sequence[str], out: Path) -> Non
                 stream.write(json.dumps(row, allow_nan=False).encode() + b"\n")
                 stream.flush()
                 os.fsync(stream.fileno())
-        run_sweep([replace(cell, sharing=way) for way in sharing], out, 1, lambda _over, _total: None)
+        require_all(run_sweep([replace(cell, sharing=way) for way in sharing], out, 1, lambda _over, _total: None))
 
 
 def node_key(cell: Cell) -> str:

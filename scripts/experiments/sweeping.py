@@ -1,4 +1,4 @@
-"""Runs what is missing of a list of cells, says how long it will take, and goes on past a run that fails."""
+"""Runs what is missing of a list of cells, and says how long it will take."""
 
 import statistics
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from node.errors import NodeError
 from node.simulation.results import key
-from node.simulation.sweeps import read_rows, run_sweep, said
+from node.simulation.sweeps import Failed, read_rows, run_sweep
 from scripts.experiments.cells import Cell
 from scripts.experiments.samples import Row, by_key
 
@@ -26,18 +26,11 @@ def sweep(cells: Sequence[Cell], options: Namespace, out: Path) -> None:
     expected = estimate(missing, list(done.values())) / max(1, options.processes)
     guess = f", about {minutes(expected)}" if missing else ""
     say(f"{len(runs)} runs, {len(missing)} to do on {options.processes} processes{guess}")
-    failed = []
-    while runs:
-        try:
-            run_sweep(runs, out, options.processes, progress())
-            break
-        except NodeError as error:
-            culprits = [settings for settings in runs if f"run with {said(settings)}: " in str(error)]
-            if not culprits:
-                raise
-            say(f"left out: {error}")
-            failed.append(str(error))
-            runs = [settings for settings in runs if settings not in culprits]
+    require_all(run_sweep(runs, out, options.processes, progress()))
+
+
+def require_all(failed: Sequence[Failed]) -> None:
+    """Raises NodeError where runs of a sweep failed, after all the others."""
     if failed:
         raise NodeError(f"{len(failed)} runs failed, the others are done; the first: {failed[0]}")
 

@@ -70,6 +70,35 @@ def test_a_sweep_answers_where_its_rows_are_and_goes_on_from_them(tmp_path):
     assert [line["seed"] for line in table_of((tmp_path / "runs.csv").read_text())] == ["1", "2", "1", "2"]
 
 
+def test_a_run_of_a_sweep_that_fails_is_named_and_the_others_are_told_in_the_order_of_the_file(tmp_path):
+    sweep, out, base = tmp_path / "sweep.toml", tmp_path / "rows.jsonl", f'task = "{TASK}"\nmembers = 2\nrounds = 2\n'
+    rates = "".join(f"[[runs]]\nlearning_rate = {rate}\n" for rate in ("0.1", "900.0", "0.05"))
+    sweep.write_text(f"[base]\n{base}[[runs]]\nlearning_rate = 0.05\n")
+    run("--sweep", sweep, "--out", out)
+    sweep.write_text(f"[base]\n{base}{rates}")
+    for _ in range(2):
+        result = run("--sweep", sweep, "--out", out, "--csv", tmp_path / "runs.csv", "--json")
+        assert result.exit_code == 2, result.output
+        [failed] = json.loads(result.stdout.strip().splitlines()[-1])["failed"]
+        assert "learning_rate=900.0: member 0 diverged in round" in failed
+        assert [line["learning_rate"] for line in table_of((tmp_path / "runs.csv").read_text())] == ["0.1", "0.05"]
+    assert "1 runs failed" in run("--sweep", sweep, "--out", out).stdout
+
+
+@pytest.mark.parametrize("pair", [("--out", "--csv"), ("--sweep", "--csv"), ("--sweep", "--out")])
+def test_files_of_a_sweep_overwrite_none_of_the_others(tmp_path, pair):
+    sweep, same = tmp_path / "sweep.toml", tmp_path / "rows.jsonl"
+    content = f'[base]\ntask = "{TASK}"\nmembers = 2\nrounds = 1\n'
+    sweep.write_text(content)
+    files = {"--sweep": sweep, **dict.fromkeys(pair, same)}
+    if "--sweep" in pair:
+        same.write_text(content)
+    result = run(*(part for option in files.items() for part in option))
+    assert result.exit_code == 2, result.output
+    assert f"{pair[0]} and {pair[1]} are the same file" in result.stderr
+    assert not same.exists() or same.read_text() == content
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -97,6 +126,7 @@ def test_what_can_not_be_is_one_line_with_the_cure(arguments, message):
         (("--attackers-absent",), "--attackers-absent needs attackers who could be there"),
         (("--sharing", "fixed", "--prior-strength", 1), "--prior-strength is for learned rows, not fixed"),
         (("--ray", "local"), "--ray is for several runs"),
+        (("--processes", 2), "--processes is for several runs"),
         (("--csv", "-", "--json"), "--csv - beside --json: both are standard output"),
     ],
 )

@@ -72,7 +72,7 @@ def test_the_seconds_of_a_round_are_all_of_it():
 
 
 def test_what_was_run_is_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(coordination, "run_sweep", lambda *_: None)
+    monkeypatch.setattr(coordination, "run_sweep", lambda *_: [])
     monkeypatch.setattr(
         coordination, "run_simulation", lambda settings, _folder: {**simulated(settings, 0.5), "settings": {}}
     )

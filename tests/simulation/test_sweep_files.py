@@ -59,6 +59,8 @@ def test_every_setting_but_the_place_of_the_data_can_be_swept():
         ('[base]\nattack = "magic"', "unknown attack 'magic'"),
         ('[base]\nattack = "ipm"\nattackers = 4', "4 attackers of 4 members"),
         ("[base]\nattackers = 1", "name an attack"),
+        ('[base]\nattack = "ipm"', "attack without attackers: say how many members attack"),
+        ("[base]\nattackers_absent = true", "attackers_absent without attackers"),
         ("runs = []", "0 runs"),
         ("[grid]\n" + "\n".join(f"{name} = {list(range(1, 51))}" for name in ("seed", "members", "rounds")), "125000"),
         ("[gird]\nseed = [1]", "gird"),

@@ -15,7 +15,7 @@ import pytest
 from node.errors import ConfigError, NodeError
 from node.simulation.results import key, measure, over_seeds
 from node.simulation.settings import SimulationSettings
-from node.simulation.sweeps import in_processes, read_rows, run_sweep
+from node.simulation.sweeps import in_processes, read_rows, row_of, run_sweep
 
 TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
 
@@ -90,11 +90,18 @@ def test_a_file_in_no_folder_is_a_clear_error(tmp_path):
         sweep(tmp_path / "file" / "rows.jsonl", runs(1))
 
 
-def test_an_error_says_which_run_and_keeps_the_rows_before_it(tmp_path):
-    out = tmp_path / "rows.jsonl"
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.real)])
+def test_a_run_that_fails_says_which_and_keeps_no_other_from_running(tmp_path, processes):
+    out, steps = tmp_path / "rows.jsonl", []
+    one, wrong, *others = [*runs(1), *runs(1, sharing="magic"), *runs(3)[1:]]
+    [failed] = run_sweep([one, wrong, *others], out, processes, lambda *step: steps.append(step))
+    assert failed.settings == wrong
+    assert "sharing=magic, seed=0: unknown sharing 'magic'" in str(failed)
+    assert {row["settings"]["seed"] for row in read_rows(out)} == {0, 1, 2}
+    assert steps == [(over, 4) for over in range(5)]
     with pytest.raises(NodeError, match=r"run with .*sharing=magic.*unknown sharing"):
-        sweep(out, [*runs(1), *runs(1, sharing="magic")])
-    assert len(read_rows(out)) == 1
+        row_of(failed)
+    assert [each.settings for each in run_sweep([one, wrong], out, 1, lambda *_: None)] == [wrong]
 
 
 def test_the_key_is_of_what_decides_the_result():
