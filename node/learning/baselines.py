@@ -2,7 +2,8 @@
 
 Most are functions `(own, others, faulty) -> parameters`: `own` (size,) is our update, `others` (k, size) those of the
 cohort, `faulty` how many of them are assumed to be bad. They look at no data and give no row that a ledger could hold.
-The others give a row (k,) of weights, from what is known about the neighbours. All of them can be mapped with vmap.
+The others give a row (k,) of weights, from what is known about the neighbours; L2C is the learned row without screen
+and prior. All of them can be mapped with vmap.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from node.learning.trust import TrustSettings
 
 Rule = Callable[[Tensor, Tensor, int], Tensor]
 WEISZFELD_STEPS = 32
+HUGE = 1e15  # no number of an update counts as more: its square, summed over a model, is finite
 
 
 def coordinate_median(own: Tensor, others: Tensor, faulty: int) -> Tensor:
@@ -61,6 +63,8 @@ def self_centred_clipping(own: Tensor, others: Tensor, faulty: int) -> Tensor:
 
     The radius keeps all but the `faulty` farthest whole.
     """
+    if not len(others):
+        return own
     differences = _together(own, others)[1:] - own
     distances = torch.linalg.vector_norm(differences, dim=1)
     radius = distances.sort().values[max(0, len(others) - faulty - 1)]
@@ -107,13 +111,13 @@ def fedfomo_row(own: int, improvements: Tensor, distances: Tensor) -> Tensor:
     saves anything: our own update.
     """
     weights = torch.nan_to_num(improvements / distances.clamp(min=1e-12), 0.0, 0.0, 0.0).clamp(min=0.0)
-    if not bool(weights.sum() > 0):
-        weights[own] = 1.0
+    ours = torch.nn.functional.one_hot(torch.tensor(own), len(weights)).to(weights.dtype)
+    weights = torch.where(weights.sum() > 0, weights, ours)
     return weights / weights.sum()
 
 
 def _together(own: Tensor, others: Tensor) -> Tensor:
-    return torch.nan_to_num(torch.cat([own[None], others]), nan=0.0, posinf=0.0, neginf=0.0)
+    return torch.nan_to_num(torch.cat([own[None], others]), nan=0.0, posinf=0.0, neginf=0.0).clamp(-HUGE, HUGE)
 
 
 def _krum_scores(stacked: Tensor, faulty: int) -> Tensor:

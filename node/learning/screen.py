@@ -1,18 +1,20 @@
 """The screen before the trust row: four plain questions that an update must pass to be given any weight at all.
 
-Sound?   finite, and not huge beside our own.
+Sound?   finite, and its norm at most 1,000 times our own.
 New?     not what somebody else sent before, nor its sender's own work of another round (stale, constant, copied); of
          several that are the same in a round, one counts (colluding copies).
+Reach?   its distance to ours is at most ten times what our own training went, or our norm if that is more.
 Near?    its median distance to the other updates is at most 1.6 times the typical one, or what was usual in earlier
          rounds, since honest steps differ by more than that where all are short; and its distance to ours at most 1.6
          times what was usual, so that attackers who are the majority of one cohort don't set the measure (sign flips,
          noise, dissensus).
 Skilled? on the classes that we have, and judged among those alone, its recall is at least half of the median peer's
-         (flipped labels, inner-product manipulation). Honest peers that know other classes pass: among ours they are
-         no worse than ignorant, while a poisoned update is.
+         and a quarter of ours (flipped labels, inner-product manipulation). Honest peers that know other classes pass:
+         among ours they are no worse than ignorant, while a poisoned update is.
 
-The thresholds were chosen on validation data (docs/experiments.md). Every question is a function of one member's view
-without branches on values, so that node.learning.trust can map it over many members. Knows no network.
+The distances (1.6) were chosen on validation data (docs/experiments.md); the other thresholds are round numbers, for
+which there is no measurement of their own. Every question is a function of one member's view;
+node.learning.weigher asks them. Knows no network.
 """
 
 from dataclasses import dataclass

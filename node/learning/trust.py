@@ -1,17 +1,23 @@
 """The trust row: how much a member weighs each update, learned by back-propagating through the mixture.
 
-First every update is screened (node.learning.screen); then the weights of those that pass minimise
+The whole rule, for one member i with its update θ_i, those of its peers θ_j, and validation data of its own:
 
-    L(Σ_j w_j θ_j) + λ KL(w ‖ uniform)
+1. Screen (node.learning.screen). Asked in this order, each among those that passed before; our own always passes.
+   Sound? New, and not the twin of another one? Within reach: at most 10 times as far from ours as our step (or norm)
+   is long? Familiar: at most 1.6 times as far as others usually were? Near the others? Skilled?
+2. Draw up to 512 validation examples; `common`: as many more for step 5.
+3. w = softmax(z) over those that passed, 0 for the others, from z = 0: equal sharing.
+4. Minimise L(Σ_j w_j θ_j) + λ KL(w ‖ uniform) by exponentiated-gradient steps (Kivinen and Warmuth, 1997):
+   z ← z − min(1, 1 / 2λ) (slope + λ z), the slope clipped to ±20; 10 steps for `common`, 60 for `personal`.
+   `common`: L is the cross-entropy balanced over the classes that the member has, judged among those alone, and
+   λ = min(0.3 / coverage², 3), since who sees few classes can judge little. `personal`: the task's loss, λ = 0.003.
+5. `common`: the row counts only where the mixture is better than equal sharing's by four standard errors on the other
+   examples (no evidence, no preference); else w is equal over those that passed. `personal` has no such test: who has
+   few examples could not pass it.
 
-over the simplex on the member's own validation data, by exponentiated-gradient steps (Kivinen and Warmuth, 1997) from
-equal sharing. Objective `common`: L is balanced over the classes that the member has and judges among those alone, and
-λ = 0.3 / coverage², since who sees few classes can judge little; and the row counts only where it is better than equal
-sharing by four standard errors on other examples (no evidence, no preference). Objective `personal`: the task's loss,
-λ = 0.003, whatever the evidence: who has few examples could not give it.
-Chosen on validation data: docs/experiments.md. Knows no network: an update is numbers, from a peer that is a number.
-
-Everything is written for one member and mapped over many: the node weighs for itself, the simulation for everybody.
+λ, the evidence and the distances of the screen were chosen on validation data: docs/experiments.md. Steps 3 to 5 are
+here, node.learning.weigher takes all of them in this order, for one member (a node) or many (the simulation).
+Knows no network: an update is numbers, from a peer that is a number.
 """
 
 from collections.abc import Callable

@@ -121,11 +121,11 @@ def weight_bars(results: Results, dataset: str) -> Iterator[Bar]:
             yield weight_bar(results, place, attack)
 
 
-def weight_bar(results: Results, place: Place, attack: str) -> Bar:
+def weight_bar(results: Results, place: Place, attack: str, objective: str = "common") -> Bar:
     """Attackers that do harm under fixed sharing must lose their weight; of the others nothing is demanded."""
     words = f"{place.split}, {attack}", f"weight on attackers < {WEIGHT:g}%"
     harm = harm_done(results, place, attack)
-    weight = results.sample(attack_cell(place, "learned", attack), LATE_WEIGHT)
+    weight = results.sample(attack_cell(place, "learned", attack, objective), LATE_WEIGHT)
     if not len(harm) or not len(weight):
         return Bar("5", place.dataset, *words, NOTHING, None, None)
     if harm.mean <= HARM:
@@ -178,6 +178,9 @@ def contests(dataset: str) -> Iterator[tuple[str, Cell, str, dict[str, Cell]]]:
         for attack in ATTACKS:
             rivals = {way: attack_cell(place, way, attack) for way in ways}
             yield f"{where}{place.split}, {attack}", attack_cell(place, "learned", attack), COMMON, rivals
+        if where:
+            absent = {"fixed": attack_cell(place, "fixed", None)}
+            yield f"{where}{place.split}, attackers absent", attack_cell(place, "learned", None), COMMON, absent
 
 
 def common(results: Results, cell: Cell) -> Sample:

@@ -27,7 +27,7 @@ BASELINES = (
     "l2c",
 )
 ABSENT = "backdoor"  # absent members attack nobody; by this name the backdoor's rate is measured without them too
-ROWS = ("1", "2", "3", "4", "5", "plots", "6", "7", "7-graphs")  # in the order in which they are run
+ROWS = ("1", "2", "3", "4", "5", "personal", "plots", "6", "7", "7-graphs")  # in the order in which they are run
 
 # One setting for all cells: rounds, learning rate, batch size and prior are never chosen per cell.
 SHARED = SimulationSettings(members=6, rounds=20, seed=SEEDS[0])
@@ -62,10 +62,10 @@ def split_cell(dataset: str, split: str, sharing: str, objective: str = "common"
     return replace(SHARED, task=f"{dataset}-softmax", split=split, sharing=sharing, objective=objective)
 
 
-def attack_cell(place: Place, sharing: str, attack: str | None) -> Cell:
+def attack_cell(place: Place, sharing: str, attack: str | None, objective: str = "common") -> Cell:
     """A run under attack; without an attack the same run with the attackers absent."""
     return replace(
-        split_cell(place.dataset, place.split, sharing),
+        split_cell(place.dataset, place.split, sharing, objective),
         members=place.members,
         cohort=place.cohort,
         topology=place.topology,
@@ -103,6 +103,9 @@ def row_cells(row: str, dataset: str) -> list[Cell]:
             return [split_cell(dataset, split, sharing, "personal") for split in SPLITS for sharing in SHARING]
         case "4" | "5":
             return attack_cells(places(dataset), ("learned", "fixed"))
+        case "personal":
+            where = [(place, attack) for place in places(dataset) for attack in (None, *ATTACKS)]
+            return [attack_cell(place, "learned", attack, "personal") for place, attack in where]
         case "6":
             return attack_cells(graph_places(dataset), ("learned", "fixed"))
         case "7":

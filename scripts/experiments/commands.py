@@ -61,5 +61,6 @@ def row_commands(dataset: str) -> dict[str, str]:
         "centralised": commands([central_cell(dataset)]),
         "personal": commands([split_cell(dataset, "iid", "learned", "personal")]),
         "attacks": commands([attacked, attack_cell(places(dataset)[0], "learned", None)]),
+        "personal_attacks": commands([attack_cell(places(dataset)[0], "learned", ATTACKS[0], "personal")]),
         "graphs": commands([attack_cell(place, "learned", ATTACKS[0]) for place in graphs]),
     }

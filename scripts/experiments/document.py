@@ -4,7 +4,7 @@ A line `{{ name }}` of the template stands for a part. Nothing is invented: what
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from node.learning.task_files import load_task
 from node.simulation.settings import with_settings
 from scripts.experiments import coordination, tables
 from scripts.experiments.bars import bars
-from scripts.experiments.cells import DATASETS, SHARED, graph_places, places
+from scripts.experiments.cells import DATASETS, SHARED, Place, graph_places, places
 from scripts.experiments.choose import choice_table
 from scripts.experiments.commands import row_commands
 from scripts.experiments.figures import draw_figures, draw_portrait, extent
@@ -78,9 +78,11 @@ def parts(findings: Findings, pictures: Path) -> dict[str, str]:
         "personal_command": commands["personal"],
         "personal": by_dataset(results, tables.personal_table),
         "attacks_command": commands["attacks"],
-        "attacks": places_tables(results, graphs=False),
+        "attacks": places_tables(results, places, tables.attack_table),
+        "personal_attacks": places_tables(results, places, tables.personal_attack_table),
+        "personal_attacks_command": commands["personal_attacks"],
         "graphs_command": commands["graphs"],
-        "graphs": places_tables(results, graphs=True),
+        "graphs": places_tables(results, graph_places, tables.attack_table),
         "baselines": by_dataset(results, lambda given, name: tables.baseline_table(given, name, graphs=False)),
         "baselines_graphs": by_dataset(results, lambda given, name: tables.baseline_table(given, name, graphs=True)),
         "security": by_dataset(results, tables.security_table),
@@ -98,14 +100,14 @@ def by_dataset(results: Results, make) -> str:
     return "\n\n".join(f"**{tables.TITLES[dataset]}**\n\n{make(results, dataset)}" for dataset in DATASETS)
 
 
-def places_tables(results: Results, graphs: bool) -> str:
+def places_tables(
+    results: Results, where: Callable[[str], Sequence[Place]], make: Callable[[Results, Place], str]
+) -> str:
     """A table per place under its name."""
-    where = [place for dataset in DATASETS for place in (graph_places if graphs else places)(dataset)]
     blocks = []
-    for place in where:
-        graph = f", {place.graph}" if graphs else ""
-        blocks.append(f"**{tables.TITLES[place.dataset]}, {place.split}{graph}**\n\n")
-        blocks[-1] += tables.attack_table(results, place)
+    for place in (place for dataset in DATASETS for place in where(dataset)):
+        graph = f", {place.graph}" if place.members != SHARED.members else ""
+        blocks.append(f"**{tables.TITLES[place.dataset]}, {place.split}{graph}**\n\n{make(results, place)}")
     return "\n\n".join(blocks)
 
 

@@ -11,6 +11,7 @@ from scripts.experiments.bars import (
     REFERENCES,
     WEIGHT,
     Bar,
+    at_least,
     bars_of,
     common,
     contests,
@@ -34,6 +35,7 @@ from scripts.experiments.cells import (
 from scripts.experiments.markdown import NOT_RUN, shown, signed, table, verdict
 from scripts.experiments.samples import Results, Sample
 
+WEIGHED = ("weight on attackers (%)", f"< {WEIGHT:g}%")  # columns of rows 4 to 6
 MIXED = ("1", "3", "7")  # rows that demand several things of a setting
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 SUMMARY = (
@@ -157,18 +159,33 @@ def personal_table(results: Results, dataset: str) -> str:
 
 def attack_table(results: Results, place: Place) -> str:
     """Rows 4 and 5, or row 6, in one place."""
-    seeds, weighed = results.seeds, place in places(place.dataset)
+    seeds = results.seeds
     absent = [shown(common(results, attack_cell(place, way, None)), seeds) for way in ("fixed", "learned")]
     rows = []
     for attack, bar in zip(ATTACKS, lost_bars("4", results, [place]), strict=True):
         cells = [attack_cell(place, way, attack) for way in ("fixed", "learned")]
         accuracies = [shown(common(results, cell), seeds) for cell in cells]
         weight = shown(results.sample(cells[1], LATE_WEIGHT), seeds)
-        verdicts = [verdict(weight_bar(results, place, attack))] if weighed else []
-        rows.append([attack, *accuracies, signed(bar.measured, seeds), verdict(bar), weight, *verdicts])
-    header = ["attack", "fixed", "learned", "attacked − absent", f"≥ {LOST[place.split]}", "weight on attackers (%)"]
-    below = [f"< {WEIGHT:g}%"] if weighed else []
-    return f"With the attackers absent: fixed {absent[0]}, learned {absent[1]}.\n\n{table([*header, *below], rows)}"
+        accuracies += [signed(bar.measured, seeds), verdict(bar)]
+        rows.append([attack, *accuracies, weight, verdict(weight_bar(results, place, attack))])
+    header = ["attack", "fixed", "learned", "attacked − absent", f"≥ {LOST[place.split]}", *WEIGHED]
+    return f"With the attackers absent: fixed {absent[0]}, learned {absent[1]}.\n\n{table(header, rows)}"
+
+
+def personal_attack_table(results: Results, place: Place) -> str:
+    """Objective `personal` under attack, by accuracy on the own distribution: as rows 4 and 5."""
+    rows = []
+    absent = results.sample(attack_cell(place, "learned", None, "personal"), OWN)
+    for attack in ATTACKS:
+        cell = attack_cell(place, "learned", attack, "personal")
+        attacked, fixed = results.sample(cell, OWN), results.sample(attack_cell(place, "fixed", attack), OWN)
+        setting = f"{place.split}, {attack}", f"≥ {LOST[place.split]}"
+        bar = at_least("4", place.dataset, setting, attacked - absent, LOST[place.split])
+        cells = [shown(fixed, results.seeds), shown(attacked, results.seeds), signed(bar.measured, results.seeds)]
+        weight = shown(results.sample(cell, LATE_WEIGHT), results.seeds)
+        rows.append([attack, *cells, verdict(bar), weight, verdict(weight_bar(results, place, attack, "personal"))])
+    header = ["attack", "fixed", "learned", "attacked − absent", f"≥ {LOST[place.split]}", *WEIGHED]
+    return f"With the attackers absent: learned {shown(absent, results.seeds)}.\n\n{table(header, rows)}"
 
 
 def baseline_table(results: Results, dataset: str, graphs: bool) -> str:

@@ -39,6 +39,37 @@ def test_numbers_that_are_none_do_not_spread(name):
     assert bool(torch.isfinite(BASELINES[name](stacked[0], stacked[1:], 1)).all())
 
 
+@pytest.mark.parametrize("name", ROBUST)
+@pytest.mark.parametrize("number", [1e30, -3e38, 1e16])
+def test_huge_numbers_do_not_spread(name, number):
+    stacked = honest()
+    stacked[5] = number
+    mixed = BASELINES[name](stacked[0], stacked[1:], 1)
+    assert float((mixed - 1).abs().mean()) < 0.2
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_who_is_alone_keeps_its_own(name):
+    own = honest()[0]
+    torch.testing.assert_close(BASELINES[name](own, own.new_empty(0, len(own)), 1), own)
+
+
+@pytest.mark.parametrize("name", ROBUST)
+def test_rules_are_mapped_as_they_are(name):
+    cohorts = torch.stack([honest(seed=seed) for seed in range(3)])
+    mapped = torch.func.vmap(lambda own, others: BASELINES[name](own, others, 1))(cohorts[:, 0], cohorts[:, 1:])
+    torch.testing.assert_close(mapped, torch.stack([BASELINES[name](each[0], each[1:], 1) for each in cohorts]))
+
+
+def test_rows_are_mapped_as_they_are():
+    improvements, distances = torch.tensor([[-1.0, 2.0, 1.0], [-1.0, -2.0, -3.0]]), torch.ones(2, 3)
+    rows = torch.func.vmap(lambda *known: fedfomo_row(0, *known))(improvements, distances)
+    torch.testing.assert_close(rows, torch.tensor([[0.0, 2 / 3, 1 / 3], [1.0, 0.0, 0.0]]))
+    degrees = torch.tensor([[2.0, 3.0, 1.0], [1.0, 1.0, 1.0]])
+    rows = torch.func.vmap(lambda known: metropolis_row(0, known))(degrees)
+    torch.testing.assert_close(rows, torch.stack([metropolis_row(0, each) for each in degrees]))
+
+
 def test_the_trimmed_mean_drops_both_ends():
     others = torch.tensor([[0.0], [2.0], [4.0], [100.0]])
     assert float(BASELINES["trimmed_mean"](torch.tensor([3.0]), others, 1)) == 3.0
