@@ -121,7 +121,7 @@ def settings(results: Results, current: bool) -> str:
     hours = sum(row["seconds"] for row in results.rows.values()) / 3600
     seeds = f"seed{'s' if len(results.seeds) > 1 else ''} {', '.join(map(str, results.seeds))}"
     lines = [
-        f"All cells: {cell.rounds} rounds of one local epoch, {chosen}; {seeds}.",
+        f"All cells: {cell.rounds} rounds of one local epoch, {chosen}; {seeds}, or as many of them as is said.",
         f"{len(results.rows)} runs, {hours:.1f} hours of one core.",
     ]
     if cell != SHARED:

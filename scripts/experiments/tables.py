@@ -33,7 +33,7 @@ from scripts.experiments.cells import (
     split_cell,
 )
 from scripts.experiments.markdown import NOT_RUN, shown, signed, table, verdict
-from scripts.experiments.samples import Results, Sample
+from scripts.experiments.samples import NOTHING, Results, Sample
 
 WEIGHED = ("weight on attackers (%)", f"< {WEIGHT:g}%")  # columns of rows 4 to 6
 MIXED = ("1", "3", "7")  # rows that demand several things of a setting
@@ -199,11 +199,15 @@ def baseline_table(results: Results, dataset: str, graphs: bool) -> str:
             ours[setting] = results.sample(rule, name)
             leads[setting] = {way: results.sample(cell, name) - ours[setting] for way, cell in rivals.items()}
     ways = ("fixed", *BASELINES)
-    ran = [way for way in ways if any(len(lead[way]) for lead in leads.values())]
+    ran = [way for way in ways if any(len(lead.get(way, NOTHING)) for lead in leads.values())]
     if not ran:
         return f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}."
     rows = [
-        [setting, shown(sample, results.seeds), *(ahead(leads[setting][way], results.seeds) for way in ran)]
+        [
+            setting,
+            shown(sample, results.seeds),
+            *(ahead(leads[setting].get(way, NOTHING), results.seeds) for way in ran),
+        ]
         for setting, sample in ours.items()
     ]
     absent = ", ".join(title(way) for way in ways if way not in ran)

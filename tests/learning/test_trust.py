@@ -8,7 +8,7 @@ import torch
 from node.errors import ConfigError
 from node.learning import mapped
 from node.learning.many import Pool
-from node.learning.task import Examples, Share, Task, prepare
+from node.learning.task import Share, Task, prepare
 from node.learning.task_files import load_task
 from node.learning.trainer import Plan, train
 from node.learning.trust import (
@@ -281,74 +281,6 @@ def test_a_step_is_the_one_of_the_reference():
     )
     found = descend(mixture_loss(learner, "common"), torch.tensor(logits, dtype=torch.float32), seen)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
-
-
-class Reference:
-    """The rule once more, in NumPy: softmax regression, whose mixture's outputs are the mixture of the outputs."""
-
-    def __init__(self, stacked, inputs, targets, classes):
-        self.outputs = np.stack([inputs @ flat[classes:].reshape(classes, -1).T + flat[:classes] for flat in stacked])
-        self.targets, self.classes = targets, classes
-        self.held = np.bincount(targets, minlength=classes) > 0
-
-    def chances(self, row, rows):
-        mixed = np.where(self.held, np.tensordot(row, self.outputs[:, rows], 1), -np.inf)
-        mixed = np.exp(mixed - mixed.max(axis=1, keepdims=True))
-        return mixed / mixed.sum(axis=1, keepdims=True)
-
-    def losses(self, row, rows, weights):
-        return -weights * np.log(self.chances(row, rows)[np.arange(len(rows)), self.targets[rows]])
-
-    def balanced(self, rows):
-        counts = np.bincount(self.targets[rows], minlength=self.classes)
-        return 1 / counts[self.targets[rows]] / (counts > 0).sum()
-
-    def descent(self, rows, weights, strength, steps):
-        logits = np.zeros(len(self.outputs))
-        for _ in range(steps):
-            row = np.exp(logits) / np.exp(logits).sum()
-            wrong = self.chances(row, rows) - np.eye(self.classes)[self.targets[rows]]
-            slope = np.einsum("n,nc,knc->k", weights, wrong, np.where(self.held, self.outputs[:, rows], 0))
-            logits = logits - min(0.5 / strength, 1) * (slope - row @ slope + strength * logits)
-            logits -= logits.mean()
-        return np.exp(logits) / np.exp(logits).sum()
-
-    def common(self, order):
-        """Learned from one half of the examples, and equal unless the other half proves that it is better."""
-        half = (len(order) + 1) // 2
-        seen, test = order[:half], order[half:]
-        strength = min(0.3 / self.held.mean() ** 2, 3.0)
-        row, equal = self.descent(seen, self.balanced(seen), strength, 10), np.full(len(self.outputs), 0.25)
-        by_row, by_equal = (self.losses(each, test, self.balanced(test)) for each in (row, equal))
-        gains = np.array([part.sum() for part in np.array_split(by_equal - by_row, 16)])
-        return row if gains.mean() > 4 * gains.std(ddof=1) / 4 else equal
-
-    def personal(self, order):
-        return self.descent(order, np.full(len(order), 1 / len(order)), 0.003, 60)
-
-
-@pytest.mark.parametrize("spoilt", [0.0, 2.0], ids=["alike", "one spoilt"])
-@pytest.mark.parametrize("objective", ["common", "personal"])
-def test_the_whole_row_is_that_of_the_reference(objective, spoilt):
-    generator = np.random.default_rng(1)
-    classes, features = 4, 6
-    truth = generator.normal(size=(classes, features))
-    images = generator.normal(size=(400, features)).astype(np.float32)
-    targets = (images @ truth[:3].T).argmax(axis=1)  # nobody has class 3
-    stacked = np.concatenate([np.zeros(classes), truth.ravel()]) + 0.3 * generator.normal(size=(4, 28))
-    stacked[3] += spoilt * generator.normal(size=28)
-    stacked = stacked.astype(np.float32)
-    learner = prepare(Task("reference", lambda: torch.nn.Linear(features, classes), lambda share: None, classes=4))
-    judge = Judge(learner, Examples(torch.from_numpy(images), torch.from_numpy(targets)))
-    wishes = TrustSettings(objective, screened=False)
-    _, row = learn_row(TrustState.fresh(), inputs(torch.from_numpy(stacked)), judge, wishes, seeded())
-    reference = Reference(stacked.astype(float), images.astype(float), targets, classes)
-    order = torch.randperm(400, generator=seeded()).numpy()
-    if objective == "personal":  # judges by the task's loss, in which the class that it does not have counts too
-        reference.held[:] = True
-    expected = getattr(reference, objective)(order)
-    np.testing.assert_allclose(row, expected, atol=1e-4)
-    assert bool(np.ptp(expected) > 0.01) is (objective == "personal" or spoilt > 0)
 
 
 def test_the_balanced_loss_counts_every_class_the_same():
