@@ -2,8 +2,9 @@
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import trio
 
@@ -15,12 +16,13 @@ from node.daemon.resume import Known, Tell, keep_checkpoint, known_snapshots, re
 from node.errors import StorageError, UpdateError
 from node.learning import parameters
 from node.session.board import Board
+from node.session.pace import VOICES
 from node.storage import Snapshots
 
 log = logging.getLogger(__name__)
 HEAR_S = 5.0  # for word from those who are connected
 LONGEST_S = 60.0  # the same, where the ledger says that there is something to be heard
-ASKED_OF_LEDGER = 64  # members, at most
+LOOKED_AT = 64  # members, at most: connected ones first
 LOOK_S = 0.2
 SNAPSHOT_S = 15.0  # for one snapshot of another member
 
@@ -72,27 +74,34 @@ class Joining:
         return position
 
     async def position(self) -> int:
-        """The round that at least half of the connected members have reached; 0 if none says anything.
+        """The round that more than half of the connected members have reached; who says nothing is in round 0.
 
-        The ledger says it too, some records late: where it knows of rounds, busy members get longer to answer, and
-        its word counts for those who don't.
+        At least two members have reached it, connected or not, where there are as many: one liar carries nobody to the
+        last round. The ledger says it too, some records late: where it knows of rounds, busy members get longer to
+        answer, and its word counts for those who don't.
         """
         if self.prepared.directory.count() == 1:
             return 0
-        heard: dict[int, int] = {}
         with trio.move_on_after(HEAR_S):
-            await self._hear(heard)
+            await self._hear()
         recorded = await self._recorded()
-        if recorded and 2 * len(heard) < len(self._others()):
-            log.warning("%d members have recorded rounds, and %d answer: asking on", len(recorded), len(heard))
+        here = self._connected().values()
+        known = sum(member in recorded for member in here)
+        heard = sum(self._said(member) > 0 for member in here)
+        if known and 2 * heard < len(here):
+            log.warning("%d members have recorded rounds, and %d answer: asking on", known, heard)
             with trio.move_on_after(LONGEST_S - HEAR_S):
-                await self._hear(heard, len(recorded))
+                await self._hear(known)
             recorded = await self._recorded()
-        known = {member: max(heard.get(member, 0), recorded.get(member, 0)) for member in {*heard, *recorded}}
-        return statistics.median_low(known.values()) if known else 0
+        return self._reached(recorded)
 
-    async def _hear(self, heard: dict[int, int], enough: int | None = None) -> None:
-        """Puts each member's newest round into `heard`; returns when all (or `enough`) have said theirs."""
+    def _reached(self, recorded: Mapping[int, int]) -> int:
+        rounds = {member: max(self._said(member), recorded.get(member, 0)) for member in self._others()}
+        here = [rounds[member] for member in self._connected().values()]
+        return min(statistics.median_low(here), *sorted(rounds.values())[-VOICES:]) if here else 0
+
+    async def _hear(self, enough: int | None = None) -> None:
+        """Returns when `enough` connected members have said their newest round; None: all, and as many as it takes."""
         async with trio.open_nursery() as nursery:
             asked: set[str] = set()
 
@@ -101,23 +110,25 @@ class Joining:
                 asked.discard(peer)  # it said nothing: again
 
             while True:
-                others = self._others()
-                for peer, member in sorted(others.items()):
-                    if (newest := self.board.newest(member)) is not None:
-                        heard[member] = newest.round
-                    elif peer not in asked:
-                        asked.add(peer)
-                        nursery.start_soon(ask, peer)
-                wanted = len(others) if enough is None else min(enough, len(others))
-                if others and sum(member in heard for member in others.values()) >= wanted:
+                here = self._connected()
+                silent = [peer for peer, member in here.items() if not self._said(member)]
+                for peer in set(silent) - asked:
+                    asked.add(peer)
+                    nursery.start_soon(ask, peer)
+                heard = len(here) - len(silent)
+                if here and (self._is_heard_out(silent) if enough is None else heard >= min(enough, len(here))):
                     break
                 await trio.sleep(LOOK_S)
             nursery.cancel_scope.cancel()
 
+    def _is_heard_out(self, silent: Sequence[str]) -> bool:
+        others = self._others()
+        return not silent and sum(self._said(member) > 0 for member in others) >= min(VOICES, len(others))
+
     async def _recorded(self) -> dict[int, int]:
-        """By connected member, the last round that the ledger has of it; without those that it has none of."""
+        """By member, the last of the session's rounds that the ledger has of it; without those that it has none of."""
         opened, seats = self.prepared.opened, self.prepared.directory.seats
-        asked = sorted(self._others().values())[:ASKED_OF_LEDGER]
+        asked = list(dict.fromkeys([*self._connected().values(), *self._others()]))[:LOOKED_AT]
 
         def read() -> dict[int, int]:
             return {m: opened.ledger.head(opened.session_id, seats[m].account).next_round - 1 for m in asked}
@@ -127,12 +138,24 @@ class Joining:
         except LedgerError as error:
             log.warning("the ledger does not say now how far the others are: %s", error)
             return {}
-        return {member: round for member, round in found.items() if round > 0}
+        return {member: round for member, round in found.items() if 0 < round <= opened.session.rounds}
 
-    def _others(self) -> dict[str, int]:
-        """Peer id and index of the members that are connected."""
-        found = {peer: self.prepared.directory.index_of(peer) for peer in self.peers.connected()}
-        return {peer: member for peer, member in found.items() if member is not None}
+    def _said(self, member: int) -> int:
+        """The newest of the session's rounds that a member announced; 0 if none."""
+        newest = self.board.newest_within(member, 1, self.prepared.opened.session.rounds)
+        return 0 if newest is None else newest.round
+
+    def _others(self) -> list[int]:
+        """The active members but this one."""
+        directory = self.prepared.directory
+        active = (member for member in range(directory.count()) if directory.peer_of(member) is not None)
+        return [member for member in active if member != directory.own_index]
+
+    def _connected(self) -> dict[str, int]:
+        """Peer id and index of the members that are connected: of many, some at random (Python salts its hashes)."""
+        found = {peer: self.prepared.directory.index_of(peer) for peer in sorted(self.peers.connected(), key=hash)}
+        members = {peer: member for peer, member in found.items() if member is not None}
+        return dict(islice(members.items(), LOOKED_AT))
 
     async def _best(self) -> str:
         """Where the parameters come from that the learner has now."""
@@ -161,7 +184,7 @@ class Joining:
 
     async def _candidates(self) -> Sequence[Known]:
         """The newest snapshot of each other member, newest first, as many as a cohort has."""
-        opened, directory = self.prepared.opened, self.prepared.directory
+        opened, others = self.prepared.opened, set(self._others())
 
         def read() -> list[Known]:
             with History(opened.ledger, opened.session_id) as history:
@@ -174,6 +197,6 @@ class Joining:
             return []
         newest: dict[int, Known] = {}
         for one in known:
-            if one.member != directory.own_index and directory.peer_of(one.member) is not None:
+            if one.member in others and one.round <= opened.session.rounds:
                 newest.setdefault(one.member, one)
         return list(newest.values())[: opened.session.cohort]

@@ -21,11 +21,12 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node stands: the session, its own index, how many copies there should be, what its operator keeps."""
+    """Where a node stands: in which session of how many rounds and copies, its own index, what its operator keeps."""
 
     session_id: int
     own: int
     replicas: int
+    rounds: int
     policy: Retention | None = None
 
     def label(self, named: Named) -> Label:
@@ -60,9 +61,10 @@ class Registry:
     _holders: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict)
 
     def add(self, found: Iterable[Named]) -> None:
-        """Takes in what was recorded, in the chain's order; the first word about a round counts."""
+        """Takes in what was recorded, in the chain's order; the first word about a round of the session counts."""
         for named in found:
-            self.named.setdefault((named.member, named.round), named)
+            if named.round <= self.place.rounds:
+                self.named.setdefault((named.member, named.round), named)
         while len(self.named) > REMEMBERED:
             key, _ = self.named.popitem(last=False)
             self._holders.pop(key, None)

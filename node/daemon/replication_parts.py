@@ -25,7 +25,7 @@ async def open_replication(
 ) -> AsyncIterator[Replication]:
     """Replication of the node's session, which begins with `run`. Raises StorageError."""
     session, own = prepared.opened.session, prepared.directory.own_index
-    place = Place(prepared.opened.session_id, own, session.replicas, settings.keep_snapshots)
+    place = Place(prepared.opened.session_id, own, session.replicas, session.rounds, settings.keep_snapshots)
     parts = PARTS + codec(session.codec).depth  # and what differences build on
     largest = parts * session.limits.payload_bytes + MARGIN
     room = ReplicaRoom(snapshots, place, settings.snapshot_disk, collect=settings.ipfs is None)

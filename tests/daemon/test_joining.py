@@ -1,5 +1,6 @@
 """Where a late member begins: what the others say, and what the ledger says of those who are too busy to answer."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,13 @@ from node.daemon.gossip_part import GossipPart
 from node.daemon.joining import HEAR_S, LONGEST_S, Joining
 from node.daemon.journal import Journal
 from node.daemon.outside import Ears
+from node.daemon.resume import Known, keep_checkpoint
 from node.errors import NetworkError
 from node.messages import Announcement
 from node.session.board import Board
 
 SESSION = 7
+LAST = 100  # of the session's rounds
 
 
 class FakeLedger:
@@ -34,10 +37,10 @@ class FakePeers:
     """Connected members, each of whom takes some seconds to say which round it announced; None: never says it."""
 
     def __init__(self, board, rounds, seconds):
-        self.board, self.rounds, self.seconds, self.announced = board, rounds, seconds, 0
+        self.board, self.rounds, self.seconds, self.announced, self.away = board, rounds, seconds, 0, set()
 
     def connected(self):
-        return frozenset(self.rounds)
+        return frozenset(self.rounds) - self.away
 
     def own_round(self):
         return self.announced
@@ -45,20 +48,24 @@ class FakePeers:
     async def ask(self, peer):
         with trio.move_on_after(5.0):  # as the node's own does
             await trio.sleep(self.seconds.get(peer, 0.1))
-            if self.rounds[peer] is not None:
-                said = Announcement(SESSION, self.rounds[peer], bytes(32), 3, "float32", peer, b"signed")
-                self.board.post(said)
+            self.says(peer)
+
+    def says(self, peer):
+        if self.rounds[peer] is not None:
+            self.board.post(Announcement(SESSION, self.rounds[peer], bytes(32), 3, "float32", peer, b"signed"))
 
 
-def late_comer(rounds, recorded, seconds=()):
-    """The last of the members peer-0, peer-1, …; the others are connected."""
+def late_comer(rounds, recorded, seconds=(), away=()):
+    """The last of the members peer-0, peer-1, …; the others are connected, but for those that are away."""
     seats = tuple(Seat(f"peer-{index}", f"0x{index}", True, ()) for index in range(len(rounds) + 1))
     directory = LedgerDirectory(len(rounds), seats)
     board = Board(SESSION, directory, window=4)
     said = {f"peer-{index}": round for index, round in enumerate(rounds)}
     peers = FakePeers(board, said, {f"peer-{index}": time for index, time in dict(seconds).items()})
+    peers.away = {f"peer-{index}" for index in away}
     ledger = FakeLedger({f"0x{index}": count for index, count in enumerate(recorded)})
-    prepared = SimpleNamespace(directory=directory, opened=SimpleNamespace(ledger=ledger, session_id=SESSION))
+    opened = SimpleNamespace(ledger=ledger, session_id=SESSION, session=SimpleNamespace(rounds=LAST))
+    prepared = SimpleNamespace(directory=directory, opened=opened)
     return Joining(prepared, None, None, peers, board, print), ledger
 
 
@@ -106,6 +113,84 @@ async def test_without_the_ledger_only_the_others_say_it(autojump_clock, rounds,
     ledger.is_down = True
     assert await joining.position() == position
     assert trio.current_time() <= HEAR_S + 1
+
+
+@pytest.mark.parametrize("lie", [LAST, LAST + 1, 2**31 - 1])
+async def test_at_a_sessions_start_one_liar_carries_nobody_away(autojump_clock, lie):
+    joining, _ = late_comer([None] * 9 + [lie], [])
+    assert await joining.position() == 0
+
+
+@pytest.mark.parametrize("lie", [LAST, LAST + 1, 2**31 - 2])
+async def test_neither_does_a_record_of_one_alone(autojump_clock, lie):
+    joining, _ = late_comer([None] * 9, [0] * 8 + [lie])
+    assert await joining.position() == 0
+
+
+async def test_members_that_say_nothing_count_so_that_fewer_than_half_carry_nobody_away(autojump_clock):
+    joining, _ = late_comer([LAST] * 5 + [None] * 5, [])
+    assert await joining.position() == 0
+    joining, _ = late_comer([LAST] * 6 + [None] * 5, [])
+    assert await joining.position() == LAST
+
+
+async def test_rounds_that_the_session_does_not_have_are_no_rounds(autojump_clock):
+    joining, _ = late_comer([30, 31, LAST + 1], [29, 30, 2**31 - 2])
+    assert await joining.position() == 30
+
+
+async def test_of_two_members_the_other_is_believed_as_far_as_the_session_goes(autojump_clock):
+    assert await late_comer([9], [8])[0].position() == 9
+    assert await late_comer([LAST + 1], [LAST + 1])[0].position() == 0
+
+
+async def test_one_connected_member_of_many_is_believed_as_far_as_another_ones_records_go(autojump_clock):
+    joining, ledger = late_comer([50, 45, None], [49, 44, 0], away=[1, 2])
+    assert await joining.position() == 44
+    ledger.recorded.clear()
+    assert await joining.position() == 0
+
+
+async def test_or_as_another_ones_announcements_that_it_hands_on(autojump_clock):
+    joining, _ = late_comer([50, 45, None], [], away=[1, 2], seconds={0: 1.0})
+    async with trio.open_nursery() as nursery:
+
+        async def hand_on():
+            await trio.sleep(2)
+            joining.peers.says("peer-1")
+
+        nursery.start_soon(hand_on)
+        assert await joining.position() == 45
+    assert trio.current_time() < 3
+
+
+async def test_where_another_one_has_nothing_to_say_a_busy_member_is_waited_for_and_no_longer(autojump_clock):
+    joining, _ = late_comer([50, None], [49, 0], away=[1], seconds={0: 20.0})
+
+    async def load_ends():
+        await trio.sleep(25)
+        joining.peers.seconds.clear()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load_ends)
+        assert await joining.position() == 0
+    assert 25 < trio.current_time() < 35
+
+
+async def test_of_very_many_members_some_are_asked_and_that_will_do(autojump_clock):
+    joining, _ = late_comer([None] * 150, [30] * 150)
+    assert await joining.position() == 30
+
+
+async def test_of_snapshots_those_of_rounds_that_the_session_does_not_have_are_no_candidates(
+    autojump_clock, monkeypatch
+):
+    joining, _ = late_comer([30, 31], [])
+    joining.prepared.opened.session.cohort = 3
+    recorded = [Known(0, LAST + 1, "bogus", bytes(32)), Known(1, 31, "one", bytes(32)), Known(0, 30, "two", bytes(32))]
+    monkeypatch.setattr("node.daemon.joining.History", lambda *_: nullcontext())
+    monkeypatch.setattr("node.daemon.joining.known_snapshots", lambda _: recorded)
+    assert [one.cid for one in await joining._candidates()] == ["one", "two"]
 
 
 class FakeLearner:
@@ -164,6 +249,29 @@ async def test_who_has_promised_nothing_waits_for_the_quorum(autojump_clock, tmp
     part, _, _, _ = begun(tmp_path, [None])
     with pytest.raises(NetworkError, match="fewer than 9 members"):
         await part.begin()
+
+
+async def test_at_a_sessions_start_a_liar_does_not_end_it_for_the_others(autojump_clock, tmp_path, monkeypatch):
+    part, journal, _, told = begun(tmp_path, [None] * 9 + [2**31 - 1])
+
+    async def quorum(*_):
+        pass
+
+    monkeypatch.setattr("node.daemon.gossip_part.gather_quorum", quorum)
+    await part.begin()
+    assert (part.finished, journal.checkpoint(), told) == (0, None, [])
+
+
+@pytest.mark.parametrize("said", [[None] * 9 + [2**31 - 1], [50, None, None], [None, None]])
+async def test_after_a_loss_what_it_announced_itself_is_left_out_whatever_one_other_says(
+    autojump_clock, tmp_path, said
+):
+    part, journal, _, told = begun(tmp_path, said, announced=3, resumed=True)
+    journal.begin_loss()
+    await keep_checkpoint(journal, 2, b"state")
+    await part.begin()
+    assert (part.finished, journal.checkpoint().round, journal.in_loss()) == (3, 3, False)
+    assert "rounds 3 to 3 are left out" in told[-1]
 
 
 async def test_killed_in_its_first_round_a_member_needs_no_quorum_and_keeps_that_round(autojump_clock, tmp_path):

@@ -10,6 +10,7 @@ from node.session.placement import holders
 from node.storage import Label, Pin, parse_retention
 
 SESSION = 7
+ROUNDS = 40
 EVERYBODY = frozenset(range(4))
 settings.register_profile("fl-node", deadline=None)
 settings.load_profile("fl-node")
@@ -27,7 +28,7 @@ RECORDED = [named(member, round) for round in range(2, 42, 2) for member in rang
 
 
 def registry(own, replicas=2, policy=None, recorded=RECORDED):
-    made = Registry(Place(SESSION, own, replicas, policy))
+    made = Registry(Place(SESSION, own, replicas, ROUNDS, policy))
     made.add(recorded)
     return made
 
@@ -86,7 +87,7 @@ def test_one_replica_means_the_owner_alone():
 
 
 def test_pins_by_hand_and_of_other_sessions_are_nobodys_replicas():
-    place = Place(SESSION, 0, 2)
+    place = Place(SESSION, 0, 2, ROUNDS)
     other, hand = pin(named(1, 2), session=8), Pin("cid", None, 1, 1.0)
     assert not any(place.is_replica(one) or place.is_own(one) for one in (other, hand))
     assert registry(0).plan([other, hand], EVERYBODY).surplus == ()
@@ -100,6 +101,11 @@ def test_the_first_word_about_a_round_counts_and_memory_is_bounded(monkeypatch):
     made.add(RECORDED)
     assert list(made.named.values()) == RECORDED[-8:]
     assert len(made._holders) <= 8
+
+
+def test_what_is_recorded_of_rounds_that_the_session_does_not_have_is_not_looked_after():
+    made = registry(0, recorded=[*RECORDED, named(3, ROUNDS + 1), named(3, 2**31 - 2)])
+    assert list(made.named.values()) == RECORDED
 
 
 @pytest.mark.parametrize("replicas", [2, 5])

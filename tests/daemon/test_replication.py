@@ -12,13 +12,14 @@ from node.daemon.presence import Presence
 from node.daemon.replica_count import CopyCount
 from node.daemon.replica_plan import Place, Registry
 from node.daemon.replica_room import ReplicaRoom
-from node.daemon.replication import Replication, Standing, Tools
+from node.daemon.replication import FETCH_S, Replication, Standing, Tools
 from node.errors import PeerError, StorageError
 from node.session.placement import holders
 from node.storage import Bounds, EmbeddedSnapshots, digest_of, parse_retention
 from node.storage.copies import Copier
 
 SESSION = 7
+ROUNDS = 60
 SIZE = 2000
 
 
@@ -50,7 +51,7 @@ class World:
         self.members = [self.member(index) for index in range(count)]
 
     def member(self, index):
-        place = Place(SESSION, index, self.replicas, self.policy)
+        place = Place(SESSION, index, self.replicas, ROUNDS, self.policy)
 
         async def fetch(cids):
             found = {}
@@ -228,6 +229,27 @@ async def test_a_snapshot_that_nobody_has_is_tried_ever_more_rarely_and_told(tmp
     standing = world.members[holder].standing
     assert standing.missing == 1
     assert "member 0, round 2 is not kept here" in standing.last_error
+
+
+@pytest.mark.parametrize("ends", ["never", "in the end"])
+async def test_who_takes_long_to_fetch_from_holds_up_nobody_elses_snapshots(tmp_path, clock, monkeypatch, ends):
+    world = World(tmp_path, clock, replicas=3)
+    slow = {await world.record(2, round) for round in range(40, 60)}
+    honest = [await world.record(1, round) for round in range(1, 6)]
+    keep = Copier.keep
+
+    async def keep_in_time(copier, cid, label):
+        if cid in slow:
+            clock.jump(FETCH_S + 1 if ends == "never" else FETCH_S - 1)
+            await trio.lowlevel.checkpoint()
+        await keep(copier, cid, label)
+
+    monkeypatch.setattr(Copier, "keep", keep_in_time)
+    await world.look(2, 0)
+    assert [0 in await world.keepers(cid) for cid in honest] == [True] * 5
+    late = await world.record(1, 6)
+    await world.look(1, 0)
+    assert 0 in await world.keepers(late)
 
 
 async def test_an_owner_that_lost_its_store_gets_its_snapshots_back(tmp_path, clock):

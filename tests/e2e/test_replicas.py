@@ -110,7 +110,7 @@ def test_a_home_that_lost_its_snapshots_gets_them_back_from_the_others(chain, tm
     with running(nodes):
         nodes[1].wait_for(lambda status: finished(status) >= 6, 180)
         member = nodes[1].status()["member"]
-        recorded = set(snapshots_of(opened, member).values())
+        recorded = nodes[1].wait_for(lambda _: set(snapshots_of(opened, member).values()), 180)
         wait_for_copies(recorded, homes, 2)
         nodes[1].kill()
         shutil.rmtree(homes[1].ipfs)
