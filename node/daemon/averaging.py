@@ -149,8 +149,13 @@ class AveragingLearner:
         self.torch_learner.require_shape(flat)
         self.torch_learner.flat = flat
         self.went_in = {int(member): int(round) for member, round in words["used"]}
-        self.seen = list(words["history"])
+        self.seen = [_measured(metrics) for metrics in words["history"]]
         self.moments = Moments(tensors["first"], tensors["second"]) if "first" in tensors else None
+
+
+def _measured(metrics: Mapping[str, float | None]) -> Mapping[str, float]:
+    """A round's metrics without those that were no finite number, which a checkpoint has as null."""
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def is_coordinators(checkpoint: Path) -> bool:

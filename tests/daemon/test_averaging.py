@@ -1,4 +1,5 @@
 import hashlib
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from node.learning.codecs import codec
 from node.learning.pure import batch_loss
 from node.learning.task import Share, prepare
 from node.learning.trust import TrustSettings
+from node.session.convergence import Goal, why_end
 from node.session.coordinated import Counted
 from node.session.ports import Contribution
 from tests.learning.example_task import task
@@ -130,6 +132,20 @@ async def test_federated_rounds_learn_the_pipe():
     boss = AveragingLearner(learner(0, task), Aggregation())
     said = await rounds(boss, [WorkingLearner(learner(member, task)) for member in (1, 2)], 5)
     assert said[-1].metrics["test_loss"] < 0.02
+
+
+@pytest.mark.parametrize("goal", [Goal("loss", target=0.1), Goal("loss", plateau=1)])
+async def test_a_coordinator_that_measured_no_finite_number_starts_again(goal):
+    boss = AveragingLearner(learner(0), Aggregation())
+    spec = boss.torch_learner.learner.spec
+    signs = torch.randn(spec.size, generator=torch.Generator().manual_seed(1)).sign()
+    far = Counted(Contribution(1, 1, parameters.encode(spec, 3e38 * signs)), 10)
+    near = Counted(Contribution(2, 1, (await boss.model()).payload), 10)
+    said = await boss.aggregate(1, [far, near])
+    assert math.isnan(said.metrics["validation_loss"])
+    again = AveragingLearner(learner(0), Aggregation())
+    again.restore(boss.checkpoint())
+    assert why_end(goal, boss.history()) == why_end(goal, again.history()) == ""
 
 
 def test_a_foreign_checkpoint_is_refused():
