@@ -95,6 +95,7 @@ class Cause(StrEnum):
     UPDATE_SHAPE = "update-shape"
     UPDATE_LENGTH = "update-length"
     UPDATE_NOT_FINITE = "update-not-finite"
+    UPDATE_OUT_OF_RANGE = "update-out-of-range"
     UPDATE_BOMB = "update-bomb"
     UPDATE_NOT_PACKED = "update-not-packed"
     UPDATE_NUMBERS = "update-numbers"

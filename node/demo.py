@@ -302,7 +302,7 @@ def draw(out: Path, nodes: Sequence[DemoNode], report: Mapping[str, Any]) -> Non
     for node in nodes:
         status = node.status()
         metrics = [(entry["round"], entry["metrics"]) for entry in status.get("finished_rounds", [])]
-        points = [(round, seen["test_accuracy"]) for round, seen in metrics if "test_accuracy" in seen]
+        points = [(round, seen["test_accuracy"]) for round, seen in metrics if seen.get("test_accuracy") is not None]
         curves[f"member {status['member']} ({node.name})"] = points
     plot_accuracy(curves, out / "accuracy.png")
     size = len(report["members"])

@@ -25,7 +25,7 @@ from node.config import (
     Shares,
 )
 from node.errors import ConfigError
-from node.learning.aggregation import OPTIMIZERS
+from node.learning.aggregation import OPTIMIZERS, USED_BY
 from node.learning.builtin_tasks import BUILTIN_TASKS
 from node.learning.codecs import codec
 from node.learning.splits import require_split
@@ -71,7 +71,7 @@ class Wishes:
     data: str = "own"  # or served, by the coordinator
     split_bytes: int = 2**30
     cohort: int = 5
-    quorum: int | None = None  # None: 2, or 1 of one member
+    quorum: int | None = None  # None: 2, or 1 of one member, or what a robust rule needs
     codec: str = "float32"
     objective: str = "common"
     seed: int | None = None
@@ -151,13 +151,54 @@ def draft(wishes: Wishes, learner: Learner, seed: int, creator: str) -> Session:
 def agreed_quorum(wishes: Wishes) -> int:
     """How many members a round, or the first one of gossip, needs. ConfigError for more than there are."""
     if wishes.quorum is None:
-        return min(2, wishes.members)
+        return min(max(2, _needed(wishes)), wishes.members)
     if wishes.quorum > wishes.members:
         raise ConfigError(
             f"--quorum {wishes.quorum} of {wishes.members} members never comes: choose --quorum {wishes.members} or "
             f"less, or --members {wishes.quorum} or more"
         )
     return wishes.quorum
+
+
+def needed_updates(rule: str, faulty: int) -> int:
+    """How many updates a robust rule needs in a round, so that so many bad ones among them do not decide it.
+
+    Those of krum and multi_krum are what their proof asks for (Blanchard et al., 2017: 2f + 2 < n), the others' a
+    majority. 1 for a rule that expects no bad ones.
+    """
+    if not faulty or rule not in USED_BY["faulty"]:
+        return 1
+    return 2 * faulty + _beyond(rule)
+
+
+def _beyond(rule: str) -> int:
+    """By how many updates there must be more than twice the bad ones."""
+    return 3 if rule in ("krum", "multi_krum") else 1
+
+
+def _needed(wishes: Wishes) -> int:
+    chosen = wishes.coordination
+    if chosen is None or wishes.topology != "coordinated":
+        return 1
+    return needed_updates(chosen.rule, chosen.faulty)
+
+
+def _outvoting(rule: str, faulty: int) -> str:
+    bad = "1 bad one" if faulty == 1 else f"{faulty} bad ones"
+    return f"{rule} needs {needed_updates(rule, faulty)} updates to outvote {bad}"
+
+
+def quorum_warning(session: Session) -> str:
+    """For people: that so few updates close a round that bad ones may decide it, as files of before allow; or empty."""
+    if session.coordinated is None:
+        return ""
+    rule, faulty = session.coordinated.aggregation.rule, session.coordinated.aggregation.faulty
+    if session.quorum >= (needed := needed_updates(rule, faulty)):
+        return ""
+    return (
+        f"the session's quorum is {session.quorum}: {_outvoting(rule, faulty)}, and rounds with fewer are theirs; "
+        f"create a session with --quorum {needed} or more"
+    )
 
 
 def agreed_maximum(wishes: Wishes, chosen: CoordinationWishes) -> int:
@@ -179,13 +220,9 @@ def coordination(wishes: Wishes, creator: str) -> Coordination | None:
     if wishes.topology != "coordinated":
         return None
     maximum = agreed_maximum(wishes, chosen)
+    _require_outvoted(wishes, chosen, maximum)
     if (quorum := agreed_quorum(wishes)) > maximum:
         raise ConfigError(f"--quorum {quorum} never comes where --maximum {maximum} may join: lower the quorum")
-    if 2 * chosen.faulty >= wishes.members and chosen.faulty:
-        raise ConfigError(
-            f"--faulty {chosen.faulty} of {wishes.members} members: {chosen.rule} outvotes fewer than half of them; "
-            f"choose --faulty {(wishes.members - 1) // 2} or less, or --members {2 * chosen.faulty + 1} or more"
-        )
     _require_convergence(chosen)
     try:
         return Coordination(
@@ -234,6 +271,21 @@ def _require_fit(wishes: Wishes, chosen: CoordinationWishes) -> None:
         )
     if chosen.election_s and (wishes.privacy is not None or not coordinated):
         raise ConfigError("--election needs --topology coordinated and no --epsilon: leave one of them out")
+
+
+def _require_outvoted(wishes: Wishes, chosen: CoordinationWishes, maximum: int) -> None:
+    """ConfigError where a round may close with so few updates that the bad ones decide it."""
+    needed, quorum = needed_updates(chosen.rule, chosen.faulty), agreed_quorum(wishes)
+    most, option = min((wishes.members, "--members"), (maximum, "--maximum"))
+    if most < needed:
+        few, count, cure = f"--faulty {chosen.faulty} of {most} members", most, option
+    else:
+        few, count, cure = f"--quorum {quorum} with --faulty {chosen.faulty}", quorum, "--quorum"
+    if count < needed:
+        raise ConfigError(
+            f"{few}: {_outvoting(chosen.rule, chosen.faulty)}: choose {cure} {needed} or more, or "
+            f"--faulty {max(0, (count - _beyond(chosen.rule)) // 2)} or less"
+        )
 
 
 def _require_convergence(chosen: CoordinationWishes) -> None:

@@ -1,12 +1,22 @@
 """What a session's creator chooses: what cannot be is refused in our words, and what can be fits together."""
 
 import pytest
+import torch
 
-from node.config import Privacy
+from node.config import Aggregation, Privacy, format_session, parse_session
 from node.errors import ConfigError
+from node.learning.aggregation import USED_BY, settle, trust_row
 from node.learning.task import prepare
 from node.learning.task_files import load_task
-from node.wishes import CoordinationWishes, Wishes, draft, in_our_words, require_possible
+from node.wishes import (
+    CoordinationWishes,
+    Wishes,
+    draft,
+    in_our_words,
+    needed_updates,
+    quorum_warning,
+    require_possible,
+)
 from tests.nodes import TASK
 
 CREATOR = "0x" + "ab" * 20
@@ -54,7 +64,26 @@ def made(learner):
         ({"coordination": {"target": 0.5}}, "--target 0.5 without --metric: say of what"),
         ({"coordination": {"metric": "loss", "target": float("inf")}}, "--target inf is never reached"),
         ({"coordination": {"metric": "accuracy", "target": 0.9}}, "pipe-flow may end by loss: choose that"),
-        ({"coordination": {"rule": "krum", "faulty": 2}}, "--faulty 2 of 4 members: krum outvotes fewer than half"),
+        (
+            {"coordination": {"rule": "krum", "faulty": 2}},
+            "--faulty 2 of 4 members: krum needs 7 updates to outvote 2 bad ones: "
+            "choose --members 7 or more, or --faulty 0 or less",
+        ),
+        (
+            {"members": 9, "coordination": {"rule": "clipping", "faulty": 2, "maximum": 4}},
+            "--faulty 2 of 4 members: clipping needs 5 updates to outvote 2 bad ones: "
+            "choose --maximum 5 or more, or --faulty 1 or less",
+        ),
+        (
+            {"quorum": 2, "coordination": {"rule": "trimmed_mean", "faulty": 1}},
+            "--quorum 2 with --faulty 1: trimmed_mean needs 3 updates to outvote 1 bad one: "
+            "choose --quorum 3 or more, or --faulty 0 or less",
+        ),
+        (
+            {"quorum": 6, "members": 7, "coordination": {"rule": "multi_krum", "faulty": 2}},
+            "--quorum 6 with --faulty 2: multi_krum needs 7 updates to outvote 2 bad ones: "
+            "choose --quorum 7 or more, or --faulty 1 or less",
+        ),
     ],
 )
 def test_what_cannot_be_is_named_with_its_option_its_value_and_the_cure(made, choices, said):
@@ -69,6 +98,47 @@ def test_a_part_that_cannot_be_is_named_too():
     with pytest.raises(ValueError, match="epsilon") as found:
         Privacy(epsilon=float("nan"))
     assert str(in_our_words(found.value)).startswith("--epsilon nan: choose a number above 0 and at most 4294")
+
+
+@pytest.mark.parametrize(
+    ("rule", "faulty", "quorum"),
+    [
+        ("fedavg", 0, 2),
+        ("median", 0, 2),
+        ("krum", 0, 2),
+        ("trimmed_mean", 1, 3),
+        ("clipping", 3, 7),
+        ("krum", 1, 5),
+        ("multi_krum", 2, 7),
+    ],
+)
+def test_the_quorum_is_what_the_rule_needs_unless_it_is_chosen(made, rule, faulty, quorum):
+    chosen = {"rule": rule, "faulty": faulty}
+    assert made(chosen, members=8).quorum == quorum
+    assert made(chosen, members=8, quorum=8).quorum == 8
+
+
+def test_a_file_of_before_whose_quorum_is_too_small_still_loads_and_is_warned_of(made):
+    agreed = made({"rule": "trimmed_mean", "faulty": 1})
+    assert quorum_warning(agreed) == quorum_warning(made()) == quorum_warning(made({})) == ""
+    before = parse_session(format_session(agreed).replace(b"quorum = 3", b"quorum = 2"), "s.toml")
+    assert before.quorum == 2
+    said = "the session's quorum is 2: trimmed_mean needs 3 updates to outvote 1 bad one"
+    assert quorum_warning(before).startswith(said)
+    assert quorum_warning(before).endswith("create a session with --quorum 3 or more")
+
+
+@pytest.mark.parametrize("faulty", [1, 2, 3])
+@pytest.mark.parametrize("rule", sorted(USED_BY["faulty"]))
+def test_with_as_many_updates_as_a_rule_needs_bad_ones_do_not_carry_the_model_away(rule, faulty):
+    how, model = Aggregation(rule=rule, faulty=faulty), torch.zeros(3)
+    honest = [torch.full((3,), 0.1 * i) for i in range(1, needed_updates(rule, faulty) - faulty + 1)]
+    for place in (0, len(honest)):
+        updates = honest[:place] + faulty * [torch.full((3,), 1e6)] + honest[place:]
+        row = trust_row(how, model, updates, [1.0] * len(updates))
+        inputs = [one for one, weight in zip([model, *updates], row, strict=True) if weight]
+        settled = settle(how, model, inputs, row[row > 0], None)
+        assert 0 <= settled.flat.min() <= settled.flat.max() <= honest[-1].max()
 
 
 def test_served_workers_have_as_many_places_as_there_are_splits(made):

@@ -81,7 +81,7 @@ for membership in (admit, remove, leave, rejoin):
     "--cohort", default=5, show_default=True, type=click.IntRange(1, 1024), help="Peers asked in a round of gossip."
 )
 @click.option(
-    "--quorum", show_default="2, or 1 of one member", type=click.IntRange(1, 65535),
+    "--quorum", show_default="2, or 1 of one member, or what --faulty needs", type=click.IntRange(1, 65535),
     help="Members present before round 1; with a coordinator, updates that close a round. At most --members.",
 )  # fmt: skip
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")
@@ -124,7 +124,8 @@ for membership in (admit, remove, leave, rejoin):
 @click.option("--rule", default="fedavg", show_default=True, type=click.Choice(RULES), help="How updates are averaged.")
 @click.option(
     "--faulty", default=0, show_default=True, type=click.IntRange(0, 65_535),
-    help="Bad updates that trimmed_mean, krum, multi_krum or clipping expects: fewer than half of --members.",
+    help="Bad updates that trimmed_mean, krum, multi_krum or clipping expects. The quorum is then at least twice "
+    "as many and 1, with krum and multi_krum 3.",
 )  # fmt: skip
 @click.option("--proximal", default=0.01, show_default=True, type=Finite(0, 1e6), help="The mu of fedprox.")
 @click.option(

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from node.config import Aggregation
 from node.daemon.learner import TorchLearner
 from node.daemon.private import PrivateTraining
+from node.daemon.reach import require_within_reach
 from node.daemon.spool import load_tensors, tensor_pieces
 from node.errors import HomeError, SessionOver, UpdateError
 from node.files import Piece
@@ -56,7 +57,10 @@ class AveragingLearner:
 
     async def accepts(self, payload: Payload) -> str | None:
         """What is wrong with a payload, None if nothing is."""
-        return await self.torch_learner.accepts(payload)
+        return await self.torch_learner.accepts(payload, self._require_within_reach)
+
+    def _require_within_reach(self, update: Vector) -> None:
+        require_within_reach(self.rule, self.torch_learner.flat, update, self.rounds)
 
     async def aggregate(self, round: int, updates: Sequence[Counted]) -> Aggregated:
         """Weighs and mixes; the result becomes the model."""
@@ -93,6 +97,8 @@ class AveragingLearner:
         for part, settled in aggregation.settle_parts(self.rule, flat, used, weights, self.moments, when):
             if not is_finite(settled.flat):
                 raise SessionOver(f"the model of round {round} is not finite: lower the session's server_rate")
+            if settled.moments is not None and not all(map(is_finite, (settled.moments.first, settled.moments.second))):
+                raise SessionOver(f"the optimizer's state of round {round} is not finite: create the session again")
             flat[part] = settled.flat
             if self.moments is not None and settled.moments is not None:
                 aggregation.write_moments(self.moments, part, settled.moments)
@@ -149,8 +155,13 @@ class AveragingLearner:
         self.torch_learner.require_shape(flat)
         self.torch_learner.flat = flat
         self.went_in = {int(member): int(round) for member, round in words["used"]}
-        self.seen = list(words["history"])
+        self.seen = [_measured(metrics) for metrics in words["history"]]
         self.moments = Moments(tensors["first"], tensors["second"]) if "first" in tensors else None
+
+
+def _measured(metrics: Mapping[str, float | None]) -> Mapping[str, float]:
+    """A round's metrics without those that were no finite number, which a checkpoint has as null."""
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def is_coordinators(checkpoint: Path) -> bool:

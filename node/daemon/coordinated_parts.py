@@ -22,6 +22,7 @@ from node.session.coordinator import STOPPED, Coordinator
 from node.session.deadline import AdaptiveDeadline
 from node.session.push import Push, only
 from node.session.worker import Worker
+from node.wishes import quorum_warning
 
 
 class CoordinatorPart:
@@ -73,6 +74,8 @@ class CoordinatorPart:
 
     async def begin(self) -> None:
         """Waits for a quorum of workers before the first round; later each round waits for its own."""
+        if warning := quorum_warning(self.outside.prepared.opened.session):
+            self.ears.tell(warning)
         takeover = self.outside.takeover
         if takeover is not None and takeover.succession.current.is_elected:
             await self._be_assembled(takeover)

@@ -28,7 +28,7 @@ from node.learning.codecs import FLOAT32, Codec, Past, nothing_held
 from node.learning.devices import CPU, Bench, bench, measure
 from node.learning.mixing import mix, quantise
 from node.learning.task import Learner, LocalSplit
-from node.learning.vectors import FileVector, is_finite, payload_pieces
+from node.learning.vectors import FileVector, Vector, is_finite, payload_pieces
 from node.learning.weigher import Judge, learn_row
 from node.messages import Input
 from node.session.ports import Contribution, Mixed, Payload, Trained, payload_bytes
@@ -93,9 +93,9 @@ class TorchLearner:
             self.residual = None
         return committed
 
-    async def accepts(self, payload: Payload) -> str | None:
-        """What is wrong with a payload, None if nothing is."""
-        fault: UpdateError | None = await self.run(self._fault, payload)
+    async def accepts(self, payload: Payload, require: Callable[[Vector], None] = lambda _update: None) -> str | None:
+        """What is wrong with a payload, None if nothing is; `require` raises UpdateError for what is besides."""
+        fault: UpdateError | None = await self.run(self._fault, payload, require)
         if fault is None:
             return None
         self.refused_updates += 1
@@ -164,15 +164,20 @@ class TorchLearner:
         earlier = self.earlier
         return None if earlier is None else Past(self.flat, earlier.announced(round), earlier.resolve)
 
-    def _fault(self, payload: Payload) -> UpdateError | None:
+    def _fault(self, payload: Payload, require: Callable[[Vector], None]) -> UpdateError | None:
         try:
-            if isinstance(payload, Path) and self.codec is FLOAT32:
-                FileVector(self.learner.spec, payload).require_finite()
-            else:
-                self.decode(payload)
+            require(self._vector(payload))
         except UpdateError as error:
             return error
         return None
+
+    def _vector(self, payload: Payload) -> Vector:
+        """The finite numbers of an update; those of a `float32` one on disk stay there."""
+        if not isinstance(payload, Path) or self.codec is not FLOAT32:
+            return self.decode(payload)
+        vector = FileVector(self.learner.spec, payload)
+        vector.require_finite()
+        return vector
 
     def take_over(self, payload: Payload) -> None:
         """The parameters of a `float32` payload become this learner's. UpdateError if it is none."""

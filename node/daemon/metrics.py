@@ -12,6 +12,7 @@ def node_metrics(network: Network, recorder: Recorder, learner: TorchLearner, st
     records = recorder.state
     kept = status.replication.standing
     last = status.rounds.last or {"round": 0, "metrics": {}}
+    learned = {name: value for name, value in last["metrics"].items() if value is not None}
     return [
         *network.metrics(),
         single("fl_node_round", "gauge", "The last finished round.", last["round"]),
@@ -40,5 +41,5 @@ def node_metrics(network: Network, recorder: Recorder, learner: TorchLearner, st
             {"own": kept.own_bytes, "replica": kept.replica_bytes, "other": kept.other_bytes}
             | ({} if kept.limit is None else {"limit": kept.limit}),
         ),
-        labelled("fl_node_learning", "gauge", "Of the last finished round.", "metric", last["metrics"]),
+        labelled("fl_node_learning", "gauge", "Of the last finished round.", "metric", learned),
     ]

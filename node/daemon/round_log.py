@@ -1,6 +1,7 @@
 """The newest finished rounds, for a status that is written twice a second."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,8 @@ class RoundLog:
                 self.add(entry)
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Takes in a round, in the place of what was known of it."""
+        """Takes in a round, in the place of what was known of it; of its metrics, what is no finite number is None."""
+        entry = {**entry, "metrics": {name: _finite(value) for name, value in entry["metrics"].items()}}
         self._encoded.pop(entry["round"], None)
         self._encoded[entry["round"]] = json.dumps(entry).encode()
         if len(self._encoded) > self._count:
@@ -33,6 +35,11 @@ class RoundLog:
         for number, encoded in enumerate(self._encoded.values()):
             yield b", " + encoded if number else encoded
         yield b"]"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for NaN and infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_round(entry: Any) -> bool:

@@ -26,6 +26,7 @@ class Board:
     directory: Directory
     window: int
     _seen: dict[int, dict[int, Announcement]] = field(default_factory=dict)
+    _first: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # by digest: whose it was first, of which round
     _convicted: dict[int, Equivocation] = field(default_factory=dict)
     _changed: trio.Event = field(default_factory=trio.Event)
 
@@ -45,15 +46,21 @@ class Board:
         if rounds and announcement.round <= max(rounds) - self.window:
             return None
         rounds[announcement.round] = announcement
+        self._first.setdefault(announcement.digest, (member, announcement.round))
         for old in [round for round in rounds if round <= max(rounds) - self.window]:
-            del rounds[old]
+            self._forget(member, rounds.pop(old))
         self._wake()
         return None
+
+    def _forget(self, member: int, announcement: Announcement) -> None:
+        if self._first.get(announcement.digest) == (member, announcement.round):
+            del self._first[announcement.digest]
 
     def _convict(self, member: int, first: Announcement, second: Announcement) -> Equivocation:
         proof = Equivocation(member, first, second)
         self._convicted[member] = proof
-        self._seen.pop(member, None)
+        for announcement in self._seen.pop(member, {}).values():
+            self._forget(member, announcement)
         self._wake()
         return proof
 
@@ -70,6 +77,11 @@ class Board:
         """The member's newest announcement of the rounds from `first` to `last`, None if there is none."""
         rounds = [round for round in self._seen.get(member, {}) if first <= round <= last]
         return self._seen[member][max(rounds)] if rounds else None
+
+    def first_with(self, digest: bytes) -> int | None:
+        """The member that announced these bytes first, as far as its announcement is kept."""
+        first = self._first.get(digest)
+        return None if first is None else first[0]
 
     def convicted(self) -> Mapping[int, Equivocation]:
         """Members that contradicted themselves, with the proof."""

@@ -76,6 +76,7 @@ class Collector:
     _used: dict[int, int] = field(default_factory=dict)  # newest round by worker that went in
     _digests: "FIFOCache[bytes, Source]" = field(default_factory=lambda: FIFOCache(MEMORY))
     _refused: dict[int, bytes] = field(default_factory=dict)
+    _withheld: dict[int, bytes] = field(default_factory=dict)  # the newest that a worker announced and did not give
     _pulling: dict[int, tuple[bytes, trio.CancelScope]] = field(default_factory=dict)
     _missed: dict[int, int] = field(default_factory=dict)
     _closed: int = 0  # rounds of this run
@@ -114,14 +115,38 @@ class Collector:
                     await self.board.wait_for_change()
 
     def _workers(self) -> list[int]:
+        return [member for member in range(self._places()) if self._is_worker(member)]
+
+    def _places(self) -> int:
         own = self.directory.own_index
-        last = min(self.directory.count(), self.plan.maximum + int(own < self.plan.maximum))  # own takes no place
-        return [m for m in range(last) if m != own and self.directory.peer_of(m) is not None]
+        return min(self.directory.count(), self.plan.maximum + int(own < self.plan.maximum))  # own takes no place
+
+    def _is_worker(self, member: int) -> bool:
+        return member != self.directory.own_index and self.directory.peer_of(member) is not None
 
     def _is_wanted(self, member: int, round: int) -> bool:
         return self.round - self.plan.staleness <= round <= self.round and round > self._used.get(member, 0)
 
     def _wanted(self, member: int) -> Announcement | None:
+        """The newest announcement of a worker that could count and is not here yet, unless it is for another to bring.
+
+        Who announces bytes that another worker announced before has them from it, as any member may: it would only
+        have to be quicker. What that one does not give is taken from anybody.
+        """
+        found = self._missing(member)
+        first = None if found is None else self.board.first_with(found.digest)
+        if found is None or first is None or first == member:
+            return found
+        return None if self._may_bring(first, found.digest) else found
+
+    def _may_bring(self, member: int, digest: bytes) -> bool:
+        """Whether a worker may still bring these bytes, as its own update."""
+        if member >= self._places() or not self._is_worker(member):
+            return False
+        own = self._missing(member)
+        return own is not None and own.digest == digest and self._withheld.get(member) != digest
+
+    def _missing(self, member: int) -> Announcement | None:
         """The newest announcement of a worker that could count and is not here yet."""
         found = self.board.newest_within(member, max(1, self.round - self.plan.staleness), self.round)
         if found is None or not self._is_wanted(member, found.round) or self._refused.get(member) == found.digest:
@@ -138,7 +163,9 @@ class Collector:
             log.warning("update of worker %d, round %d is refused: %s", member, announcement.round, error)
             self._refused[member] = announcement.digest
         else:
-            if delivery is not None and self._is_wanted(member, announcement.round):
+            if delivery is None:
+                self._withheld[member] = announcement.digest
+            elif self._is_wanted(member, announcement.round):
                 self._take(member, delivery)
         finally:
             del self._pulling[member]

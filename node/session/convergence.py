@@ -1,5 +1,6 @@
 """When a coordinated session is good enough: a pure function of what was measured so far."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,13 @@ class Goal:
 
 
 def why_end(goal: Goal, history: Sequence[Mapping[str, float]]) -> str:
-    """Why there should be no further round, for people; empty if there should."""
+    """Why there should be no further round, for people; empty if there should.
+
+    A round in which the metric was no finite number, or was not measured, is left out.
+    """
     name = f"validation_{goal.metric}"
     sign = -1.0 if goal.metric == "loss" else 1.0
-    seen = [sign * metrics[name] for metrics in history if name in metrics]
+    seen = [sign * metrics[name] for metrics in history if math.isfinite(metrics.get(name, math.nan))]
     if not goal.metric or not seen:
         return ""
     if goal.target is not None and seen[-1] >= sign * goal.target:

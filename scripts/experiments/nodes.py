@@ -4,6 +4,7 @@ Rows are kept in one file: the node's, whose keys begin with "nodes-", and those
 """
 
 import json
+import math
 import os
 import secrets
 import statistics
@@ -139,7 +140,8 @@ def outcome(
     for i in range(rounds):
         metrics = [seen[i]["metrics"] for seen in honest.values()]
         for name, curve in curves.items():
-            curve.append([each[f"test_{name}"] for each in metrics if f"test_{name}" in each])
+            values = [each[f"test_{name}"] for each in metrics if f"test_{name}" in each]
+            curve.append([math.nan if value is None else value for value in values])  # null: was no finite number
     last = curves["accuracy"][-1]
     by_round = [statistics.fmean(weights[round].values()) for round in range(1, rounds + 1)]
     return {

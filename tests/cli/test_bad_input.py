@@ -303,6 +303,10 @@ def test_a_codec_that_a_session_cannot_use(run, home, chain, tmp_path, codec, to
             ("--topology", "coordinated", "--rule", "trimmed_mean", "--faulty", 5),
             ("--faulty 5 of 4 members", "--faulty 1 or less", "--members 11 or more"),
         ),
+        (
+            ("--topology", "coordinated", "--rule", "trimmed_mean", "--faulty", 1, "--quorum", 2),
+            ("--quorum 2 with --faulty 1", "--quorum 3 or more", "--faulty 0"),
+        ),
         *(
             (("--topology", "coordinated", "--rule", rule, "--late", "weight"), ("--late weight", rule, "--late drop"))
             for rule in ("krum", "multi_krum", "geometric_median", "clipping", "median", "trimmed_mean")

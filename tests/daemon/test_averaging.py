@@ -1,18 +1,22 @@
 import hashlib
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from node.config import Aggregation
-from node.daemon.averaging import AveragingLearner, Pace, WorkingLearner
+from node.daemon.averaging import MOMENTS, AveragingLearner, Pace, WorkingLearner
 from node.daemon.learner import Seat, TorchLearner
+from node.daemon.reach import farthest
 from node.errors import HomeError, SessionOver
 from node.learning import parameters
+from node.learning.aggregation import ADAPTIVE, decode_moments
 from node.learning.codecs import codec
 from node.learning.pure import batch_loss
 from node.learning.task import Share, prepare
 from node.learning.trust import TrustSettings
+from node.session.convergence import Goal, why_end
 from node.session.coordinated import Counted
 from node.session.ports import Contribution
 from tests.learning.example_task import task
@@ -130,6 +134,73 @@ async def test_federated_rounds_learn_the_pipe():
     boss = AveragingLearner(learner(0, task), Aggregation())
     said = await rounds(boss, [WorkingLearner(learner(member, task)) for member in (1, 2)], 5)
     assert said[-1].metrics["test_loss"] < 0.02
+
+
+def payload(boss, *numbers, form="float32"):
+    """An update with these numbers first, else of zeros."""
+    flat = torch.zeros(boss.torch_learner.learner.spec.size)
+    flat[: len(numbers)] = torch.tensor(numbers)
+    return codec(form).encode(boss.torch_learner.learner.spec, flat, None, None).payload
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rule", sorted(ADAPTIVE | {"adam"}))
+async def test_an_update_whose_square_the_optimizer_cannot_hold_is_refused_as_its_senders_fault(rule, form, tmp_path):
+    boss = AveragingLearner(learner(0), Aggregation(rule=rule), rounds=9)
+    boss.torch_learner.codec = codec(form)
+    assert await boss.accepts(payload(boss, 0.1, 1e15, form=form)) is None
+    for far in (1e20, -1e19, 3e38):
+        said = await boss.accepts(payload(boss, 0.1, far, form=form))
+        assert said.startswith("update holds ")
+        assert said.endswith(f"from the model: {rule} adds up squares, and can hold those of at most 4.35e+18")
+    on_disk = tmp_path / "payload"
+    on_disk.write_bytes(payload(boss, 0.1, 1e20, form=form))
+    assert "(number 1)" in await boss.accepts(on_disk)
+    assert boss.torch_learner.refused_updates == 4
+    assert boss.torch_learner.tally.counts == {"update-out-of-range": 4}
+
+
+async def test_rules_without_an_optimizer_take_any_finite_update():
+    for rule in ("fedavg", "trimmed_mean", "sgd"):
+        boss = AveragingLearner(learner(0), Aggregation(rule=rule), rounds=9)
+        assert await boss.accepts(payload(boss, 3e38)) is None
+
+
+@pytest.mark.parametrize("rule", sorted(ADAPTIVE | {"adam"}))
+async def test_the_farthest_updates_that_are_taken_leave_the_optimizers_state_finite_to_the_end(rule):
+    rounds = 9
+    boss = AveragingLearner(learner(0), Aggregation(rule=rule), rounds=rounds)
+    for round in range(1, rounds + 1):
+        far = [(farthest(rounds) * 0.999, -farthest(rounds) * 0.999)[round % 2]] * 3
+        if rule != "adam":
+            far = [far[0] + float(number) for number in boss.torch_learner.flat[:3]]
+        update = payload(boss, *far)
+        assert await boss.accepts(update) is None
+        said = await boss.aggregate(round, [Counted(Contribution(1, round, update), 10)])
+        decode_moments(boss.rule, said.files[MOMENTS], len(boss.torch_learner.flat))
+    assert torch.isfinite(boss.moments.second).all()
+
+
+async def test_an_optimizers_state_that_is_not_finite_ends_the_session_before_it_is_kept():
+    boss = AveragingLearner(learner(0), Aggregation(rule="fedadam"), rounds=9)
+    update = payload(boss, 0.1, 1e20)
+    with pytest.raises(SessionOver, match="optimizer's state of round 1 is not finite: create the session again"):
+        await boss.aggregate(1, [Counted(Contribution(1, 1, update), 10)])
+    assert torch.isfinite(boss.moments.second).all()
+
+
+@pytest.mark.parametrize("goal", [Goal("loss", target=0.1), Goal("loss", plateau=1)])
+async def test_a_coordinator_that_measured_no_finite_number_starts_again(goal):
+    boss = AveragingLearner(learner(0), Aggregation())
+    spec = boss.torch_learner.learner.spec
+    signs = torch.randn(spec.size, generator=torch.Generator().manual_seed(1)).sign()
+    far = Counted(Contribution(1, 1, parameters.encode(spec, 3e38 * signs)), 10)
+    near = Counted(Contribution(2, 1, (await boss.model()).payload), 10)
+    said = await boss.aggregate(1, [far, near])
+    assert math.isnan(said.metrics["validation_loss"])
+    again = AveragingLearner(learner(0), Aggregation())
+    again.restore(boss.checkpoint())
+    assert why_end(goal, boss.history()) == why_end(goal, again.history()) == ""
 
 
 def test_a_foreign_checkpoint_is_refused():

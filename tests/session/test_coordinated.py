@@ -464,6 +464,48 @@ async def test_the_same_bytes_never_count_twice(autojump_clock):
     assert all(3 not in counted for counted in boss.life.aggregator.counted)
 
 
+async def copying(boss, victim, thief, seconds=0.1):
+    """Announces, for ever, what the victim announces as the thief's own, so many seconds later, with the same bytes."""
+    seen = set()
+    while True:
+        for said in [each for each in victim.disk.announcements if each.digest not in seen]:
+            seen.add(said.digest)
+            await trio.sleep(seconds)
+            stolen = thief.disk.payloads[said.digest] = victim.disk.payloads[said.digest]
+            note = encode(Work(examples=200, steps=20, full=20))
+            name = thief.life.ports.peers.peer_id
+            boss.board.post(Announcement(7, said.round, said.digest, len(stolen), "float32", name, b"", note))
+        await trio.sleep(0.01)
+
+
+async def test_a_copier_with_a_quicker_link_takes_nobodys_update_away(autojump_clock):
+    session = make(3, rounds=3)
+    boss, *workers = session.coordinator(), *(session.worker(i) for i in (1, 2))
+    session.bus.slow["worker2"] = 0.5  # and the thief's bytes come in 0.01 s
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(copying, boss, workers[1], session.worker(3))
+        await run_all([boss, *workers])
+        nursery.cancel_scope.cancel()
+    assert [set(counted) for counted in boss.life.aggregator.counted] == [{1, 2}] * 3
+
+
+async def test_bytes_that_their_first_announcer_does_not_give_may_come_from_another(autojump_clock):
+    """Who reads a hash on the ledger could else announce it first, give nothing, and shut out who trained it."""
+    session = make(3, rounds=2, quorum=1)
+    boss, worker, _ = session.coordinator(), session.worker(1), session.worker(3)
+    session.bus.corrupt.add("worker3")
+    honest = worker.life.ports.journal.trained
+
+    async def betrayed(round, trained, note=b""):
+        squatted = Announcement(7, round, trained.digest, trained.size, "float32", "worker3", b"", note)
+        assert boss.board.post(squatted) is None
+        return await honest(round, trained, note)
+
+    worker.life.ports.journal.trained = betrayed
+    await run_all([boss, worker])
+    assert [set(counted) for counted in boss.life.aggregator.counted] == [{1}] * 2
+
+
 def boasting(node, **lies):
     """A worker that says in every round what it likes to."""
     honest = node.life.trainee.train
