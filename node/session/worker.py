@@ -101,6 +101,7 @@ class Worker:
         outcome = await self.election.take_over(vacancy, model, self._pending)
         if outcome is not None:  # our record of the next round is made, whoever coordinates it
             self._pending, self._sent, self.finished, self.elected = None, None, vacancy.newest, outcome
+            self._following.alone = None  # there is another coordinator
             if not outcome:
                 self.finished = vacancy.newest + 1
         return self.elected
@@ -263,7 +264,7 @@ class Worker:
         own = self.ports.directory.own_index
         newer = threading.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._following.until_superseded, round, newer.set)
+            nursery.start_soon(self._following.interrupt, round, newer.set)
             done = await self.trainee.train(round, orders.steps_of(own), newer.is_set)
             nursery.cancel_scope.cancel()
         if done is None:

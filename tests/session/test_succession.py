@@ -2,6 +2,7 @@
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import trio
@@ -248,3 +249,23 @@ async def test_a_worker_that_was_second_on_the_ledger_stays_a_worker(autojump_cl
     assert len(all.offices) == 1
     assert len(terms(0, all.chain.records, WAIT)) == 2
     assert set(all.ends.values()) == {12}
+
+
+async def test_where_nobody_can_take_over_the_workers_end_and_say_what_is_missing(autojump_clock):
+    all = Electing(rounds=8)
+    boss, workers = all.boss(), {i: all.worker(i) for i in (1, 2, 3)}
+    tries = []
+    for worker in workers.values():
+        worker.life.patience_s = 100.0
+        worker.life.election.take_over = partial(decline, tries)
+    with pytest.raises(ExceptionGroup) as raised:
+        async with without_coordinator(all, boss, workers, 2):
+            pass
+    assert raised.group_contains(NetworkError, match="no coordinator for 250 s")  # and 30 s for each of four, and one
+    assert len(tries) > 3, "it tries again, until then"
+
+
+async def decline(tries, *_):
+    """The last model is not to be had."""
+    await trio.lowlevel.checkpoint()
+    tries.append(1)
