@@ -17,6 +17,7 @@ from node.session.succession import Term
 
 LOST_S = 10.0  # of silence, before the coordinator is asked whether an announcement got lost
 LOOK_S = 0.5
+RECORD_S = 1.0  # between looks at the ledger
 
 
 @dataclass(slots=True)
@@ -72,6 +73,24 @@ class Following:
             with trio.move_on_after(LOOK_S):
                 await self.board.wait_for_change()
         then()
+
+    async def is_recorded(self, model: Announcement) -> bool:
+        """Whether the ledger has a model, for which it waits; at once where there are no elections.
+
+        False if the worker leaves off, there is a newer model, or another member coordinates by then.
+        """
+        if self.election is None:
+            return True
+        while not self.leaves():
+            await self.election.succession.refresh()
+            if self.newest() != model:
+                return False
+            term = self.election.succession.current
+            if term.newest > model.round or (term.newest, term.digest) == (model.round, model.digest):
+                return True
+            self._require_coordinator()
+            await trio.sleep(RECORD_S)
+        return False
 
     async def interrupt(self, round: int, then: Callable[[], object]) -> None:
         """The same beside work, which is no waiting: it may take longer than there is a coordinator."""
