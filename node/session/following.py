@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import trio
 
-from node.errors import NetworkError, PeerError
+from node.errors import NetworkError
 from node.messages import Announcement
 from node.session.board import Board
 from node.session.coordinated import MODEL_CODEC, CoordinatedPorts, Election
-from node.session.notes import read_orders
+from node.session.notes import end_of
 from node.session.succession import Term
 
 LOST_S = 10.0  # of silence, before the coordinator is asked whether an announcement got lost
 LOOK_S = 0.5
-RECORD_S = 1.0  # between looks at the ledger
 
 
 @dataclass(slots=True)
@@ -66,6 +65,11 @@ class Following:
         newest = self.newest()
         return newest is not None and newest.round > round
 
+    def called_off(self, round: int) -> str:
+        """Why nothing comes of a round whose model was given out; empty if something does."""
+        newest = self.newest()
+        return end_of(newest.note) if newest is not None and newest.round == round else ""
+
     async def until_superseded(self, round: int, then: Callable[[], object] = lambda: None) -> None:
         """Calls `then` once there is a newer model, or the worker leaves off."""
         while not self.leaves() and not self.is_superseded(round):
@@ -89,7 +93,7 @@ class Following:
             if term.newest > model.round or (term.newest, term.digest) == (model.round, model.digest):
                 return True
             self._require_coordinator()
-            await trio.sleep(RECORD_S)
+            await trio.sleep(LOOK_S)
         return False
 
     async def interrupt(self, round: int, then: Callable[[], object]) -> None:
@@ -147,7 +151,4 @@ class Following:
 
     def _says_end(self) -> bool:
         newest = self.newest()
-        try:
-            return newest is not None and bool(read_orders(newest.note).end)
-        except PeerError:
-            return False
+        return newest is not None and bool(end_of(newest.note))

@@ -70,6 +70,7 @@ class Worker:
     _vacancy: Term | None = None  # the coordinator that is gone, when it is this member's turn
     _pending: Mix | None = None
     _sent: _Sent | None = None
+    _begun: int = 0  # the round whose model was given out to train from, not as the last one
     _held: dict[bytes, Payload] = field(default_factory=dict)  # models by their hash, the newest last
     _before: Mapping[str, Traffic] = field(default_factory=dict)
 
@@ -114,7 +115,8 @@ class Worker:
 
     def _leaves(self) -> bool:
         """Whether what is being done is to be left off."""
-        return self.stopping.is_set() or self._vacancy is not None
+        gone = self._vacancy is not None or bool(self._following.called_off(self._begun))
+        return self.stopping.is_set() or gone
 
     async def _rounds(self) -> None:
         while not self._leaves():
@@ -125,6 +127,7 @@ class Worker:
             await self._follow(announcement)
             if self.ended:
                 break
+        self.ended = self.ended or self._following.called_off(self._begun)  # a round that stays open
         if self._pending is not None and self._vacancy is None:
             await self.ports.records.close(self._pending.round + 1, self._pending)
             await self.ports.journal.closed()
@@ -137,7 +140,7 @@ class Worker:
         if newest is None or newest[0] <= self.finished:
             return
         round, trained = newest
-        self._sent = _Sent(round, trained)
+        self._sent, self._begun = _Sent(round, trained), round
         await self.ports.records.commit(round, trained.digest, self._pending)
         said = await self.ports.journal.announcement(round)
         if said is None:  # it was killed in between
@@ -163,6 +166,8 @@ class Worker:
         except PeerError as error:
             log.warning("the coordinator's note of round %d: %s", announcement.round, error)
             orders = Orders()
+        if not orders.end:
+            self._begun = announcement.round
         supplied = await self._supplied(announcement, orders)
         self.observe("downloading the model", announcement.round)
         begun = trio.current_time()

@@ -568,6 +568,61 @@ async def test_a_coordinator_that_has_to_go_at_once_gives_the_round_up_and_still
         assert worker.life.trainee.model == boss.life.aggregator.content
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.3, 1.02, 1.5, 2.2, 2.9, 3.3])
+async def test_a_coordinator_that_had_to_go_at_once_contradicts_nothing_when_everybody_starts_again(
+    autojump_clock, seconds
+):
+    session = make(2, rounds=8)
+    nodes = [session.coordinator(), session.worker(1), session.worker(2, step_s=0.3)]
+    said = listen(nodes)
+    async with trio.open_nursery() as nursery:
+        for worker in nodes[1:]:
+            nursery.start_soon(worker.run)
+        with trio.move_on_after(seconds):
+            await nodes[0].run()
+        nodes[0].leave()
+    assert all("stopped" in worker.life.ended for worker in nodes[1:])
+    again = [session.coordinator(nodes[0].disk, nodes[0].life.aggregator)]
+    again += [session.worker(index, nodes[index].disk, step_s=0.3) for index in (1, 2)]
+    said += listen(again)
+    await run_all(again)
+    assert [mix.round for mix in nodes[0].disk.mixes] == list(range(1, 9))
+    digests = {}
+    for one in said:
+        assert digests.setdefault((one.peer_id, one.round), one.digest) == one.digest, "two models of one round"
+    recorded = {round: digest for round, digest, _ in nodes[0].disk.records if digest}
+    for worker in nodes[1:]:
+        rows = {mix.round - lags(mix)[0]: mix.mixed_hash for mix in worker.disk.mixes}
+        assert all(recorded.get(round, digest) == digest for round, digest in rows.items())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_notes_on_one_model_the_end_counts_whichever_came_first(order):
+    node = make(1).worker(1)
+    notes = [encode(Orders(steps=(1,))), encode(Orders(end="stopped"))]
+    said = [Announcement(7, 2, b"d" * 32, 1, "float32", "boss", b"s", note) for note in notes]
+    for one in said[::order]:
+        assert node.board.post(one) is None
+    assert node.board.newest(0) == said[1]
+
+
+def listen(nodes):
+    """What the nodes announce from now on, to all or in person."""
+    said = []
+    for node in nodes:
+        peers = node.life.ports.peers
+        peers.announce, peers.tell = heard(said, peers.announce), heard(said, peers.tell)
+    return said
+
+
+def heard(said, tell):
+    async def telling(*what):
+        said.append(what[-1])
+        await tell(*what)
+
+    return telling
+
+
 async def test_a_stopped_session_goes_on_when_everybody_starts_again(autojump_clock):
     session = make(2, rounds=8)
     boss, *workers = nodes = [session.coordinator(), session.worker(1), session.worker(2)]
