@@ -40,6 +40,7 @@ class LedgerSuccession:
     coordinated: Coordination
     cache: Path
     current: Term = field(default_factory=lambda: Term(-1))  # nobody, before the session's own coordinator has joined
+    _reading: trio.Lock = field(default_factory=trio.Lock)
 
     @property
     def wait_s(self) -> float:
@@ -49,7 +50,8 @@ class LedgerSuccession:
     async def refresh(self) -> bool:
         """Reads the ledger again; False where it did not answer."""
         try:
-            self.current = await trio.to_thread.run_sync(self._read)
+            async with self._reading:  # two would find the cache locked, and take it for damaged
+                self.current = await trio.to_thread.run_sync(self._read)
         except LedgerError as error:
             log.warning("the ledger does not say who coordinates: %s", error)
             return False
@@ -108,13 +110,19 @@ class Takeover:
         return place_after(term, self.directory.own_index, [i for i, seat in enumerate(seats) if seat.active])
 
     async def take_over(self, term: Term, model: Payload | None, pending: Mix | None) -> bool | None:
-        """Records the last model again; True if this member coordinates now, False if not, None without the model."""
+        """Records the last model again; True if this member coordinates now, False if not.
+
+        None where it can't: without the model, or with a record of that round already.
+        """
+        round, own = term.newest + 1, self.directory.own_index
+        if await trio.to_thread.run_sync(self._is_used_up, round, term.digest):
+            log.warning("no election of this member: it has recorded another update of round %d", round)
+            return None
         try:
             payload = model if model is not None else await self._model(term)
         except (StorageError, LedgerError) as error:
             log.warning("no election of this member: %s", error)
             return None
-        round, own = term.newest + 1, self.directory.own_index
         try:
             await self.learner.run(self.learner.take_over, payload)
         except UpdateError as error:
@@ -136,6 +144,11 @@ class Takeover:
         await self.assemble(self.succession.current)
         self.tell(f"member {term.member} is gone: this member coordinates from round {round} on")
         return True
+
+    def _is_used_up(self, round: int, digest: bytes) -> bool:
+        """Whether a round has a record of ours, or will have, that is none of this model. Rounds only go up."""
+        last = self.journal.last_round()
+        return last > round or (last == round and self.journal.promised(round) != digest)
 
     async def assemble(self, term: Term) -> None:
         """The disk of a coordinator whose first round is the term's: the last model, and what went into it."""

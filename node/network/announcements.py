@@ -65,10 +65,14 @@ class AnnouncementBook:
         self._first: FIFOCache[bytes, tuple[str, int]] = FIFOCache(MAX_DIGESTS)  # digest -> peer id and round
         self._sizes: FIFOCache[bytes, int] = FIFOCache(MAX_DIGESTS)  # of payloads that were verified
         self._convicted: set[tuple[str, int]] = set()
+        self._noted_again: set[tuple[str, int]] = set()  # of whose update a second note was handed on
         self.evidence: list[Equivocation] = []
 
     def judge(self, announcement: Announcement) -> Verdict:
-        """The verdict on an announcement whose signature is verified; a NEW one is remembered."""
+        """The verdict on an announcement whose signature is verified; a NEW one is remembered.
+
+        One more with another note is NEW too, once: the first one stays what is remembered.
+        """
         if announcement.session_id != self._session_id:
             return Verdict.FOREIGN_SESSION
         if announcement.size > self._payload_limit:
@@ -86,8 +90,15 @@ class AnnouncementBook:
             return Verdict.NEW
         if known.digest == announcement.digest:
             same = (known.size, known.codec) == (announcement.size, announcement.codec)
-            return Verdict.KNOWN if same else Verdict.CONTRADICTION
+            return self._compare_notes(known, announcement) if same else Verdict.CONTRADICTION
         return self._convict(known, announcement)
+
+    def _compare_notes(self, known: Announcement, announcement: Announcement) -> Verdict:
+        key = (known.peer_id, known.round)
+        if known.note == announcement.note or key in self._noted_again:
+            return Verdict.KNOWN
+        self._noted_again.add(key)
+        return Verdict.NEW
 
     def has(self, announcement: Announcement) -> bool:
         """Whether this very announcement, the same in every field, is remembered: its signature was verified then."""
@@ -126,6 +137,7 @@ class AnnouncementBook:
             oldest = min(rounds)
             del rounds[oldest]
             self._convicted.discard((announcement.peer_id, oldest))
+            self._noted_again.discard((announcement.peer_id, oldest))
             self._forgotten[announcement.peer_id] = oldest
 
     def _convict(self, first: Announcement, second: Announcement) -> Verdict:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import trio
 
 from node.messages import Announcement
+from node.session.notes import end_of
 from node.session.ports import Directory
 
 
@@ -34,15 +35,21 @@ class Board:
         """Takes in an announcement whose signature was verified; returns a new proof of equivocation, if it is one.
 
         Announcements of strangers, of another session and older than the window are dropped; so are further ones of a
-        round with the same hash, whatever else they say (the network counts those that differ).
+        round with the same hash, whatever else they say (the network counts those that differ), but for one that says
+        the end, whichever came first.
         """
         member = self.directory.index_of(announcement.peer_id)
         if member is None or announcement.session_id != self.session_id or member in self._convicted:
             return None
         rounds = self._seen.setdefault(member, {})
         known = rounds.get(announcement.round)
+        if known is not None and known.digest != announcement.digest:
+            return self._convict(member, known, announcement)
         if known is not None:
-            return self._convict(member, known, announcement) if known.digest != announcement.digest else None
+            if end_of(announcement.note) and not end_of(known.note):
+                rounds[announcement.round] = announcement
+                self._wake()
+            return None
         if rounds and announcement.round <= max(rounds) - self.window:
             return None
         rounds[announcement.round] = announcement

@@ -57,6 +57,7 @@ class Coordinator:
     finished: int = 0  # the last round that is over
     ended: str = ""  # why there is no further round
     shares: tuple[int, ...] = ()  # of the next round: steps by member, fixed when the round before closes
+    _given: tuple[int, Trained] | None = None  # the newest model that was announced to train from
     _is_too_long: bool = False  # the shares did not fit into a note, which was said
 
     async def run(self) -> int:
@@ -76,8 +77,7 @@ class Coordinator:
                 failure = error  # raised below, since a nursery would wrap it
             except trio.Cancelled:
                 with trio.CancelScope(shield=True), trio.move_on_after(FAREWELL_S):
-                    last = await self.aggregator.model()
-                    await self.push.once(await self._announce_end(self.finished + 2, last, STOPPED, keep=False))
+                    await self._call_off()
                     await self._farewell()
                 raise
             if failure is None:
@@ -154,6 +154,7 @@ class Coordinator:
             orders = self._orders()
             said = signed(self.plan, self.ports.peers, round, model, MODEL_CODEC, encode(orders))
             await self.ports.journal.announced(said)
+        self._given = round, model
         self.push.say(said)
         await self.ports.peers.announce(said)
         return read_orders(said.note)
@@ -180,6 +181,14 @@ class Coordinator:
         self.push.say(said)
         await self.ports.peers.announce(said)
         return said
+
+    async def _call_off(self) -> None:
+        """Tells everybody that this node has to go, in a second note on the newest model: its round stays open.
+
+        Another model is not announced: who starts the coordinator again goes on with that round.
+        """
+        if self._given is not None:
+            await self.push.once(await self._announce_end(*self._given, STOPPED, keep=False))
 
     async def _end_in_flight(self, why: str) -> None:
         """Ends the session in a round that will not close: the model that it began with is the last."""

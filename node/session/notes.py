@@ -65,6 +65,14 @@ def read_orders(content: bytes) -> Orders:
     return _read(Orders, content) if content else Orders()
 
 
+def end_of(content: bytes) -> str:
+    """Why there is no further round, by a coordinator's note; empty if it does not say so, or is none."""
+    try:
+        return read_orders(content).end
+    except PeerError:
+        return ""
+
+
 def read_work(content: bytes) -> Work:
     """A worker's note. PeerError for anything else."""
     return _read(Work, content)

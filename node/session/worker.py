@@ -70,7 +70,8 @@ class Worker:
     _vacancy: Term | None = None  # the coordinator that is gone, when it is this member's turn
     _pending: Mix | None = None
     _sent: _Sent | None = None
-    _held: tuple[bytes, Payload] | None = None  # the newest model
+    _begun: int = 0  # the round whose model was given out to train from, not as the last one
+    _held: dict[bytes, Payload] = field(default_factory=dict)  # models by their hash, the newest last
     _before: Mapping[str, Traffic] = field(default_factory=dict)
 
     async def run(self) -> int:
@@ -97,10 +98,10 @@ class Worker:
             return True
         vacancy, self._vacancy = self._vacancy, None
         self.observe("taking over from the coordinator", vacancy.newest)
-        model = self._held[1] if self._held is not None and self._held[0] == vacancy.digest else None
-        outcome = await self.election.take_over(vacancy, model, self._pending)
+        outcome = await self.election.take_over(vacancy, self._held.get(vacancy.digest), self._pending)
         if outcome is not None:  # our record of the next round is made, whoever coordinates it
             self._pending, self._sent, self.finished, self.elected = None, None, vacancy.newest, outcome
+            self._following.alone = None  # there is another coordinator
             if not outcome:
                 self.finished = vacancy.newest + 1
         return self.elected
@@ -114,7 +115,8 @@ class Worker:
 
     def _leaves(self) -> bool:
         """Whether what is being done is to be left off."""
-        return self.stopping.is_set() or self._vacancy is not None
+        gone = self._vacancy is not None or bool(self._following.called_off(self._begun))
+        return self.stopping.is_set() or gone
 
     async def _rounds(self) -> None:
         while not self._leaves():
@@ -125,6 +127,7 @@ class Worker:
             await self._follow(announcement)
             if self.ended:
                 break
+        self.ended = self.ended or self._following.called_off(self._begun)  # a round that stays open
         if self._pending is not None and self._vacancy is None:
             await self.ports.records.close(self._pending.round + 1, self._pending)
             await self.ports.journal.closed()
@@ -137,7 +140,7 @@ class Worker:
         if newest is None or newest[0] <= self.finished:
             return
         round, trained = newest
-        self._sent = _Sent(round, trained)
+        self._sent, self._begun = _Sent(round, trained), round
         await self.ports.records.commit(round, trained.digest, self._pending)
         said = await self.ports.journal.announcement(round)
         if said is None:  # it was killed in between
@@ -163,6 +166,8 @@ class Worker:
         except PeerError as error:
             log.warning("the coordinator's note of round %d: %s", announcement.round, error)
             orders = Orders()
+        if not orders.end:
+            self._begun = announcement.round
         supplied = await self._supplied(announcement, orders)
         self.observe("downloading the model", announcement.round)
         begun = trio.current_time()
@@ -170,6 +175,10 @@ class Worker:
         if payload is None:
             return
         download_s = trio.current_time() - begun
+        if not orders.end:  # that one has no record
+            self.observe("waiting for the model's record", announcement.round)
+            if not await self._following.is_recorded(announcement):
+                return
         metrics = await self._adopt(announcement, payload, bool(orders.end))
         if metrics is None:
             return
@@ -198,17 +207,25 @@ class Worker:
 
     async def _download(self, announcement: Announcement) -> Payload | None:
         """The model's bytes, verified; None when a newer model is there, or we are to stop."""
-        if self._held is not None and self._held[0] == announcement.digest:
-            return self._held[1]
-        payload: Payload | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._following.until_superseded, announcement.round, nursery.cancel_scope.cancel)
-            payload = await self._fetch(announcement)
-            before, self._held = self._held, (announcement.digest, payload)
-            if before is not None:
-                discard(before[1])
-            nursery.cancel_scope.cancel()
+        payload = self._held.get(announcement.digest)
+        if payload is None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._following.until_superseded, announcement.round, nursery.cancel_scope.cancel)
+                payload = await self._fetch(announcement)
+                nursery.cancel_scope.cancel()
+        if payload is not None:
+            self._hold(announcement.digest, payload)
         return payload
+
+    def _hold(self, digest: bytes, payload: Payload) -> None:
+        """Keeps a model until the next one; in a session with elections, where that may never be recorded, for longer.
+
+        A coordinator announces no model before the record of the one before is confirmed: the ledger's is one of two.
+        """
+        self._held.pop(digest, None)
+        self._held[digest] = payload
+        while len(self._held) > (1 if self.election is None else 2):
+            discard(self._held.pop(next(iter(self._held))))
 
     async def _fetch(self, announcement: Announcement) -> Payload:
         tries = pauses(self.chance)
@@ -263,7 +280,7 @@ class Worker:
         own = self.ports.directory.own_index
         newer = threading.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._following.until_superseded, round, newer.set)
+            nursery.start_soon(self._following.interrupt, round, newer.set)
             done = await self.trainee.train(round, orders.steps_of(own), newer.is_set)
             nursery.cancel_scope.cancel()
         if done is None:

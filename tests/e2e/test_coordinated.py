@@ -120,6 +120,31 @@ def test_stopping_the_coordinator_ends_the_session_for_everybody(chain, homes, s
 
 
 @pytest.mark.slow
+def test_a_coordinator_that_is_stopped_below_its_quorum_contradicts_nothing_when_all_start_again(
+    chain, homes, session_file
+):
+    make(homes[0], chain, session_file, rounds=8, round_deadline_s=5.0, members=2)
+    boss, alice, bob = nodes = start_all(homes[:3], session_file, "--throttle", "0.1", "--stop-timeout", "1")
+    with running(nodes):
+        boss.wait_for(lambda status: finished(status) >= 2)
+        bob.kill()
+        boss.wait_for(lambda status: "quorum" in status["state"])
+        boss.signal(signal.SIGTERM)
+        ends = [node.end() for node in (boss, alice)]
+    assert [code for code, _ in ends] == [0, 0]
+    assert ends[1][1]["finished_round"] == ends[0][1]["finished_round"] < 8
+    listen, peers = boss.address().split("/p2p/")[0], ("--no-mdns", "--peers", boss.address())
+    nodes = [NodeProcess(homes[0], session_file, "--no-mdns", "--listen", listen)]
+    nodes += [NodeProcess(home, session_file, *peers) for home in homes[1:3]]
+    with running(nodes):
+        ends = [node.end() for node in nodes]
+    assert [(code, answer.get("finished_round")) for code, answer in ends] == [(0, 8)] * 3
+    report = audit(session_file, chain)
+    assert report["clean"], report["first_fault"]
+    assert not [file for home in homes[:3] for file in home.evidence.glob("*")]
+
+
+@pytest.mark.slow
 def test_beyond_the_maximum_a_worker_is_refused(chain, homes, session_file):
     opened = make(homes[0], chain, session_file, {"maximum": 1}, rounds=1000, quorum=1)
     nodes = start_all(homes[:2], session_file)

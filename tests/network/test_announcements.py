@@ -21,6 +21,18 @@ def test_an_announcement_is_new_once():
     assert judged.judge(announce(BOB, 1, b"one")) is Verdict.NEW
 
 
+def test_one_more_note_on_the_same_update_is_handed_on_once_and_the_first_one_kept():
+    judged, said = book(), announce(ALICE, 1, b"one")
+    judged.judge(said)
+    assert judged.judge(replace(said, note=b"end")) is Verdict.NEW
+    assert judged.judge(replace(said, note=b"end")) is Verdict.KNOWN
+    assert judged.judge(replace(said, note=b"and another")) is Verdict.KNOWN
+    assert judged.judge(said) is Verdict.KNOWN
+    assert judged.judge(replace(said, note=b"end", size=4)) is Verdict.CONTRADICTION
+    assert judged.since(0) == [said]
+    assert not judged.evidence
+
+
 def test_an_announcement_is_known_if_it_is_the_same_in_every_field():
     judged, announcement = book(), announce(ALICE, 1, b"one")
     assert not judged.has(announcement)

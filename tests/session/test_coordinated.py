@@ -4,7 +4,7 @@ import itertools
 import pytest
 import trio
 
-from node.errors import NetworkError, SessionOver
+from node.errors import NetworkError, SessionOver, UpdateError
 from node.messages import ABSENT, Announcement, Content
 from node.session.balance import FIRST_STEPS
 from node.session.bounds import Most
@@ -610,6 +610,61 @@ async def test_a_coordinator_that_has_to_go_at_once_gives_the_round_up_and_still
         assert worker.life.trainee.model == boss.life.aggregator.content
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.3, 1.02, 1.5, 2.2, 2.9, 3.3])
+async def test_a_coordinator_that_had_to_go_at_once_contradicts_nothing_when_everybody_starts_again(
+    autojump_clock, seconds
+):
+    session = make(2, rounds=8)
+    nodes = [session.coordinator(), session.worker(1), session.worker(2, step_s=0.3)]
+    said = listen(nodes)
+    async with trio.open_nursery() as nursery:
+        for worker in nodes[1:]:
+            nursery.start_soon(worker.run)
+        with trio.move_on_after(seconds):
+            await nodes[0].run()
+        nodes[0].leave()
+    assert all("stopped" in worker.life.ended for worker in nodes[1:])
+    again = [session.coordinator(nodes[0].disk, nodes[0].life.aggregator)]
+    again += [session.worker(index, nodes[index].disk, step_s=0.3) for index in (1, 2)]
+    said += listen(again)
+    await run_all(again)
+    assert [mix.round for mix in nodes[0].disk.mixes] == list(range(1, 9))
+    digests = {}
+    for one in said:
+        assert digests.setdefault((one.peer_id, one.round), one.digest) == one.digest, "two models of one round"
+    recorded = {round: digest for round, digest, _ in nodes[0].disk.records if digest}
+    for worker in nodes[1:]:
+        rows = {mix.round - lags(mix)[0]: mix.mixed_hash for mix in worker.disk.mixes}
+        assert all(recorded.get(round, digest) == digest for round, digest in rows.items())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_notes_on_one_model_the_end_counts_whichever_came_first(order):
+    node = make(1).worker(1)
+    notes = [encode(Orders(steps=(1,))), encode(Orders(end="stopped"))]
+    said = [Announcement(7, 2, b"d" * 32, 1, "float32", "boss", b"s", note) for note in notes]
+    for one in said[::order]:
+        assert node.board.post(one) is None
+    assert node.board.newest(0) == said[1]
+
+
+def listen(nodes):
+    """What the nodes announce from now on, to all or in person."""
+    said = []
+    for node in nodes:
+        peers = node.life.ports.peers
+        peers.announce, peers.tell = heard(said, peers.announce), heard(said, peers.tell)
+    return said
+
+
+def heard(said, tell):
+    async def telling(*what):
+        said.append(what[-1])
+        await tell(*what)
+
+    return telling
+
+
 async def test_a_stopped_session_goes_on_when_everybody_starts_again(autojump_clock):
     session = make(2, rounds=8)
     boss, *workers = nodes = [session.coordinator(), session.worker(1), session.worker(2)]
@@ -686,3 +741,102 @@ async def test_a_learner_whose_data_never_come_ends_with_the_session(autojump_cl
     assert workers[2].life.ended
     assert workers[2].life.trainee.model == boss.life.aggregator.content
     assert not workers[2].life.trainee.trained
+
+
+def lost_while_downloading(session, _workers):
+    session.bus.slow["boss"] = 20.0
+
+
+def lost_after_the_budget(_session, workers):
+    for worker in workers:
+        worker.life.trainee.affords = 1
+
+
+def lost_after_a_bad_model(_session, workers):
+    for worker in workers:
+        worker.life.trainee.adopt = once(worker.life.trainee.adopt)
+
+
+def lost_while_waiting_for_data(_session, workers):
+    for worker in workers:
+        worker.life.supply = Supply(1e6)
+
+
+def lost_with_bad_data(_session, workers):
+    for worker in workers:
+        worker.life.supply = NoSupply()
+
+
+def once(adopt):
+    calls = itertools.count()
+
+    async def adopting(payload, measure):
+        if next(calls):
+            raise UpdateError("not the shapes of this model")
+        return await adopt(payload, measure)
+
+    return adopting
+
+
+class NoSupply:
+    async def obtain(self, said):
+        await trio.lowlevel.checkpoint()
+        return False
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        lambda *_: None,
+        lost_while_downloading,
+        lost_after_the_budget,
+        lost_after_a_bad_model,
+        lost_while_waiting_for_data,
+        lost_with_bad_data,
+    ],
+)
+async def test_a_worker_waits_for_a_lost_coordinator_as_long_as_it_says_whatever_it_does(autojump_clock, arrange):
+    session = make(2, rounds=8, bound_s=1000.0)
+    boss, *workers = session.coordinator(), session.worker(1), session.worker(2)
+    arrange(session, workers)
+    for worker in workers:
+        worker.life.patience_s = 100.0
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(die_after, boss, 1.6)
+            for worker in workers:
+                nursery.start_soon(ends_alone, worker)
+
+
+async def ends_alone(worker):
+    began = trio.current_time()
+    with pytest.raises(ExceptionGroup) as raised:
+        await worker.run()
+    assert raised.group_contains(NetworkError, match="no coordinator for 100 s")
+    assert 100 < trio.current_time() - began < 110
+
+
+async def die_after(boss, seconds):
+    """Killed: it says no farewell."""
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(boss.life.collector.run)
+            nursery.start_soon(boss.life.push.run)
+            await boss.life._rounds()
+    boss.leave()
+
+
+async def test_a_worker_that_trains_for_longer_than_its_patience_finishes_first(autojump_clock):
+    session = make(2, rounds=8, quorum=1, balance=False, bound_s=1000.0)
+    boss, worker = session.coordinator(), session.worker(1, step_s=300 / FULL)
+    worker.life.patience_s = 100.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        await die_after(boss, 2.0)
+        await trio.sleep(350)
+        assert worker.life.trainee.trained == [(1, FULL)]
+        session.bus.offline.discard("boss")
+        nursery.start_soon(session.coordinator(boss.disk, boss.life.aggregator).run)
+        await trio.sleep(50)
+        nursery.cancel_scope.cancel()
+    assert [lags(mix) for mix in boss.disk.mixes] == [{0: 0, 1: 0, 2: ABSENT}]

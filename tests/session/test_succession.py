@@ -2,6 +2,7 @@
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import trio
@@ -95,6 +96,9 @@ class ElectingDisk(CoordinatedDisk):
         await super().commit(round, digest, mix)
         self.chain.records.append(Recorded(self.member, round, digest, False, int(trio.current_time())))
 
+    async def deliver(self):
+        """Records are on the chain at once."""
+
     async def close(self, round, mix):
         await super().close(round, mix)
         self.chain.records.append(Recorded(self.member, round, bytes(32), True, int(trio.current_time())))
@@ -106,6 +110,7 @@ class FakeElection:
     others: list[int]
     wait_s: float = WAIT
     current: Term = field(default_factory=lambda: Term(0))
+    model: bytes = b""  # that it took over
 
     @property
     def succession(self):
@@ -122,6 +127,7 @@ class FakeElection:
     async def take_over(self, term, model, pending):
         if model is None:
             return None
+        self.model = model
         await self.disk.commit(term.newest + 1, term.digest, pending)
         await self.refresh()
         return self.current.member == self.disk.member
@@ -160,28 +166,36 @@ class Electing:
             term = node.life.election.current
             node.disk.office = Progress(term.first, None)
             used = {1: term.newest - 1, 2: term.newest - 1, 3: term.newest - 1}
-            aggregator = FakeAggregator(node.life.trainee.model, used, own=index)
+            aggregator = FakeAggregator(node.life.election.model, used, own=index)
             office = self.offices[index] = self.boss(index, node.disk, aggregator)
             self.ends[index] = await office.life.run()
         node.leave()
 
 
 @asynccontextmanager
-async def without_coordinator(all, boss, workers, round):
-    """The session once its coordinator died after so many rounds; the block ends when all workers have ended."""
+async def without_coordinator(all, boss, workers, round, at_record=0):
+    """The session once its coordinator died after so many rounds; the block ends when all workers have ended.
+
+    `at_record`: it died a while after it wrote that record.
+    """
     with trio.fail_after(2000):
         async with trio.open_nursery() as nursery:
             for index, worker in workers.items():
                 nursery.start_soon(all.live, index, worker)
             with trio.CancelScope() as scope:
-                nursery.start_soon(end_after, boss, round, scope)
-                await boss.run()
+                nursery.start_soon(end_after, boss, round, scope, at_record)
+                async with trio.open_nursery() as its_own:
+                    its_own.start_soon(boss.disk.deliver)
+                    await boss.run()
             yield nursery
 
 
-async def end_after(boss, round, scope):
+async def end_after(boss, round, scope, record=0):
     while len(boss.disk.mixes) < round:
         await trio.sleep(0.05)
+    while record and not any(known == record for known, _, _ in boss.disk.records):
+        await trio.sleep(0.05)
+    await trio.sleep(1.5 if record else 0)
     boss.life.push.once = boss.life.ports.peers.announce = lambda *_: trio.sleep(0)  # killed: it says no farewell
     boss.leave()
     scope.cancel()
@@ -248,3 +262,73 @@ async def test_a_worker_that_was_second_on_the_ledger_stays_a_worker(autojump_cl
     assert len(all.offices) == 1
     assert len(terms(0, all.chain.records, WAIT)) == 2
     assert set(all.ends.values()) == {12}
+
+
+async def test_where_nobody_can_take_over_the_workers_end_and_say_what_is_missing(autojump_clock):
+    all = Electing(rounds=8)
+    boss, workers = all.boss(), {i: all.worker(i) for i in (1, 2, 3)}
+    tries = []
+    for worker in workers.values():
+        worker.life.patience_s = 100.0
+        worker.life.election.take_over = partial(decline, tries)
+    with pytest.raises(ExceptionGroup) as raised:
+        async with without_coordinator(all, boss, workers, 2):
+            pass
+    assert raised.group_contains(NetworkError, match="no coordinator for 250 s")  # and 30 s for each of four, and one
+    assert len(tries) > 3, "it tries again, until then"
+
+
+async def decline(tries, *_):
+    """The last model is not to be had."""
+    await trio.lowlevel.checkpoint()
+    tries.append(1)
+
+
+async def test_a_worker_uses_no_round_up_of_which_the_ledger_knows_nothing(autojump_clock):
+    """Else none could take over from a coordinator that died with its record, which has to be done in that round."""
+    session = Electing(rounds=8)
+    boss, workers = (
+        session.boss(disk=LateDisk(member=0, chain=session.chain)),
+        {i: session.worker(i) for i in (1, 2, 3)},
+    )
+    boss.life.require_office = partial(boss.disk.confirmed, boss.life.require_office)
+    async with without_coordinator(session, boss, workers, 2, at_record=3):
+        pass
+    assert boss.disk.announcements[-1].round == 3
+    known = terms(0, session.chain.records, WAIT)
+    assert [(term.member, term.first) for term in known] == [(0, 1), (1, 3)]
+    recorded = {(each.member, each.round): each.digest for each in session.chain.records}
+    for index in (2, 3):
+        adopted = {adopted_round(mix, index): mix.mixed_hash for mix in workers[index].disk.mixes}
+        assert list(adopted)[:2] == [2, 3]
+        assert all(digest == recorded[term_of(known, r).member, r] for r, digest in adopted.items() if r <= 8)
+    assert set(session.ends.values()) == {8}
+
+
+def adopted_round(mix, own):
+    """Of the coordinator's model in a worker's row."""
+    return mix.round - next(entry.lag for entry in mix.inputs if entry.member != own)
+
+
+@dataclass
+class LateDisk(ElectingDisk):
+    """Its records are on the chain some two seconds after they were written, if its node lives."""
+
+    on_their_way: list[Recorded] = field(default_factory=list)
+
+    async def commit(self, round, digest, mix):
+        chain, self.chain = self.chain, Chain()
+        await super().commit(round, digest, mix)
+        self.on_their_way += self.chain.records
+        self.chain = chain
+
+    async def deliver(self):
+        while True:
+            await trio.sleep(0.1)
+            while self.on_their_way and trio.current_time() - self.on_their_way[0].at >= 3:
+                self.chain.records.append(self.on_their_way.pop(0))
+
+    async def confirmed(self, then):
+        while self.on_their_way:
+            await trio.sleep(0.1)
+        await then()
