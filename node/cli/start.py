@@ -24,7 +24,7 @@ from node.cli.options import (
 )
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers, note
-from node.daemon.run import run_node
+from node.daemon.run import Outcome, run_node
 from node.daemon.settings import StartSettings
 from node.errors import ConfigError
 from node.home import Home, open_home
@@ -215,7 +215,14 @@ def start(
     passphrase = read_passphrase(place, passphrase_file)
     reach = ways(choices["ipfs"], choices["peers"])
     settings = StartSettings(place, session_path, passphrase, reach=reach, metrics=metrics, **choices)
-    outcome = trio.run(run_node, settings, note)
+    return shown(trio.run(run_node, settings, note))
+
+
+def shown(outcome: Outcome | None) -> Result:
+    """How a node ended; None: by a signal, before it took part."""
+    if outcome is None:
+        unknown = dict.fromkeys(("finished_round", "rounds", "records", "records_pending"))
+        return Result({**unknown, "stopped": True}, "stopped before the rounds began")
     fields = {
         "finished_round": outcome.finished_round,
         "rounds": outcome.rounds,
