@@ -2,13 +2,14 @@
 
 import hashlib
 import secrets
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from ledger import Chain, Ledger, SessionEntry, SessionUnknown, connect, deploy, load_keystore, session_id_of
 from node.config import Contract, Initial, Sealing, Session, config_hash, format_session, parse_session
 from node.errors import SessionFileError
-from node.files import write_atomically
+from node.files import write_atomically, written_before
 from node.home import Home
 from node.learning import parameters
 from node.learning.task import prepare
@@ -21,6 +22,7 @@ INITIAL_FILE = "initial.safetensors"
 SESSION_FILE = "session.toml"
 NO_WAYS = Ways()
 RPC_TIMEOUT_S = 10.0
+FOR_EVERYBODY = 0o666  # less the umask: a session file is handed out
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,14 @@ class OpenSession:
     ledger: Ledger
 
 
-async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[bytes, OpenSession]:
+async def create_session(
+    home: Home, passphrase: str, wishes: Wishes, out: Path | None = None
+) -> tuple[bytes, OpenSession]:
     """Creates a session on the ledger and pins its initial parameters in the home; returns the file's bytes.
 
-    Raises NodeError or LedgerError; nothing is kept in the home before the wishes are known to be possible, and
-    nothing is written to the chain before everything else is known to work.
+    They are on the disk of `out` before there is a session, and have that name as soon as there is one. Raises
+    NodeError or LedgerError; nothing is kept in the home before the wishes are known to be possible, and nothing is
+    written to the chain before everything else is known to work.
     """
     account = load_keystore(home.keystore, passphrase)
     creator = str(account.address)
@@ -65,7 +70,8 @@ async def create_session(home: Home, passphrase: str, wishes: Wishes) -> tuple[b
     if key is not None:  # before there is a session that needs it
         path = home.session_key(session_id_of(session.creator, config_hash(content)))
         write_atomically(path, format_key(key))
-    session_id = ledger.create_session(account, config_hash(content), wishes.admitted, cid)
+    with nullcontext() if out is None else written_before(out, content, FOR_EVERYBODY):
+        session_id = ledger.create_session(account, config_hash(content), wishes.admitted, cid)
     if wishes.admitted:
         ledger.admit(account, session_id, [account.address])
     return content, OpenSession(session, session_id, content, ledger.session(session_id), ledger)

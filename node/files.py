@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from node.errors import HomeError
@@ -15,20 +16,45 @@ def write_atomically(path: Path, content: bytes | Iterable[Piece], mode: int = 0
 
     Raises HomeError if the disk does not take it.
     """
+    with written_before(path, content, mode, durable):
+        pass
+
+
+@contextmanager
+def written_before(
+    path: Path, content: bytes | Iterable[Piece], mode: int = 0o600, durable: bool = True
+) -> Iterator[None]:
+    """As `write_atomically`; the content is written before the block runs, and has its name if that ends well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            for piece in (content,) if isinstance(content, bytes) else content:
-                file.write(piece)
+        with _refusals(path):
+            _write(temporary, content, mode, durable)
+        yield
+        with _refusals(path):
+            temporary.replace(path)
             if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
+                sync_directory(path.parent)
+    except BaseException:
+        with suppress(OSError):  # a name that is too long
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write(path: Path, content: bytes | Iterable[Piece], mode: int, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        for piece in (content,) if isinstance(content, bytes) else content:
+            file.write(piece)
         if durable:
-            sync_directory(path.parent)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise HomeError(f"{path} cannot be written ({error.strerror}): mend that, then start again") from error
 
 

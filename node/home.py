@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from node.errors import HomeError
 from node.files import write_atomically
@@ -103,7 +103,7 @@ class Home:
 def open_home(path: Path) -> Home:
     """The home at `path`; HomeError if `fl-node init` never made it."""
     home = Home(path)
-    if not home.identity.is_file() or not home.keystore.is_file():
+    if not holds(home, home.identity, home.keystore):
         raise HomeError(f"{path} is not the home of a node: make it with `fl-node init --home {path}`")
     return home
 
@@ -111,15 +111,23 @@ def open_home(path: Path) -> Home:
 def open_place(path: Path) -> Home:
     """The home of a node or a tracker at `path`; HomeError if there is none."""
     home = Home(path)
-    if not home.identity.is_file():
+    if not holds(home, home.identity):
         raise HomeError(f"{path} is not the home of a node or a tracker: make one with `fl-node init --home {path}`")
     return home
+
+
+def holds(home: Home, *files: Path) -> bool:
+    """Whether a home has all of these files. HomeError if nobody can say."""
+    try:
+        return all(file.is_file() for file in files)
+    except OSError as error:
+        raise HomeError(f"{home.path} cannot be read ({error.strerror}): mend that, or use another --home") from error
 
 
 @contextmanager
 def lock_home(home: Home) -> Iterator[None]:
     """Holds the home while the block runs; HomeError names the process that has it already."""
-    with home.lock.open("a+") as file:
+    with _opened_lock(home) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -133,6 +141,13 @@ def lock_home(home: Home) -> Iterator[None]:
         file.flush()
         yield
         file.truncate(0)
+
+
+def _opened_lock(home: Home) -> TextIO:
+    try:
+        return home.lock.open("a+")
+    except OSError as error:
+        raise HomeError(f"{home.lock} cannot be written ({error.strerror}): mend that, then start again") from error
 
 
 def running_pid(home: Home) -> int | None:

@@ -4,6 +4,7 @@ Knows no ledger: what comes from outside is bounded in bytes and seconds here, a
 `agreement`. The CID of a session file is that of one raw block, so its digest is the hash on the ledger.
 """
 
+import os
 import queue
 import threading
 import time
@@ -36,7 +37,7 @@ class Ways:
 
 def is_remote(source: str) -> bool:
     """Whether a source is a URL or a CID, and no file of that name exists."""
-    return source.startswith(("http://", "https://", "ipfs://")) or (not Path(source).exists() and _is_cid(source))
+    return source.startswith(("http://", "https://", "ipfs://")) or (not os.path.exists(source) and _is_cid(source))
 
 
 def session_cid(content: bytes) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from node.cli.logs import FORMATS, set_up_logging
-from node.cli.options import load_settings
 from node.cli.result import fail
+from node.cli.settings_file import load_settings
 from node.errors import NodeError
 
 COMMANDS = {  # in the order of use: name -> module of node.cli, imported when it is needed

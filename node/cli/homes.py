@@ -16,7 +16,7 @@ from node.cli.result import Result, answers
 from node.dashboard.tables import status_view, tracker_view
 from node.errors import HomeError
 from node.files import write_atomically
-from node.home import Home, lock_home, open_home, open_place, read_status, running_pid
+from node.home import Home, holds, lock_home, open_home, open_place, read_status, running_pid
 from node.network.identity import create_identity
 
 
@@ -32,7 +32,7 @@ def init(home: Path, passphrase_file: Path | None) -> Result:
     """
     place = Home(home)
     for existing in (place.identity, place.keystore):
-        if existing.exists():
+        if holds(place, existing):
             raise HomeError(f"{home} is a node's home already ({existing.name} exists): use another --home")
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

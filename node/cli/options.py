@@ -2,7 +2,6 @@
 
 import math
 import re
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,64 +9,9 @@ from typing import Any, TypeVar
 import click
 import trio
 
-from node.errors import ConfigError
 from node.sources import Ways
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def load_settings(context: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
-    """Reads a TOML settings file into click's defaults, which flags and the environment override.
-
-    Keys are option names with `_` or `-`; a table named after a command applies to that command alone.
-    """
-    if value is None:
-        return None
-    try:
-        settings = tomllib.loads(value.read_text())
-    except FileNotFoundError as error:
-        raise click.BadParameter(f"there is no settings file at {value}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{value} is not valid TOML: {error}") from error
-    try:
-        context.default_map = defaults_of(settings, context.command)
-    except ConfigError as error:
-        raise click.BadParameter(str(error)) from error
-    return value
-
-
-def defaults_of(settings: dict[str, Any], command: click.Command) -> dict[str, Any]:
-    """A settings file as click's nested defaults. ConfigError names a key that no command has."""
-    known = option_names(command)
-    for key in settings:
-        if not isinstance(settings[key], dict) and key.replace("-", "_") not in known:
-            raise ConfigError(f"settings file: no command has an option {key!r}: see fl-node --help")
-    return _defaults(settings, command)
-
-
-def option_names(command: click.Command) -> set[str]:
-    """The names of all options of a command and of those below it."""
-    return _own_names(command).union(*(option_names(sub) for sub in _commands(command).values()))
-
-
-def _defaults(settings: dict[str, Any], command: click.Command) -> dict[str, Any]:
-    general = {key.replace("-", "_"): value for key, value in settings.items() if not isinstance(value, dict)}
-    defaults: dict[str, Any] = {key: value for key, value in general.items() if key in _own_names(command)}
-    for name, sub in _commands(command).items():
-        defaults[name] = _defaults({**general, **settings.get(name, {})}, sub)
-    return defaults
-
-
-def _commands(command: click.Command) -> dict[str, click.Command]:
-    if not isinstance(command, click.Group):
-        return {}
-    context = click.Context(command)
-    found = {name: command.get_command(context, name) for name in command.list_commands(context)}
-    return {name: sub for name, sub in found.items() if sub is not None}
-
-
-def _own_names(command: click.Command) -> set[str]:
-    return {parameter.name for parameter in command.params if parameter.name}
 
 
 def home_option(command: F) -> F:

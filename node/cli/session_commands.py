@@ -19,6 +19,7 @@ from node.cli.options import (
     split,
     ways,
 )
+from node.cli.outputs import require_writable
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers
 from node.cli.unused_options import CHOICES, require_use
@@ -208,16 +209,14 @@ def create(home: Path, passphrase_file: Path | None, out: Path, **choices: Any) 
         choices["split"] = "stratified"
     coordination = CoordinationWishes(**{name: choices.pop(name) for name in CHOICES})
     budget = privacy({name: choices.pop(name) for name in PRIVATE})
-    if out.exists():
+    if os.path.lexists(out):
         raise SessionFileError(f"{out} exists: choose another --out, a session file is never overwritten")
-    if not os.access(out.resolve().parent, os.W_OK):
-        raise SessionFileError(f"{out.resolve().parent} cannot be written to: choose another --out")
+    require_writable(out, "--out")
     for way in ("bootstrap", "trackers"):
         choices[way] = tuple(str(parse_peer_address(text)) for text in split(choices[way]))
     place = open_home(home)
     wishes = Wishes(coordination=coordination, privacy=budget, **choices)
-    content, opened = trio.run(create_session, place, read_passphrase(place, passphrase_file), wishes)
-    out.write_bytes(content)
+    content, opened = trio.run(create_session, place, read_passphrase(place, passphrase_file), wishes, out)
     answer = {
         **summary(opened.session, content),
         "session": f"{opened.session_id:016x}",

@@ -1,5 +1,6 @@
 """Where `fl-node snapshot` looks: a home's store, Kubo, peers; and what the ledger names."""
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -86,7 +87,7 @@ async def open_place(place: Place) -> AsyncIterator[Snapshots]:
         raise ConfigError("--peers are asked by the embedded store, a Kubo daemon finds its own: leave one out")
     async with AsyncExitStack() as stack:
         root = place.home
-        if not root.is_dir():
+        if not os.path.isdir(root):  # nor where its name is none
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fl-node-")))
         fetch = await stack.enter_async_context(visiting(place.peers, PEERS_S)) if place.peers else None
         bounds = Bounds(snapshot=place.limit)

@@ -24,14 +24,11 @@ from node.cli.options import (
 )
 from node.cli.passphrase import read_passphrase
 from node.cli.result import Result, answers, note
-from node.config import parse_session
-from node.daemon.run import run_node
+from node.daemon.run import Outcome, run_node
 from node.daemon.settings import StartSettings
 from node.errors import ConfigError
-from node.files import write_atomically
 from node.home import Home, open_home
 from node.network.addresses import parse_address, parse_peer_address
-from node.sources import Ways, is_remote, read_source
 from node.storage import parse_retention
 
 
@@ -216,9 +213,16 @@ def start(
         )
     metrics = None if metrics_port is None else (metrics_host, metrics_port)
     passphrase = read_passphrase(place, passphrase_file)
-    file = session_file(place, session_path, ways(choices["ipfs"], choices["peers"]))
-    settings = StartSettings(place, file, passphrase, metrics=metrics, **choices)
-    outcome = trio.run(run_node, settings, note)
+    reach = ways(choices["ipfs"], choices["peers"])
+    settings = StartSettings(place, session_path, passphrase, reach=reach, metrics=metrics, **choices)
+    return shown(trio.run(run_node, settings, note))
+
+
+def shown(outcome: Outcome | None) -> Result:
+    """How a node ended; None: by a signal, before it took part."""
+    if outcome is None:
+        unknown = dict.fromkeys(("finished_round", "rounds", "records", "records_pending"))
+        return Result({**unknown, "stopped": True}, "stopped before the rounds began")
     fields = {
         "finished_round": outcome.finished_round,
         "rounds": outcome.rounds,
@@ -230,13 +234,3 @@ def start(
         f", {outcome.records_pending} waiting" if outcome.records_pending else ""
     )
     return Result(fields, text)
-
-
-def session_file(home: Home, source: str, reach: Ways) -> Path:
-    """The session file on this machine: a URL's or CID's is kept in the home, for starts without it."""
-    if not is_remote(source):
-        return Path(source)
-    content = read_source(source, reach)
-    parse_session(content, source)
-    write_atomically(home.session_file, content)
-    return home.session_file

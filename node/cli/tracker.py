@@ -16,7 +16,7 @@ from node.cli.options import Finite, Seconds, home_option, metrics_options, spli
 from node.cli.result import Result, answers, note
 from node.errors import ConfigError, HomeError
 from node.files import write_atomically
-from node.home import Home, lock_home
+from node.home import Home, holds, lock_home
 from node.network.addresses import parse_address
 from node.network.identity import Identity, create_identity, load_identity
 from node.network.metrics_page import metrics_page
@@ -99,7 +99,7 @@ def tracker(
 
 def own_identity(home: Home) -> Identity:
     """The identity in a home; a new one in a new home."""
-    if home.identity.is_file():
+    if holds(home, home.identity):
         return load_identity(home.identity)
     try:
         home.path.mkdir(mode=0o700, parents=True, exist_ok=True)

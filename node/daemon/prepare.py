@@ -72,7 +72,7 @@ def prepare_node(settings: StartSettings) -> Prepared:
     home = open_home(settings.home.path)
     identity = load_identity(home.identity)
     device = choose(settings.device, present())
-    opened = open_session(settings.session_path, settings.rpc)
+    opened = open_session(settings.session_path, settings.rpc, ways=settings.reach)
     require_throttle(opened, settings.throttle_s)
     device = private_device(opened, settings.device, device)
     learner = session_learner(opened, settings.task)

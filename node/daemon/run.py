@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from node.daemon.outside import Ears
 from node.daemon.parts import registration, take_part
 from node.daemon.prepare import prepare_node
 from node.daemon.settings import StartSettings
+from node.daemon.signals import Heeding, ended_by_signals
 from node.daemon.status import Status, keep_writing
 from node.daemon.watching import hear_announcements
 from node.daemon.witness import Witness
@@ -42,48 +43,55 @@ class Outcome:
     stopped: bool  # by a signal, before the last round
 
 
-async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outcome:
+async def run_node(settings: StartSettings, tell: Callable[[str], None]) -> Outcome | None:
     """Runs a node until its session's rounds are over or a signal ends it; `tell` gets lines for people.
 
-    Raises NodeError or LedgerError before anything is promised to anybody, or for a fault of our own.
+    None if a signal ended it before it took part. Raises NodeError or LedgerError before anything is promised to
+    anybody, or for a fault of our own.
     """
     torch.set_num_threads(settings.threads or max(1, (os.cpu_count() or 2) - 1))
-    with lock_home(settings.home), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        if left := await trio.to_thread.run_sync(clear_staging, settings.home.path):
-            log.info("%d copies on their way into IPFS, of a node that was killed, are removed", left)
-        if settings.ipfs is not None:  # a daemon that does not answer must not cost a membership
-            async with open_snapshots(settings.home.path, settings.ipfs):
-                pass
-        prepared = await trio.to_thread.run_sync(prepare_node, settings)
-        session, session_id = prepared.opened.session, prepared.opened.session_id
-        named = f"({session.name}), {session.rounds} rounds of {session.task}"
-        tell(f"member {prepared.directory.own_index} of session {session_id:016x} {named}")
-        if prepared.learner.device != CPU:
-            tell(f"training on {prepared.learner.device}")
-        async with open_parts(settings, prepared, tell) as parts, AsyncExitStack() as stack:
-            life = Life(parts, signals, tell)
-            if (registered := life.status.registration()) is not None:
-                tell(str(registered))
-            if settings.metrics is not None:
-                read = partial(node_metrics, parts.network, parts.recorder, prepared.learner, life.status)
-                page = await stack.enter_async_context(
-                    metrics_page(*settings.metrics, read, parts.network.standings.tally)
-                )
-                life.status.metrics_url = page.url
-                tell(f"metrics at {page.url}")
-            if settings.publish and await publish(prepared, parts.network):
-                tell("the ledger says where this node is")
-            return await life.live()
+    outcome: Outcome | None = None
+    with lock_home(settings.home):
+        async with ended_by_signals(tell) as heeding:
+            outcome = await _run(settings, heeding, tell)
+    return outcome
+
+
+async def _run(settings: StartSettings, heeding: Heeding, tell: Callable[[str], None]) -> Outcome:
+    if left := await trio.to_thread.run_sync(clear_staging, settings.home.path):
+        log.info("%d copies on their way into IPFS, of a node that was killed, are removed", left)
+    if settings.ipfs is not None:  # a daemon that does not answer must not cost a membership
+        async with open_snapshots(settings.home.path, settings.ipfs):
+            pass
+    prepared = await trio.to_thread.run_sync(prepare_node, settings)
+    session, session_id = prepared.opened.session, prepared.opened.session_id
+    named = f"({session.name}), {session.rounds} rounds of {session.task}"
+    tell(f"member {prepared.directory.own_index} of session {session_id:016x} {named}")
+    if prepared.learner.device != CPU:
+        tell(f"training on {prepared.learner.device}")
+    async with open_parts(settings, prepared, tell) as parts, AsyncExitStack() as stack:
+        life = Life(parts, tell)
+        if (registered := life.status.registration()) is not None:
+            tell(str(registered))
+        if settings.metrics is not None:
+            read = partial(node_metrics, parts.network, parts.recorder, prepared.learner, life.status)
+            page = await stack.enter_async_context(metrics_page(*settings.metrics, read, parts.network.standings.tally))
+            life.status.metrics_url = page.url
+            tell(f"metrics at {page.url}")
+        if settings.publish and await publish(prepared, parts.network):
+            tell("the ledger says where this node is")
+        heeding.by = life.heed
+        return await life.live()
 
 
 class Life:
     """The tasks of a running node, all of them in one nursery."""
 
-    def __init__(self, parts: Parts, signals: AsyncIterator[int], tell: Callable[[str], None]) -> None:
+    def __init__(self, parts: Parts, tell: Callable[[str], None]) -> None:
         outside = parts.outside
         self.settings, self.prepared, self.board = outside.settings, outside.prepared, outside.board
         self.network, self.recorder, self.replication = parts.network, parts.recorder, parts.replication
-        self.signals, self.tell = signals, tell
+        self.tell = tell
         self.rounds = self.prepared.opened.session.rounds
         self.status = Status(self.settings.home, self.prepared, self.network, self.recorder, self.replication)
         succession = None if outside.takeover is None else outside.takeover.succession
@@ -105,7 +113,6 @@ class Life:
             nursery.start_soon(hear_announcements, self.network, self.board, self.settings.home, witness.hear)
             nursery.start_soon(keep_writing, self.status)
             nursery.start_soon(keep_trimming)
-            nursery.start_soon(self._heed_signals)
             finished = await self._rounds()
             self.status.observe("flushing records", finished)
             flushed = await self.recorder.flush(self.settings.flush_s)
@@ -155,17 +162,16 @@ class Life:
         hint()
         await keep_fresh(directory, opened.ledger, opened.session_id, hint)
 
-    async def _heed_signals(self) -> None:
+    def heed(self, number: signal.Signals) -> None:
         """The first signal ends the round in flight within a deadline, a second one ends it at once."""
-        async for number in self.signals:
-            if self.part.stopping.is_set() or self.status.state == "replicating snapshots":
-                self.rounds_scope.cancel()
-                self.settling.cancel()
-                continue
-            self.tell(f"{signal.Signals(number).name}: ending the round in flight, flushing records")
-            self.part.stopping.set()
-            waiting = self.status.state.startswith(("waiting for members", "serving"))
-            self.rounds_scope.deadline = trio.current_time() + (0 if waiting else self.settings.stop_s)
+        if self.part.stopping.is_set() or self.status.state == "replicating snapshots":
+            self.rounds_scope.cancel()
+            self.settling.cancel()
+            return
+        self.tell(f"{number.name}: ending the round in flight, flushing records")
+        self.part.stopping.set()
+        waiting = self.status.state.startswith(("waiting for members", "serving"))
+        self.rounds_scope.deadline = trio.current_time() + (0 if waiting else self.settings.stop_s)
 
 
 def round_line(report: RoundReport, rounds: int) -> str:

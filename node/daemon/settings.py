@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.agreement import NO_WAYS
 from node.home import Home
+from node.sources import Ways
 from node.storage import Retention
 
 
@@ -12,8 +14,9 @@ class StartSettings:
     """Settings of one run of a node. Times in seconds."""
 
     home: Home
-    session_path: Path
+    session_path: Path | str  # or a URL or a CID
     passphrase: str
+    reach: Ways = NO_WAYS  # to a session file that is not on this machine
     rpc: str | None = None  # None: the session file's hint
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
     peers: tuple[str, ...] = ()

@@ -28,7 +28,10 @@ def _read(folder: Path, file: str, md5: str) -> npt.NDArray[np.uint8]:
     content = _content(folder, file)
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
-        raise DataError(f"{folder / file} is not the genuine file (MD5 {found}, expected {md5}): fetch it again")
+        raise DataError(
+            f"{folder / file} is not the genuine file (MD5 {found}, expected {md5}): fetch it again, or name another "
+            "folder with --data-dir or FL_NODE_DATA_DIR if this one is another data set's"
+        )
     dimensions = content[3]
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy()

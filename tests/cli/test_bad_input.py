@@ -1,6 +1,8 @@
 """Whatever is wrong gets one line that names the value and the cure, and exit status 2."""
 
+import errno
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from ledger import CallRefused, Ledger
 from node.cli.app import cli, main
 from node.home import lock_home
 from tests.cli.test_docs import ALL
@@ -255,6 +258,72 @@ def test_a_session_file_is_never_overwritten(run, home, session_file, chain):
         "session", "create", "--task", "mnist-softmax", "--rpc", chain.url, "--home", home.path, "--out", session_file
     )
     assert says(result, session_file)
+
+
+@pytest.mark.parametrize("command", ["init", "passphrase", "status", "stop", "tracker", "snapshot list"])
+def test_a_home_with_a_name_that_no_disk_takes(run, command):
+    assert says(run(*command.split(), "--home", "h" * 300), "hhh", "File name too long", "--home")
+
+
+def test_a_home_that_cannot_be_locked(run, home):
+    (home.path / "node.lock").mkdir()
+    assert says(run("passphrase", "--home", home.path), "node.lock", "Is a directory")
+
+
+def test_a_home_that_is_not_ours(run, home, monkeypatch):
+    """As root, who runs the tests, reads everything, the refusal is the system's only in this stand-in."""
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert says(run("status", "--home", home.path), home.path, "Permission denied")
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_session_file_with_a_name_that_no_disk_takes(run, command):
+    assert says(run("session", command, "s" * 300), "sss", "File name too long")
+
+
+@pytest.mark.parametrize("out", ["o" * 300, "none/s.toml", "loop", "file/s.toml"])
+def test_a_session_file_that_cannot_be_written_is_found_before_there_is_a_session(run, home, tmp_path, out):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("")
+    nobody = "http://127.0.0.1:1"
+    result = run(
+        "session", "create", "--task", "mnist-softmax", "--rpc", nobody, "--home", home.path, "--out", tmp_path / out
+    )
+    assert says(result, out, "--out")
+
+
+def test_a_session_file_that_the_disk_refuses_makes_no_session(run, home, chain, tmp_path, monkeypatch):
+    """Nothing is on the ledger before the file's bytes are on the disk, and no half of it stays."""
+    out, asked = tmp_path / "s.toml", []
+
+    monkeypatch.setattr(Ledger, "create_session", lambda *_, **__: asked.append(True))
+    fsync = os.fsync
+
+    def full(descriptor):
+        if ".s.toml." in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = run("session", "create", "--task", f"{TASK}:task", "--rpc", chain.url, "--home", home.path, "--out", out)
+    assert says(result, "s.toml", "No space left on device")
+    assert not asked
+    assert [path.name for path in tmp_path.iterdir()] == ["alice"]
+
+
+def test_a_session_that_the_ledger_refuses_leaves_no_file(run, home, chain, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise CallRefused("the contract refused")
+
+    monkeypatch.setattr(Ledger, "create_session", refuse)
+    out = tmp_path / "s.toml"
+    result = run("session", "create", "--task", f"{TASK}:task", "--rpc", chain.url, "--home", home.path, "--out", out)
+    assert says(result, "the contract refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["alice"]
 
 
 def test_settings_that_no_command_has(run, tmp_path):

@@ -7,12 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from node.agreement import open_session
 from node.cli.options import ways
 from node.config import FILE_LIMIT
 from node.errors import SessionFileError
+from node.home import bind_home, keep_session_file, lock_home
 from node.sources import Ways, is_remote, read_source, session_cid
 from tests.cli.test_bad_input import home, run, says, session_file  # noqa: F401  (fixtures)
-from tests.nodes import NodeProcess, make_home, running
+from tests.nodes import TASK, NodeProcess, make_home, make_session, running
 
 pytestmark = pytest.mark.real
 
@@ -114,6 +116,24 @@ def test_a_cid_names_exactly_one_content():
     liar = Ways(ask=lambda cid, seconds: b"something else")
     with pytest.raises(SessionFileError, match="does not have its hash"):
         read_source(session_cid(b"content"), liar)
+
+
+def test_another_session_at_a_url_leaves_the_file_of_a_home_as_it_is(run, session_file, home, chain, tmp_path, web):  # noqa: F811
+    """Its RPC is the one that `fl-node snapshot unpin` asks what the ledger protects."""
+    url, pages = web
+    opened = open_session(session_file, chain.url)
+    bind_home(home, opened.session_id, opened.session.name)
+    keep_session_file(home, opened.content)
+    make_session(home, chain, tmp_path / "other.toml", rounds=7)
+    pages["/session.toml"] = page((tmp_path / "other.toml").read_bytes())
+    begin = ("start", "--session", f"{url}/session.toml", "--home", home.path, "--task", f"{TASK}:task")
+    with lock_home(home):
+        assert says(run(*begin), home.path, "in use")
+    assert home.session_file.read_bytes() == opened.content
+    assert says(run(*begin), home.path, f"belongs to session {opened.session_id:016x}")
+    assert home.session_file.read_bytes() == opened.content
+    pages["/session.toml"] = page(b"rounds = 1")
+    assert says(run(*begin), url)
 
 
 def test_a_node_starts_from_a_url_or_from_a_cid_that_a_member_has(run, session_file, home, tmp_path, web):  # noqa: F811

@@ -74,6 +74,22 @@ def test_members_and_an_auditor_with_the_key_read_what_nobody_else_does(chain, t
     assert plain[8:200] not in sealed
 
 
+def test_a_member_that_waits_for_the_key_can_be_stopped(chain, tmp_path):
+    """With nobody there to give it, for up to --quorum-timeout; `fl-node stop` waits for less than that."""
+    alice, bob = (make_home(tmp_path / name) for name in ("alice", "bob"))
+    session = tmp_path / "session.toml"
+    opened = make_session(alice, chain, session, members=2, quorum=2, admitted=True, sealed=True)
+    account = load_keystore(bob.keystore, PASSPHRASE).address
+    opened.ledger.admit(load_keystore(alice.keystore, PASSPHRASE), opened.session_id, [account])
+    node = NodeProcess(bob, session, "--no-mdns")
+    with running([node]):
+        node.wait_for(lambda _: "waiting for a member who gives its key" in node.log.read_text())
+        assert answer("stop", "--home", bob.path, "--timeout", 20) == {"stopped": True, "was_running": True}
+        code, said = node.end(5)
+    assert (code, said["stopped"], said["finished_round"]) == (0, True, None)
+    assert "Traceback" not in bob.path.joinpath("node.log").read_text()
+
+
 def test_a_sealed_session_that_anybody_could_join_is_refused(chain, tmp_path):
     home = make_home(tmp_path / "alice")
     arguments = ("--task", "mnist-softmax", "--rpc", chain.url, "--out", tmp_path / "session.toml", "--sealed")

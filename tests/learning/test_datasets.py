@@ -73,6 +73,14 @@ def test_a_damaged_file_is_named(small, damage):
         load_images("mnist", small)
 
 
+def test_a_folder_of_another_data_set_can_be_named_by_the_cure(small, monkeypatch):
+    """MNIST's files and Fashion-MNIST's have the same names."""
+    other = replace(datasets.SOURCES["mnist"], read=partial(read_idx, ("another's",) * 4))
+    monkeypatch.setattr(datasets, "SOURCES", {"fashion": other})
+    with pytest.raises(DataError, match="fetch it again, or name another folder with --data-dir or FL_NODE_DATA_DIR"):
+        load_images("fashion", small)
+
+
 def test_a_file_that_is_no_gzip_is_named(small):
     (small / FILES[0]).unlink()
     (small / f"{FILES[0]}.gz").write_bytes(b"not gzip at all")
