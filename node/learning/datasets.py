@@ -133,7 +133,7 @@ def find_images(name: str, data_dir: Path | None = None) -> Path:
         raise DataError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
     folders = search_folders(name, data_dir)
     for folder in folders:
-        if any((folder / sign).is_file() for sign in SOURCES[name].signs):
+        if any(os.path.isfile(folder / sign) for sign in SOURCES[name].signs):
             return folder
     looked = ", ".join(str(folder) for folder in folders)
     raise DataError(f"data set {name!r} is in none of {looked}: {SOURCES[name].cure}")

@@ -1,6 +1,7 @@
 """Finds a task: a built-in name, or an object in a Python file of the user's. Every failure is one TaskError."""
 
 import importlib.util
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -41,7 +42,7 @@ def _variable(path: Path, variable: str) -> Task:
 
 
 def _run(path: Path) -> object:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise TaskError(f"task file {path} does not exist: check the path before the colon")
     spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
     assert spec is not None

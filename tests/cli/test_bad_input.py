@@ -265,6 +265,11 @@ def test_a_home_with_a_name_that_no_disk_takes(run, command):
     assert says(run(*command.split(), "--home", "h" * 300), "hhh", "File name too long", "--home")
 
 
+@pytest.mark.parametrize("given", [("--task", "t" * 300 + ".py:task"), ("--data-dir", "d" * 300)])
+def test_files_of_a_run_with_a_name_that_no_disk_takes(run, given):
+    assert says(run("simulate", *given, "--rounds", 1), given[1][:200])
+
+
 def test_a_home_that_cannot_be_locked(run, home):
     (home.path / "node.lock").mkdir()
     assert says(run("passphrase", "--home", home.path), "node.lock", "Is a directory")
