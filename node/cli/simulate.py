@@ -170,10 +170,8 @@ def sweep_result(options: dict[str, Any]) -> Result:
             failed = run_sweep_on_ray(runs, out, options["ray"], watch)
         else:
             failed = run_sweep(runs, out, options["processes"], watch)
-    on_file = {row["key"]: row for row in read_rows(out)}
-    rows = [
-        on_file[found] for found in map(key, runs) if found in on_file
-    ]  # in the order of the file, whoever was first
+    on_file = {row["key"]: row for row in read_rows(out)}  # in the order in which runs ended
+    rows = [on_file[wanted] for wanted in map(key, runs) if wanted in on_file]
     reasons = [str(each) for each in failed]
     seconds = round(time.perf_counter() - started, 3)
     fields = {"runs": len(runs), "failed": reasons, "out": str(out), "seconds": seconds}

@@ -24,6 +24,7 @@ from scripts.experiments.cells import (
 from scripts.experiments.samples import NOTHING, Results, Sample
 
 COMMON, OWN, LATE_WEIGHT = "common_accuracy", "own_accuracy", "attacker_weight_late"
+JUDGED_BY = {"common": COMMON, "personal": OWN}  # by objective
 EXACT = 1e-9  # rounding of means: equal runs are "at or above" each other
 
 # Row P11: learned sharing, softmax regression, 6 members (accuracy, std over members), in %.
@@ -139,14 +140,18 @@ def graph_bars(results: Results, dataset: str) -> Iterator[Bar]:
     yield from lost_bars("6", results, graph_places(dataset))
 
 
-def lost_bars(row: str, results: Results, where: Sequence[Place]) -> Iterator[Bar]:
+def lost_bars(row: str, results: Results, where: Sequence[Place], objective: str = "common") -> Iterator[Bar]:
     """Honest members against the same run with the attackers absent."""
     for place in where:
         for attack in ATTACKS:
             least = LOST[place.split]
             setting = ", ".join([*([place.graph] if row == "6" else []), place.split, attack])
             yield at_least(
-                row, place.dataset, (setting, f"attacked − absent ≥ {least}"), lost(results, place, attack), least
+                row,
+                place.dataset,
+                (setting, f"attacked − absent ≥ {least}"),
+                lost(results, place, attack, objective),
+                least,
             )
 
 
@@ -188,10 +193,12 @@ def common(results: Results, cell: Cell) -> Sample:
     return results.sample(cell, COMMON)
 
 
-def lost(results: Results, place: Place, attack: str, sharing: str = "learned") -> Sample:
+def lost(results: Results, place: Place, attack: str, objective: str = "common") -> Sample:
     """Points that honest members gain (mostly: lose) by the attackers' presence."""
-    attacked = common(results, attack_cell(place, sharing, attack))
-    return attacked - common(results, attack_cell(place, sharing, None))
+    attacked, absent = (
+        results.sample(attack_cell(place, "learned", name, objective), JUDGED_BY[objective]) for name in (attack, None)
+    )
+    return attacked - absent
 
 
 def harm_done(results: Results, place: Place, attack: str) -> Sample:

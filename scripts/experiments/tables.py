@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from node.simulation.attacks import ATTACKS
 from scripts.experiments.bars import (
     BEHIND_BASELINE,
+    JUDGED_BY,
     LATE_WEIGHT,
     LOST,
     OWN,
     REFERENCES,
     WEIGHT,
     Bar,
-    at_least,
     bars_of,
     common,
     contests,
@@ -35,7 +35,6 @@ from scripts.experiments.cells import (
 from scripts.experiments.markdown import NOT_RUN, shown, signed, table, verdict
 from scripts.experiments.samples import NOTHING, Results, Sample
 
-WEIGHED = ("weight on attackers (%)", f"< {WEIGHT:g}%")  # columns of rows 4 to 6
 MIXED = ("1", "3", "7")  # rows that demand several things of a setting
 TITLES = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 SUMMARY = (
@@ -157,35 +156,28 @@ def personal_table(results: Results, dataset: str) -> str:
     return table(header, rows)
 
 
-def attack_table(results: Results, place: Place) -> str:
-    """Rows 4 and 5, or row 6, in one place."""
-    seeds = results.seeds
-    absent = [shown(common(results, attack_cell(place, way, None)), seeds) for way in ("fixed", "learned")]
+def attack_table(results: Results, place: Place, objective: str = "common") -> str:
+    """Rows 4 and 5, or row 6, in one place; those of objective `personal` by accuracy on the own distribution."""
+    seeds, name = results.seeds, JUDGED_BY[objective]
+    ways = ("fixed", "learned")
+
+    def accuracies(attack: str | None) -> list[str]:
+        return [shown(results.sample(attack_cell(place, way, attack, objective), name), seeds) for way in ways]
+
     rows = []
-    for attack, bar in zip(ATTACKS, lost_bars("4", results, [place]), strict=True):
-        cells = [attack_cell(place, way, attack) for way in ("fixed", "learned")]
-        accuracies = [shown(common(results, cell), seeds) for cell in cells]
-        weight = shown(results.sample(cells[1], LATE_WEIGHT), seeds)
-        accuracies += [signed(bar.measured, seeds), verdict(bar)]
-        rows.append([attack, *accuracies, weight, verdict(weight_bar(results, place, attack))])
-    header = ["attack", "fixed", "learned", "attacked − absent", f"≥ {LOST[place.split]}", *WEIGHED]
-    return f"With the attackers absent: fixed {absent[0]}, learned {absent[1]}.\n\n{table(header, rows)}"
+    for attack, bar in zip(ATTACKS, lost_bars("4", results, [place], objective), strict=True):
+        weight = results.sample(attack_cell(place, "learned", attack, objective), LATE_WEIGHT)
+        weighed = [shown(weight, seeds), verdict(weight_bar(results, place, attack, objective))]
+        rows.append([attack, *accuracies(attack), signed(bar.measured, seeds), verdict(bar), *weighed])
+    bound = f"≥ {LOST[place.split]}"
+    header = ["attack", *ways, "attacked − absent", bound, "weight on attackers (%)", f"< {WEIGHT:g}%"]
+    absent = ", ".join(f"{way} {accuracy}" for way, accuracy in zip(ways, accuracies(None), strict=True))
+    return f"With the attackers absent: {absent}.\n\n{table(header, rows)}"
 
 
 def personal_attack_table(results: Results, place: Place) -> str:
-    """Objective `personal` under attack, by accuracy on the own distribution: as rows 4 and 5."""
-    rows = []
-    absent = results.sample(attack_cell(place, "learned", None, "personal"), OWN)
-    for attack in ATTACKS:
-        cell = attack_cell(place, "learned", attack, "personal")
-        attacked, fixed = results.sample(cell, OWN), results.sample(attack_cell(place, "fixed", attack), OWN)
-        setting = f"{place.split}, {attack}", f"≥ {LOST[place.split]}"
-        bar = at_least("4", place.dataset, setting, attacked - absent, LOST[place.split])
-        cells = [shown(fixed, results.seeds), shown(attacked, results.seeds), signed(bar.measured, results.seeds)]
-        weight = shown(results.sample(cell, LATE_WEIGHT), results.seeds)
-        rows.append([attack, *cells, verdict(bar), weight, verdict(weight_bar(results, place, attack, "personal"))])
-    header = ["attack", "fixed", "learned", "attacked − absent", f"≥ {LOST[place.split]}", *WEIGHED]
-    return f"With the attackers absent: learned {shown(absent, results.seeds)}.\n\n{table(header, rows)}"
+    """The same for objective `personal`."""
+    return attack_table(results, place, "personal")
 
 
 def baseline_table(results: Results, dataset: str, graphs: bool) -> str:

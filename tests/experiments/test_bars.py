@@ -136,7 +136,7 @@ def test_objective_personal_is_judged_under_attack_by_the_own_distribution():
         | {attack_cell(IID, "learned", "sign_flip", "personal"): ours}
     )
     shown = tables.personal_attack_table(results, IID)
-    assert "With the attackers absent: learned 95.00 ± 0.00." in shown
+    assert "With the attackers absent: fixed not run, learned 95.00 ± 0.00." in shown
     assert "| -2.00 ± 0.00 | **missed by 1.00** | 2.00 ± 0.00 | **missed by 1.00** |" in shown
 
 
