@@ -20,6 +20,7 @@ from node.errors import ContentMissing, StorageError
 from node.storage.unixfs import CHUNK, WIDTH
 
 _SENT_AT_ONCE = 1 << 18
+_DIGITS = 20  # of a number of bytes
 _CURE = "start it (`ipfs daemon`), correct --ipfs, or leave --ipfs out to use the embedded store"
 
 
@@ -72,7 +73,7 @@ class KuboRpc:
     def pinned(self) -> list[str]:
         """All recursive pins of the daemon, whoever made them."""
         with self._errors("pin ls"):
-            keys = self._field("pin/ls", "Keys", dict, type="recursive")
+            keys = self._field("pin/ls", "Keys", dict, type="recursive") or {}
             return [str(key) for key in keys]
 
     def block(self, cid: str, limit: int) -> bytes:
@@ -92,9 +93,11 @@ class KuboRpc:
         return sum("Key" in item for item in self._json("repo/gc"))
 
     def size(self) -> int:
-        """Bytes of the daemon's repository."""
-        size: int = self._field("repo/stat", "RepoSize", int)
-        return size
+        """Bytes of the daemon's repository: a number from Kubo, its digits from js-ipfs."""
+        size = self._field("repo/stat", "RepoSize", (int, str)) or 0
+        if not str(size).isdecimal() or len(str(size)) > _DIGITS:
+            raise self._no_daemon({"RepoSize": size})
+        return int(size)
 
     def connect(self, address: str) -> None:
         """Connects the daemon to a peer (`/ip4/…/tcp/…/p2p/…`), so that it can fetch from it."""
@@ -102,7 +105,7 @@ class KuboRpc:
 
     def addresses(self) -> list[str]:
         """Where the daemon's own bitswap can be reached."""
-        return [str(address) for address in self._field("id", "Addresses", list)]
+        return [str(address) for address in self._field("id", "Addresses", list) or []]
 
     @property
     def _timeout(self) -> str:
@@ -116,12 +119,12 @@ class KuboRpc:
                 raise self._no_daemon(answer)
             return list(answer) or [{}]
 
-    def _field(self, command: str, name: str, kind: type, **options: str) -> Any:
-        """What the daemon says under a name; of that type, empty where it says nothing."""
+    def _field(self, command: str, name: str, kinds: type | tuple[type, ...], **options: str) -> Any:
+        """What the daemon says under a name, of one of these types; None where it says nothing."""
         value = self._json(command, **options)[0].get(name)
-        if value is not None and not isinstance(value, kind):
+        if value is not None and not isinstance(value, kinds):
             raise self._no_daemon({name: value})
-        return kind() if value is None else value
+        return value
 
     def _no_daemon(self, answer: object) -> StorageError:
         return StorageError(f"what answers at {self.url} is no Kubo daemon ({str(answer)[:60]}): {_CURE}")

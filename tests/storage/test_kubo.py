@@ -176,6 +176,9 @@ async def test_what_a_slow_daemon_pins_after_the_time_is_over_can_be_released(st
     ("command", "said", "ask"),
     [
         ("repo/stat", b'{"RepoSize": "much"}', lambda kubo: kubo.size()),
+        ("repo/stat", b'{"RepoSize": "-1"}', lambda kubo: kubo.size()),
+        ("repo/stat", b'{"RepoSize": true}', lambda kubo: kubo.size()),
+        ("repo/stat", b'{"RepoSize": "%s"}' % (b"9" * 5000), lambda kubo: kubo.size()),
         ("pin/ls", b'{"Keys": 7}', lambda kubo: kubo.pins()),
         ("id", b'{"Addresses": 7}', lambda kubo: kubo.addresses()),
     ],
@@ -186,6 +189,14 @@ async def test_an_answer_of_another_kind_is_one_error(stand_in, tmp_path, comman
     async with open_snapshots(tmp_path, url) as kubo:
         with pytest.raises(StorageError, match="is no Kubo daemon"):
             await ask(kubo)
+
+
+@pytest.mark.parametrize("said", [b'{"RepoSize": 477705}', b'{"RepoSize": "477705"}'])  # as Kubo and js-ipfs say it
+async def test_the_size_is_a_number_or_its_digits(stand_in, tmp_path, said):
+    url, answers = stand_in
+    answers["repo/stat"] = (200, said)
+    async with open_snapshots(tmp_path, url) as kubo:
+        assert await kubo.size() == 477705
 
 
 async def test_a_cid_in_another_base_is_the_same_cid(stand_in, tmp_path):
