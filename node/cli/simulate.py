@@ -20,7 +20,7 @@ from node.cli.simulation_tables import rounds_table, runs_table, shown
 from node.cli.unused_options import given_options, require_simulated_use
 from node.errors import ConfigError
 from node.learning.splits import SPLITS, require_split
-from node.simulation.attacks import ATTACKS
+from node.simulation.attacks import KINDS
 from node.simulation.cluster import on_ray, run_sweep_on_ray
 from node.simulation.results import FIELDS, Row, key, over_seeds, row, summary
 from node.simulation.run import SHARING
@@ -57,7 +57,7 @@ BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json"
 @click.option("--split", default="iid", show_default=True, help=f"{SPLITS}.")
 @click.option("--sharing", default="learned", show_default=True, type=click.Choice(SHARING))
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
-@click.option("--attack", type=click.Choice(ATTACKS), help="What dishonest members do.")
+@click.option("--attack", type=click.Choice(KINDS), help="What dishonest members do.")
 @click.option("--attackers", default=0, show_default=True, type=click.IntRange(0), help="How many of the members.")
 @click.option("--attackers-absent", is_flag=True, help="The same run without them, to compare with.")
 @click.option("--codec", default="float32", show_default=True, help="How updates are encoded.")

@@ -146,7 +146,7 @@ class TorchLearner:
                 f"({self.learner.task.learning_rate})"
             )
         if self.misbehavior is not None:
-            flat = self.misbehavior(flat, self.seat.generator("misbehave", round))
+            flat = self.misbehavior(self.flat, flat, self.seat.generator("misbehave", round))
         if self.codec is FLOAT32:
             return self.exact(flat, metrics)
         encoded = self.codec.encode(self.learner.spec, flat, self.residual, self._past(round))

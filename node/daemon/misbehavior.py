@@ -25,12 +25,13 @@ class Misbehavior:
     first: Tensor | None = None  # what it trained first
     trained: Tensor | None = None  # and last
 
-    def __call__(self, own: Tensor, generator: torch.Generator) -> Tensor:
-        """What is sent in the place of the parameters that were trained."""
+    def __call__(self, start: Tensor, own: Tensor, generator: torch.Generator) -> Tensor:
+        """What is sent in the place of the parameters that were trained from `start`."""
         self.trained = own
         self.first = own if self.first is None else self.first
         honest = own[None] if self.received is None else self.received
         scene = Scene(
+            start=start,
             own=own,
             honest=honest,
             attackers=1,

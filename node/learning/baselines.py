@@ -61,13 +61,13 @@ def geometric_median(own: Tensor, others: Tensor, faulty: int) -> Tensor:
 def self_centred_clipping(own: Tensor, others: Tensor, faulty: int) -> Tensor:
     """Our update, moved by the others' clipped differences (ClippedGossip; He et al., arXiv:2202.01545).
 
-    The radius keeps all but the `faulty` farthest whole.
+    The radius keeps all but the `faulty` farthest whole; where nobody else is left, our own update stays.
     """
-    if not len(others):
+    if len(others) <= faulty:
         return own
     differences = _together(own, others)[1:] - own
     distances = torch.linalg.vector_norm(differences, dim=1)
-    radius = distances.sort().values[max(0, len(others) - faulty - 1)]
+    radius = distances.sort().values[len(others) - faulty - 1]
     factors = (radius / distances.clamp(min=1e-12)).clamp(max=1.0)
     moved: Tensor = own + (factors[:, None] * differences).sum(dim=0) / (len(others) + 1)
     return moved
@@ -121,7 +121,11 @@ def _together(own: Tensor, others: Tensor) -> Tensor:
 
 
 def _krum_scores(stacked: Tensor, faulty: int) -> Tensor:
-    """Sum of squared distances (k,) to the k − faulty − 2 nearest others."""
+    """Sum of squared distances (k,) to the k − faulty − 2 nearest others, faulty at most what Krum is made for.
+
+    That is k ≥ 2 faulty + 3: with fewer neighbours to a score, two colluders with one update are each other's nearest.
+    """
+    faulty = min(faulty, max(0, (len(stacked) - 3) // 2))
     squared = torch.stack([((stacked - row) ** 2).sum(dim=1) for row in stacked])
     nearest: Tensor = squared.sort(dim=1).values[:, 1 : max(2, len(stacked) - faulty - 1)].sum(dim=1)
     return nearest

@@ -23,6 +23,7 @@ BACKDOOR_CLASS = 0
 class Scene:
     """What an attacker sees when it forges: its own update, those of honest members, and the past."""
 
+    start: Tensor  # (size,), the parameters that its training began from
     own: Tensor  # (size,), as trained
     honest: Tensor  # (h, size), this round
     attackers: int
@@ -51,6 +52,18 @@ def _dissensus(scene: Scene) -> Tensor:
     return target - pull * (others - target) + scene.noise(0.01)
 
 
+def _noisy_copy(scene: Scene) -> Tensor:
+    """A copy with noise of a twentieth of how far honest updates are from each other: no screen finds it the same."""
+    typical = torch.pdist(scene.honest).median() if len(scene.honest) > 1 else torch.tensor(0.0)
+    return scene.previous + scene.noise(0.05 * float(typical) / len(scene.own) ** 0.5)
+
+
+def _step_flip(scene: Scene) -> Tensor:
+    """The opposite of five times its own step, as papers flip gradients; with noise that is as long as the step."""
+    step = scene.own - scene.start
+    return scene.start - 5 * step + scene.noise(float(torch.linalg.vector_norm(step)) / len(step) ** 0.5)
+
+
 FORGERIES: Mapping[str, Callable[[Scene], Tensor]] = MappingProxyType(
     {
         "sign_flip": lambda scene: -5 * scene.own + scene.noise(0.1),
@@ -61,17 +74,21 @@ FORGERIES: Mapping[str, Callable[[Scene], Tensor]] = MappingProxyType(
         "constant": lambda scene: scene.initial,
         "stale": lambda scene: scene.first,
         "copy": lambda scene: scene.previous,
+        "noisy_copy": _noisy_copy,
+        "step_flip": _step_flip,
         "collusion": lambda scene: scene.leader,  # and its data are poisoned like those of label_flip
     }
 )
 POISONS = ("label_flip", "backdoor", "collusion")
-ATTACKS = tuple(sorted({*FORGERIES, *POISONS}))
+VARIANTS = ("noisy_copy", "step_flip")  # of attackers who know the rule
+ATTACKS = tuple(sorted({*FORGERIES, *POISONS} - set(VARIANTS)))
+KINDS = (*ATTACKS, *VARIANTS)
 
 
 def require_attack(attack: str, task: Task) -> None:
     """Raises ConfigError when the attack is unknown or needs classes that the task does not have."""
-    if attack not in ATTACKS:
-        raise ConfigError(f"unknown attack {attack!r}: choose one of {', '.join(ATTACKS)}")
+    if attack not in KINDS:
+        raise ConfigError(f"unknown attack {attack!r}: choose one of {', '.join(KINDS)}")
     if attack in POISONS and task.classes is None:
         raise ConfigError(f"attack {attack!r} needs a task with classes: {task.name!r} has none")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from node.learning import baselines
 from node.learning.many import Pool, chunks
-from node.learning.mapped import mapped
+from node.learning.mapped import Mapped, mapped
 from node.learning.mixing import mix_many, quantise
 from node.learning.pure import mappable_loss
 from node.learning.screen import sketches_of
@@ -31,12 +31,17 @@ class Mixture:
 
 
 class Mixer:
-    """Mixes everybody's cohort by one way of sharing."""
+    """Mixes everybody's cohort by one way of sharing. Only robust rules look at who attacks: how many to expect."""
 
     def __init__(
-        self, learner: Learner, settings: SimulationSettings, validation: Pool, examples: Sequence[int]
+        self,
+        learner: Learner,
+        settings: SimulationSettings,
+        validation: Pool,
+        examples: Sequence[int],
+        attackers: frozenset[int] = frozenset(),
     ) -> None:
-        self.learner, self.settings, self.validation = learner, settings, validation
+        self.learner, self.settings, self.validation, self.attackers = learner, settings, validation, attackers
         self.examples = torch.tensor(examples, dtype=torch.float64)
         wishes = TrustSettings(settings.objective, settings.prior_strength)
         self.weigher = Weigher(learner, validation, baselines.L2C if settings.sharing == "l2c" else wishes)
@@ -104,11 +109,10 @@ class Mixer:
 
     def _by_rule(self, rule: baselines.Rule, peers: Peers, updates: Tensor) -> Tensor:
         members = list(peers)
-        faulty = 0 if self.settings.attackers_absent else self.settings.attackers
+        kinds = [(len(chosen), len(self.attackers.intersection(chosen))) for chosen in peers.values()]
         mixed = torch.empty(len(members), updates.shape[1])
-        order = sorted(range(len(members)), key=lambda i: (len(peers[members[i]]), i))
-        together = mapped(lambda own, others: rule(own, others, faulty))
-        for count, alike in groupby(order, key=lambda i: len(peers[members[i]])):
+        for (count, faulty), alike in groupby(sorted(range(len(members)), key=kinds.__getitem__), kinds.__getitem__):
+            together = mapped(_told(rule, faulty))
             for part in chunks(list(alike), 64):
                 own = updates[[members[i] for i in part]]
                 if count == 1:
@@ -117,3 +121,8 @@ class Mixer:
                 others = [[peer for peer in peers[members[i]] if peer != members[i]] for i in part]
                 mixed[part] = together(own, updates[torch.tensor(others)])
         return mixed
+
+
+def _told(rule: baselines.Rule, faulty: int) -> Mapped:
+    """The rule, told how many of the others are bad."""
+    return lambda own, others: rule(own, others, faulty)

@@ -86,7 +86,7 @@ def make_world(learner: Learner, settings: SimulationSettings) -> World:
         graph=fixed_neighbors(settings),
         train=train,
         trainer=Trainer(learner),
-        mixer=Mixer(learner, settings, Pool.of([split.validation for split in splits]), train.sizes),
+        mixer=Mixer(learner, settings, Pool.of([split.validation for split in splits]), train.sizes, attackers),
         measure=Measure(learner, settings, splits, Evaluator(learner)),
         generators=[generator_of(settings, member) for member in range(settings.members)],
         judging=[generator_of(settings, member, "trust") for member in range(settings.members)],
@@ -182,6 +182,7 @@ def forged(world: World, updates: Tensor) -> Tensor:
     for attacker in attackers:
         assert world.settings.attack is not None
         scene = Scene(
+            start=world.flats[attacker],
             own=updates[attacker],
             honest=updates[honest],
             attackers=len(attackers),

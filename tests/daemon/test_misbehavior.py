@@ -14,7 +14,7 @@ from node.learning.task import Examples, LocalSplit, Task, prepare
 from node.learning.trust import TrustSettings
 from node.messages import WEIGHT_SUM
 from node.session.ports import Contribution
-from node.simulation.attacks import ATTACKS, POISONS, Scene, forge, require_attack
+from node.simulation.attacks import KINDS, POISONS, Scene, forge, require_attack
 
 MEMBERS, ATTACKER = 4, 2
 HARMFUL = ["sign_flip", "gaussian", "label_flip", "copy"]
@@ -84,16 +84,17 @@ async def test_an_attacker_loses_its_weight_and_goes_on_from_the_honest_members_
     assert min(mixed.metrics["test_accuracy"] for mixed in last) > 0.97
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", KINDS)
 async def test_a_node_sends_what_the_simulation_forges_from_the_updates_of_the_round_before(attack):
     attacker, honest = learner(ATTACKER, attack), [learner(member) for member in (0, 1)]
     sent = [await one.train(1) for one in (*honest, attacker)]
     came = [Contribution(member, 1, each.payload) for member, each in enumerate(sent[:2])]
     await attacker.mix(1, sent[2].payload, came)
-    own_before = attacker.misbehavior.trained
+    own_before, start = attacker.misbehavior.trained, attacker.flat
     payload = (await attacker.train(2)).payload
     known = torch.stack([attacker.decode(each.payload) for each in sent[:2]])
     scene = Scene(
+        start=start,
         own=attacker.misbehavior.trained,
         honest=known,
         attackers=1,
@@ -106,7 +107,7 @@ async def test_a_node_sends_what_the_simulation_forges_from_the_updates_of_the_r
     assert torch.equal(attacker.decode(payload), forge(attack, scene))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", KINDS)
 def test_only_the_training_data_are_poisoned_and_only_by_attacks_on_data(attack):
     honest, attacker = learner(0), learner(0, attack)
     before, after = honest.data.train, attacker.data.train

@@ -94,6 +94,22 @@ def test_krum_is_the_update_of_the_definition_and_multi_krum_the_mean_of_the_bes
     torch.testing.assert_close(BASELINES["multi_krum"](stacked[0], stacked[1:], faulty), best)
 
 
+@pytest.mark.parametrize("name", ["krum", "multi_krum"])
+def test_where_krum_is_told_of_more_than_it_is_made_for_two_colluders_are_not_nearest(name):
+    honest, colluder = (
+        torch.eye(5)[:4],
+        2.5**0.5 * torch.eye(5)[4:],
+    )  # squared distances of 2, and of 3.5 to the colluders
+    stacked = torch.cat([honest, colluder, colluder])
+    assert float(BASELINES[name](stacked[0], stacked[1:], 2)[4]) == 0.0
+
+
+def test_who_has_only_attackers_around_clips_them_to_nothing():
+    own, others = torch.zeros(2), torch.ones(2, 2)
+    assert BASELINES["clipping"](own, others, 2).equal(own)
+    assert BASELINES["clipping"](own, others[:0], 0).equal(own)
+
+
 def test_no_step_from_the_geometric_median_makes_the_sum_of_distances_less():
     stacked = honest(count=5, size=3)
     centre = BASELINES["geometric_median"](stacked[0], stacked[1:], 1)

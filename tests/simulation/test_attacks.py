@@ -94,6 +94,7 @@ def test_the_issues_attacks_are_all_there():
 def scene(**changes):
     """Two attackers among three honest members, one of which is remote; numbers for telling one thing from another."""
     values = {
+        "start": torch.full((1000,), 5.0),
         "own": torch.full((1000,), 7.0),
         "honest": torch.tensor([[1.0], [2.0], [6.0]]).expand(3, 1000),
         "attackers": 2,
@@ -118,6 +119,8 @@ def scene(**changes):
         ("stale", 12.0, 0.0),
         ("copy", 13.0, 0.0),
         ("collusion", 14.0, 0.0),
+        ("noisy_copy", 13.0, 0.05 * 4.0),  # honest updates are 1, 4 and 5 apart in each number
+        ("step_flip", 5.0 - 5 * 2.0, 2.0),  # its step was 2 in each number
         ("label_flip", 7.0, 0.0),
         ("backdoor", 7.0, 0.0),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from node.learning.baselines import ROWS
+from node.learning.baselines import BASELINES, ROWS
 from node.learning.many import Pool
 from node.learning.mixing import quantise
 from node.learning.task import Share, prepare
@@ -83,6 +83,18 @@ def test_who_went_far_in_the_round_reaches_far():
     stayed, went = (rows(mixer("learned"), updates, before=start)[0] for start in (updates, updates + 1.0))
     assert stayed == [WEIGHT_SUM, 0, 0]
     assert min(went) > 0
+
+
+@pytest.mark.parametrize("sharing", sorted(BASELINES))
+def test_a_robust_rule_is_told_how_many_attackers_are_among_those_that_are_mixed(sharing):
+    settings = SimulationSettings(task=TASK, members=20, attackers=6, attack="ipm", sharing=sharing)
+    updates = torch.randn(20, LEARNER.spec.size, generator=seeded())
+    mix = Mixer(LEARNER, settings, Pool.of([DATA[0].validation]), [400] * 20, frozenset(range(14, 20)))
+    peers = {1: (0, 1, 2, 3, 14), 5: (4, 5, 15, 16, 17, 18), 6: (6, 7, 8, 9, 10, 19), 7: (7,), 9: (3, 9, 11, 12, 13)}
+    found = mix(1, peers, torch.zeros_like(updates), updates, [seeded()] * 20).flats
+    for (member, chosen), flat, faulty in zip(peers.items(), found, [1, 4, 1, 0, 0], strict=True):
+        others = updates[[peer for peer in chosen if peer != member]]
+        torch.testing.assert_close(flat, BASELINES[sharing](updates[member], others, faulty))
 
 
 @pytest.mark.real
