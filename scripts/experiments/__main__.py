@@ -1,7 +1,7 @@
 """Runs the experiments and writes docs/experiments.md.
 
 python -m scripts.experiments                      every missing run (hours; resumable), then the document
-python -m scripts.experiments run --rows 1 2 3     only these rows' runs: 1, 2, 3, 4, 5, personal, plots, 6, 7, 7-graphs
+python -m scripts.experiments run --rows 1 2 3     only these rows' runs: 1 to 7, 7-graphs, personal, variants, plots
 python -m scripts.experiments write                only the document, from whatever runs there are; keeps them beside it
 python -m scripts.experiments list --rows 4        the command of every run
 python -m scripts.experiments choose               cross-validation of learning rate and prior on held-out training data

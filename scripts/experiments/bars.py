@@ -140,10 +140,12 @@ def graph_bars(results: Results, dataset: str) -> Iterator[Bar]:
     yield from lost_bars("6", results, graph_places(dataset))
 
 
-def lost_bars(row: str, results: Results, where: Sequence[Place], objective: str = "common") -> Iterator[Bar]:
+def lost_bars(
+    row: str, results: Results, where: Sequence[Place], objective: str = "common", attacks: Sequence[str] = ATTACKS
+) -> Iterator[Bar]:
     """Honest members against the same run with the attackers absent."""
     for place in where:
-        for attack in ATTACKS:
+        for attack in attacks:
             least = LOST[place.split]
             setting = ", ".join([*([place.graph] if row == "6" else []), place.split, attack])
             yield at_least(
@@ -156,12 +158,13 @@ def lost_bars(row: str, results: Results, where: Sequence[Place], objective: str
 
 
 def baseline_bars(results: Results, dataset: str) -> Iterator[Bar]:
-    """Row 7: the best of all baselines, in every cell of the rows 2, 3, 4 and 6."""
+    """Row 7: the best of all baselines, in every cell of the rows 2, 3, 4 and 6, on the seeds that all of them have."""
     for setting, rule, name, rivals in contests(dataset):
         ours = results.sample(rule, name)
-        leads = {way: ours - results.sample(cell, name) for way, cell in rivals.items()}
-        leads = {way: lead for way, lead in leads.items() if len(lead)}
-        if not leads:
+        ran = {way: sample for way, cell in rivals.items() if len(sample := results.sample(cell, name))}
+        shared = set(ours.values).intersection(*(sample.values for sample in ran.values()))
+        leads = {way: (ours - sample).on(shared) for way, sample in ran.items()}
+        if not leads or not shared:
             yield Bar("7", dataset, setting, f"rule − best baseline ≥ {BEHIND_BASELINE}", NOTHING, None, None)
             continue
         best = min(leads, key=lambda way: leads[way].mean)
@@ -182,7 +185,10 @@ def contests(dataset: str) -> Iterator[tuple[str, Cell, str, dict[str, Cell]]]:
         where = "" if place.members == SHARED.members else f"{place.graph}, "
         for attack in ATTACKS:
             rivals = {way: attack_cell(place, way, attack) for way in ways}
-            yield f"{where}{place.split}, {attack}", attack_cell(place, "learned", attack), COMMON, rivals
+            setting = f"{where}{place.split}, {attack}"
+            yield setting, attack_cell(place, "learned", attack), COMMON, rivals
+            if not where:
+                yield f"{setting}, personal", attack_cell(place, "learned", attack, "personal"), OWN, rivals
         if where:
             absent = {"fixed": attack_cell(place, "fixed", None)}
             yield f"{where}{place.split}, attackers absent", attack_cell(place, "learned", None), COMMON, absent

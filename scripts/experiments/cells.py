@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from node.simulation.attacks import ATTACKS
+from node.simulation.attacks import ATTACKS, VARIANTS
 from node.simulation.settings import SimulationSettings
 
 Cell = SimulationSettings  # its seed is the first one; `seeded` gives them all
@@ -27,7 +27,19 @@ BASELINES = (
     "l2c",
 )
 ABSENT = "backdoor"  # absent members attack nobody; by this name the backdoor's rate is measured without them too
-ROWS = ("1", "2", "3", "4", "5", "personal", "plots", "6", "7", "7-graphs")  # in the order in which they are run
+ROWS = (
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "personal",
+    "variants",
+    "plots",
+    "6",
+    "7",
+    "7-graphs",
+)  # in the order in which they are run
 
 # One setting for all cells: rounds, learning rate, batch size and prior are never chosen per cell.
 SHARED = SimulationSettings(members=6, rounds=20, seed=SEEDS[0])
@@ -101,13 +113,13 @@ def row_cells(row: str, dataset: str) -> list[Cell]:
             return [split_cell(dataset, split, sharing) for split in SPLITS for sharing in SHARING]
         case "3":
             return [split_cell(dataset, split, sharing, "personal") for split in SPLITS for sharing in SHARING]
-        case "4" | "5":
-            return attack_cells(places(dataset), ("learned", "fixed"))
+        case "4" | "5" | "6":
+            return attack_cells((graph_places if row == "6" else places)(dataset), ("learned", "fixed"))
         case "personal":
             where = [(place, attack) for place in places(dataset) for attack in (None, *ATTACKS)]
             return [attack_cell(place, "learned", attack, "personal") for place, attack in where]
-        case "6":
-            return attack_cells(graph_places(dataset), ("learned", "fixed"))
+        case "variants":
+            return attack_cells(places(dataset), ("learned", "fixed"), absent=False, attacks=VARIANTS)
         case "7":
             unattacked = [split_cell(dataset, split, sharing) for split in SPLITS for sharing in BASELINES]
             return [*unattacked, *attack_cells(places(dataset), BASELINES, absent=False)]
@@ -118,10 +130,12 @@ def row_cells(row: str, dataset: str) -> list[Cell]:
     raise ValueError(f"unknown row {row!r}: choose one of {', '.join(ROWS)}")
 
 
-def attack_cells(where: Iterable[Place], ways: Sequence[str], absent: bool = True) -> list[Cell]:
+def attack_cells(
+    where: Iterable[Place], ways: Sequence[str], absent: bool = True, attacks: Sequence[str] = ATTACKS
+) -> list[Cell]:
     """Every attack in every place under every way of sharing, and the runs with the attackers absent."""
-    attacks: list[str | None] = [*([None] if absent else []), *ATTACKS]
-    return [attack_cell(place, sharing, attack) for place in where for attack in attacks for sharing in ways]
+    chosen: list[str | None] = [*([None] if absent else []), *attacks]
+    return [attack_cell(place, sharing, attack) for place in where for attack in chosen for sharing in ways]
 
 
 MEMBER_COUNTS = (2, 4, 8, 16, 32, 64)

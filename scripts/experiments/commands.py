@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from node.simulation.attacks import ATTACKS
+from node.simulation.attacks import ATTACKS, VARIANTS
 from node.simulation.settings import SimulationSettings
 from scripts.experiments.cells import (
     SEEDS,
@@ -62,5 +62,6 @@ def row_commands(dataset: str) -> dict[str, str]:
         "personal": commands([split_cell(dataset, "iid", "learned", "personal")]),
         "attacks": commands([attacked, attack_cell(places(dataset)[0], "learned", None)]),
         "personal_attacks": commands([attack_cell(places(dataset)[0], "learned", ATTACKS[0], "personal")]),
+        "variants": commands([attack_cell(places(dataset)[0], "learned", attack) for attack in VARIANTS]),
         "graphs": commands([attack_cell(place, "learned", ATTACKS[0]) for place in graphs]),
     }

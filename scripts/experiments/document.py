@@ -81,6 +81,8 @@ def parts(findings: Findings, pictures: Path) -> dict[str, str]:
         "attacks": places_tables(results, places, tables.attack_table),
         "personal_attacks": places_tables(results, places, tables.personal_attack_table),
         "personal_attacks_command": commands["personal_attacks"],
+        "variants": places_tables(results, places, tables.variant_table),
+        "variants_command": commands["variants"],
         "graphs_command": commands["graphs"],
         "graphs": places_tables(results, graph_places, tables.attack_table),
         "baselines": by_dataset(results, lambda given, name: tables.baseline_table(given, name, graphs=False)),

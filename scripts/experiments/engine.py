@@ -42,6 +42,8 @@ SAME = {
     "e10496bf193741a7": "5f85738843afce15",  # evaluation without dropout, which no row has; other names
     "5f85738843afce15": "4a3708ec3ac433f1",  # huge numbers in baselines, which no row has; more files in the digest
     "4a3708ec3ac433f1": "c5a5c513925513b7",  # how files are looked for, and what is said of one
+    "c5a5c513925513b7": "9b63d2d74b131087",  # Krum, and robust rules on graphs; their runs were made anew
+    "9b63d2d74b131087": "f4ca22443e80115d",  # two attacks more
 }
 
 

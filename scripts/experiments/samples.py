@@ -1,7 +1,7 @@
 """What the finished runs of a cell say: one number per seed. Knows no bars; a run that is not there has no number."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +34,10 @@ class Sample:
         """The differences on the seeds that both have."""
         shared = [seed for seed in self.values if seed in other.values]
         return Sample({seed: self.values[seed] - other.values[seed] for seed in shared})
+
+    def on(self, seeds: Collection[int]) -> "Sample":
+        """The numbers of these seeds."""
+        return Sample({seed: value for seed, value in self.values.items() if seed in seeds})
 
 
 NOTHING = Sample({})

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from node.simulation.attacks import ATTACKS
+from node.simulation.attacks import ATTACKS, VARIANTS
 from scripts.experiments.bars import (
     BEHIND_BASELINE,
     JUDGED_BY,
@@ -156,7 +156,7 @@ def personal_table(results: Results, dataset: str) -> str:
     return table(header, rows)
 
 
-def attack_table(results: Results, place: Place, objective: str = "common") -> str:
+def attack_table(results: Results, place: Place, objective: str = "common", attacks: Sequence[str] = ATTACKS) -> str:
     """Rows 4 and 5, or row 6, in one place; those of objective `personal` by accuracy on the own distribution."""
     seeds, name = results.seeds, JUDGED_BY[objective]
     ways = ("fixed", "learned")
@@ -165,7 +165,7 @@ def attack_table(results: Results, place: Place, objective: str = "common") -> s
         return [shown(results.sample(attack_cell(place, way, attack, objective), name), seeds) for way in ways]
 
     rows = []
-    for attack, bar in zip(ATTACKS, lost_bars("4", results, [place], objective), strict=True):
+    for attack, bar in zip(attacks, lost_bars("4", results, [place], objective, attacks), strict=True):
         weight = results.sample(attack_cell(place, "learned", attack, objective), LATE_WEIGHT)
         weighed = [shown(weight, seeds), verdict(weight_bar(results, place, attack, objective))]
         rows.append([attack, *accuracies(attack), signed(bar.measured, seeds), verdict(bar), *weighed])
@@ -178,6 +178,11 @@ def attack_table(results: Results, place: Place, objective: str = "common") -> s
 def personal_attack_table(results: Results, place: Place) -> str:
     """The same for objective `personal`."""
     return attack_table(results, place, "personal")
+
+
+def variant_table(results: Results, place: Place) -> str:
+    """The same for attackers who know the rule."""
+    return attack_table(results, place, attacks=VARIANTS)
 
 
 def baseline_table(results: Results, dataset: str, graphs: bool) -> str:
@@ -235,10 +240,10 @@ def security_table(results: Results, dataset: str) -> str:
 
 def backdoor_table(results: Results) -> str:
     """How many stamped test images (of other classes) are taken for the attackers' class."""
+    cases = [(way, None) for way in ("fixed", "learned")]
+    cases += [(way, "backdoor") for way in ("fixed", "learned", *BASELINES)]
     rows = []
-    for dataset in DATASETS:
-        for place in places(dataset):
-            cells = [attack_cell(place, way, attack) for attack in (None, "backdoor") for way in ("fixed", "learned")]
-            rates = [shown(results.sample(cell, "backdoor"), results.seeds) for cell in cells]
-            rows.append([f"{TITLES[dataset]}, {place.split}", *rates])
-    return table(["", "absent, fixed", "absent, learned", "attacked, fixed", "attacked, learned"], rows)
+    for place in (place for dataset in DATASETS for place in places(dataset)):
+        rates = [results.sample(attack_cell(place, way, attack), "backdoor") for way, attack in cases]
+        rows.append([f"{TITLES[place.dataset]}, {place.split}", *(shown(rate, results.seeds) for rate in rates)])
+    return table(["", *(title(way) if attack else f"absent, {way}" for way, attack in cases)], rows)

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from node.cli.result import Result
 from node.cli.simulate import simulate
-from node.simulation.attacks import ATTACKS
+from node.simulation.attacks import KINDS
 from node.simulation.results import key
 from node.simulation.run import SHARING
 from scripts.experiments import choose, tables
@@ -156,7 +156,7 @@ def test_the_best_baseline_is_named_and_what_was_not_run_is_said():
     assert bar.met is False
     assert "krum" in bar.demand
     assert bar.remark == "9 of 11 baselines not run"
-    assert "0 of 1 met, 103 not run, some against few baselines" in tables.summary_table(bars(results), SEEDS)
+    assert "0 of 1 met, 125 not run, some against few baselines" in tables.summary_table(bars(results), SEEDS)
     shown = tables.baseline_table(results, "mnist", graphs=False)
     assert "| cell | the rule | median | krum |" in shown
     assert "| iid, no attacker, common | 90.30 ± 0.16 | -1.00 | **+0.60** |" in shown
@@ -171,6 +171,38 @@ def test_a_baseline_is_compared_on_the_seeds_that_it_has():
     theirs = made_up({cells["krum"]: {"common_accuracy": 0.904}}, seeds=(1, 2))
     shown = tables.baseline_table(Results({**ours.rows, **theirs.rows}), "mnist", graphs=False)
     assert "| 90.30 ± 0.16 | +0.40 (2) |" in shown
+
+
+def test_the_best_baseline_is_the_best_on_the_seeds_that_all_of_them_have():
+    cells = {way: split_cell("mnist", "iid", way) for way in ("learned", "krum", "median")}
+    ours = made_up({cells["learned"]: {"common_accuracy": 0.9}})
+    one = made_up({cells["krum"]: {"common_accuracy": 0.91}}, seeds=(1,))  # one good seed, which others do not have
+    other = made_up({cells["median"]: {"common_accuracy": 0.904}}, seeds=(1, 2, 3))
+    worse = made_up({cells["krum"]: {"common_accuracy": 0.89}}, seeds=(2, 3))
+    bar = found(Results({**ours.rows, **one.rows, **other.rows, **worse.rows}), "7", "iid, no attacker, common")
+    assert "median" in bar.demand
+    few = found(Results({**ours.rows, **one.rows, **other.rows}), "7", "iid, no attacker, common")
+    assert "krum" in few.demand
+    assert list(few.measured.values) == [1]
+
+
+def test_attackers_who_know_the_rule_are_judged_beside_the_bars():
+    cells = {attack_cell(IID, way, attack): {} for way in ("fixed", "learned") for attack in (None, "noisy_copy")}
+    numbers = {"common_accuracy": 0.85, "attacker_weight_late": 0.33, "own_accuracy": 0.9}
+    results = made_up(cells | {attack_cell(IID, "learned", "noisy_copy"): numbers})
+    shown = tables.variant_table(results, IID)
+    assert "| noisy_copy | 90.30 ± 0.16 | 85.30 ± 0.16 | -5.00 ± 0.00 | **missed by 4.00** |" in shown
+    assert "| step_flip | not run |" in shown
+    assert all("noisy_copy" not in bar.setting for bar in bars(results))
+
+
+def test_a_backdoor_is_shown_under_every_way_of_sharing():
+    cells = {attack_cell(IID, "krum", "backdoor"): {"backdoor": 0.01}, attack_cell(IID, "fixed", None): {"backdoor": 0}}
+    shown = tables.backdoor_table(made_up(cells)).splitlines()
+    assert shown[0].startswith("|  | absent, fixed | absent, learned | fixed | learned | data size | metropolis |")
+    columns = [each.strip() for each in shown[2].split("|")]
+    assert columns[2] == "0.00 ± 0.00"
+    assert columns[shown[0].split("|").index(" krum ")] == "1.00 ± 0.00"
 
 
 def test_some_seeds_are_shown_as_some_seeds():
@@ -201,7 +233,7 @@ def test_the_most_important_runs_come_first_and_none_twice():
 
 def test_every_attack_and_baseline_of_the_engine_is_in_the_table():
     runs = all_runs(ROWS, ("mnist",))
-    assert {run.attack for run in runs} == {None, *ATTACKS}
+    assert {run.attack for run in runs} == {None, *KINDS}
     assert {run.sharing for run in runs} == set(SHARING)
 
 
