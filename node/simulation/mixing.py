@@ -31,7 +31,7 @@ class Mixture:
 
 
 class Mixer:
-    """Mixes everybody's cohort by one way of sharing. Only robust rules look at who attacks: how many to expect."""
+    """Mixes everybody's cohort by one way of sharing. Of who attacks, robust rules alone are told: how many."""
 
     def __init__(
         self,

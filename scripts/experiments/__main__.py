@@ -32,7 +32,7 @@ from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, see
 from scripts.experiments.commands import command
 from scripts.experiments.document import Findings, write_document
 from scripts.experiments.engine import made_here, require_engine
-from scripts.experiments.record import keep, restore
+from scripts.experiments.record import keep, restore, shortened
 from scripts.experiments.samples import Results, Row, by_key
 from scripts.experiments.sweeping import say, sweep
 
@@ -191,8 +191,8 @@ def settings_of(row: Row) -> Cell:
 
 
 def is_same(one: Row, other: Row) -> bool:
-    """Whether two rows have the same numbers, but for the time that they took."""
-    return {**one, "seconds": 0} == {**json.loads(json.dumps(other)), "seconds": 0}
+    """Whether two rows have the same numbers, but for the time that they took and what is not kept of curves."""
+    return {**shortened(one), "seconds": 0} == {**shortened(json.loads(json.dumps(other))), "seconds": 0}
 
 
 def quickly(options: argparse.Namespace, files: Files) -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from node.errors import ConfigError, NodeError
 from node.simulation.sweeps import read_rows
 from scripts.experiments import document, engine, tables
-from scripts.experiments.__main__ import RECORD, Files, found
+from scripts.experiments.__main__ import RECORD, Files, found, is_same
 from scripts.experiments.bars import ROW_BARS
 from scripts.experiments.cells import SHARED
 from scripts.experiments.record import keep, restore
@@ -37,13 +38,18 @@ def test_the_document_is_what_the_kept_results_make(tmp_path):
 def test_results_are_kept_packed_and_in_one_order_and_restored_where_there_are_none(tmp_path):
     results, record = tmp_path / "results", tmp_path / "record"
     results.mkdir()
-    (results / "rows.jsonl").write_text('{"key": "b"}\n{"key": "a"}\n')
+    rows = [{"key": key, "loss": 1 / 3, "curves": {"own": [2 / 3, None]}, "seconds": 1.5} for key in "ba"]
+    (results / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (results / "engine.txt").write_text("cafe\n")
     keep(results, record)
     assert {path.name for path in record.iterdir()} == {"rows.jsonl.xz", "engine.txt"}
     assert not restore(record, results)
     assert restore(record, tmp_path / "other")
-    assert (tmp_path / "other" / "rows.jsonl").read_text() == '{"key": "a"}\n{"key": "b"}\n'
+    kept = [json.loads(line) for line in (tmp_path / "other" / "rows.jsonl").read_text().splitlines()]
+    assert [row["key"] for row in kept] == ["a", "b"]
+    assert kept[0] == {**rows[1], "curves": {"own": [0.6667, None]}}
+    assert is_same(kept[1], {**rows[0], "seconds": 2.0})
+    assert not is_same(kept[1], {**rows[0], "loss": 0.333333})
     assert (tmp_path / "other" / "engine.txt").read_text() == "cafe\n"
 
 
