@@ -27,19 +27,8 @@ BASELINES = (
     "l2c",
 )
 ABSENT = "backdoor"  # absent members attack nobody; by this name the backdoor's rate is measured without them too
-ROWS = (
-    "1",
-    "2",
-    "3",
-    "4",
-    "5",
-    "personal",
-    "variants",
-    "plots",
-    "6",
-    "7",
-    "7-graphs",
-)  # in the order in which they are run
+# In the order in which they are run.
+ROWS = ("1", "2", "3", "4", "5", "personal", "variants", "plots", "6", "7", "7-graphs")
 
 # One setting for all cells: rounds, learning rate, batch size and prior are never chosen per cell.
 SHARED = SimulationSettings(members=6, rounds=20, seed=SEEDS[0])
