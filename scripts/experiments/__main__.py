@@ -32,7 +32,7 @@ from scripts.experiments.cells import DATASETS, ROWS, SEEDS, Cell, all_runs, see
 from scripts.experiments.commands import command
 from scripts.experiments.document import Findings, write_document
 from scripts.experiments.engine import made_here, require_engine
-from scripts.experiments.record import keep, restore, shortened
+from scripts.experiments.record import REPORTED, keep, restore, shortened
 from scripts.experiments.samples import Results, Row, by_key
 from scripts.experiments.sweeping import say, sweep
 
@@ -50,7 +50,7 @@ class Files:
     @property
     def rows(self) -> Path:
         """The reported runs."""
-        return self.folder / "rows.jsonl"
+        return self.folder / REPORTED
 
     @property
     def choice(self) -> Path:

@@ -105,8 +105,7 @@ def row_cells(row: str, dataset: str) -> list[Cell]:
         case "4" | "5" | "6":
             return attack_cells((graph_places if row == "6" else places)(dataset), ("learned", "fixed"))
         case "personal":
-            where = [(place, attack) for place in places(dataset) for attack in (None, *ATTACKS)]
-            return [attack_cell(place, "learned", attack, "personal") for place, attack in where]
+            return attack_cells(places(dataset), ("learned",), objective="personal")
         case "variants":
             return attack_cells(places(dataset), ("learned", "fixed"), absent=False, attacks=VARIANTS)
         case "7":
@@ -120,11 +119,15 @@ def row_cells(row: str, dataset: str) -> list[Cell]:
 
 
 def attack_cells(
-    where: Iterable[Place], ways: Sequence[str], absent: bool = True, attacks: Sequence[str] = ATTACKS
+    where: Iterable[Place],
+    ways: Sequence[str],
+    absent: bool = True,
+    attacks: Sequence[str] = ATTACKS,
+    objective: str = "common",
 ) -> list[Cell]:
     """Every attack in every place under every way of sharing, and the runs with the attackers absent."""
     chosen: list[str | None] = [*([None] if absent else []), *attacks]
-    return [attack_cell(place, sharing, attack) for place in where for attack in chosen for sharing in ways]
+    return [attack_cell(place, way, attack, objective) for place in where for attack in chosen for way in ways]
 
 
 MEMBER_COUNTS = (2, 4, 8, 16, 32, 64)

@@ -23,7 +23,7 @@ from node.demo import DemoNode, DemoSettings, end_all, follow, make_home, make_s
 from node.errors import NodeError
 from node.messages import WEIGHT_SUM
 from node.network.identity import load_identity
-from node.simulation.attacks import ATTACKS as KINDS
+from node.simulation.attacks import ATTACKS as ALL_ATTACKS
 from node.simulation.attacks import draw_attackers
 from node.simulation.results import key, settings_row
 from node.simulation.settings import SimulationSettings
@@ -34,7 +34,7 @@ from scripts.experiments.samples import Row
 from scripts.experiments.sweeping import require_all, say
 
 FIRST = ("sign_flip", "ipm", "label_flip", "gaussian", "constant", "copy")
-ATTACKS = (*FIRST, *(kind for kind in KINDS if kind not in FIRST))
+ATTACKS = (*FIRST, *(kind for kind in ALL_ATTACKS if kind not in FIRST))
 SHARING = ("learned", "fixed")  # the node learns; fixed sharing shows what the attack would do
 ROUNDS = 10
 MEMBERS = 5

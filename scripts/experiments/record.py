@@ -12,7 +12,7 @@ from typing import Any
 from scripts.experiments.engine import NOTE
 
 PACKED = ".xz"
-ROWS = "rows.jsonl"
+REPORTED = "rows.jsonl"
 DIGITS = 4  # of a curve's fractions: a hundredth of a point
 
 
@@ -23,7 +23,7 @@ def keep(results: Path, record: Path) -> None:
         old.unlink()
     for path in sorted(results.glob("*.json*")):
         content = path.read_bytes()
-        if path.name == ROWS:
+        if path.name == REPORTED:
             rows = map(json.loads, content.splitlines())
             content = b"".join(f"{json.dumps(shortened(row))}\n".encode() for row in rows)
         if path.suffix == ".jsonl":  # in the order in which runs ended, which says nothing

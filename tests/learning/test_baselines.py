@@ -96,10 +96,8 @@ def test_krum_is_the_update_of_the_definition_and_multi_krum_the_mean_of_the_bes
 
 @pytest.mark.parametrize("name", ["krum", "multi_krum"])
 def test_where_krum_is_told_of_more_than_it_is_made_for_two_colluders_are_not_nearest(name):
-    honest, colluder = (
-        torch.eye(5)[:4],
-        2.5**0.5 * torch.eye(5)[4:],
-    )  # squared distances of 2, and of 3.5 to the colluders
+    honest = torch.eye(5)[:4]  # squared distances of 2
+    colluder = 2.5**0.5 * torch.eye(5)[4:]  # and of 3.5 to each of them
     stacked = torch.cat([honest, colluder, colluder])
     assert float(BASELINES[name](stacked[0], stacked[1:], 2)[4]) == 0.0
 
