@@ -15,6 +15,8 @@ from torch import Tensor
 from node.learning.many import MEMORY, Pool, chunks
 from node.learning.mapped import Mapped, mapped, over_members, traced
 from node.learning.screen import (
+    FEW,
+    USEFUL,
     as_skilled,
     familiar,
     first_of_its_kind,
@@ -157,8 +159,8 @@ class Weigher:
                 able = skilled(skills_seen, own[i], mask)
                 far[i] = reached & ~mask & able & as_skilled(skills_seen, own[i])
                 mask &= able
-        far &= ~own
         passed = passed | own
+        far &= ~own & (passed.sum(dim=-1, keepdim=True) <= FEW)
         if examples is not None and self.settings.objective == "common" and bool(far.any()):
             passed = passed | self._useful(stacked, passed, far, examples, held)
         return stacked, passed, usual
@@ -175,7 +177,7 @@ class Weigher:
         without, useful = equally(passed), torch.zeros_like(far)
         for peer in far.any(dim=0).nonzero().flatten():
             asked = torch.zeros_like(far).index_fill_(1, peer, True)
-            useful |= far & asked & (equally(passed | asked) < without)
+            useful |= far & asked & (equally(passed | asked) < USEFUL * without)
         return useful
 
     def _learn(
