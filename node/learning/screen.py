@@ -1,4 +1,4 @@
-"""The screen before the trust row: four plain questions that an update must pass to be given any weight at all.
+"""The screen before the trust row: plain questions that an update must pass to be given any weight at all.
 
 Sound?   finite, and its norm at most 1,000 times our own.
 New?     not what somebody else sent before, nor its sender's own work of another round (stale, constant, copied); of
@@ -11,10 +11,14 @@ Near?    its median distance to the other updates is at most 1.6 times the typic
 Skilled? on the classes that we have, and judged among those alone, its recall is at least half of the median peer's
          and a quarter of ours (flipped labels, inner-product manipulation). Honest peers that know other classes pass:
          among ours they are no worse than ignorant, while a poisoned update is.
+Useful?  Among few a distance tells little. Where fewer than three others passed, who is skilled and only too far is let
+         in (`common`) if it knows as much of our classes as we do, and equal sharing with it, alone, has a loss on our
+         validation examples that is lower by a hundredth at least: a member with many examples goes farther than its
+         neighbours, and nobody else may bring what it knows.
 
-The distances (1.6) were chosen on validation data (docs/experiments.md); the other thresholds are round numbers, for
-which there is no measurement of their own. Every question is a function of one member's view;
-node.learning.weigher asks them. Knows no network.
+The distances (1.6) and the last question were chosen on validation data (docs/experiments.md); the other
+thresholds are round numbers, for which there is no measurement of their own. Every question is a function of one
+member's view; node.learning.weigher asks them, the last one by the mixture's own loss. Knows no network.
 """
 
 from dataclasses import dataclass
@@ -35,6 +39,9 @@ GROWTH = 1.25  # times what the usual distance was, at most, after a round: a he
 REACH = 10.0  # times the norm of ours, or the distance that our own training went
 FEW_NUMBERS = 5.0  # over √size is added to it: distances between small models vary more
 SKILL = 0.5  # of the median peer's
+FEW = 3  # others, of whom more are needed to tell who is far
+AS_SKILLED = 0.95  # of ours, which 512 examples tell to some percent
+USEFUL = 0.99  # of the loss without it
 SKETCH = 64  # numbers kept of an update of any size
 
 
@@ -121,6 +128,11 @@ def skilled(skills: Tensor, own: Tensor, candidates: Tensor) -> Tensor:
     others = candidates & ~own
     reference = torch.where(others.any(), torch.maximum(masked_median(skills, others), reference), reference)
     return skills >= SKILL * reference
+
+
+def as_skilled(skills: Tensor, own: Tensor) -> Tensor:
+    """Which updates (k,) know as much of our examples as we do."""
+    return skills >= AS_SKILLED * torch.where(own, skills, 0.0).sum()
 
 
 @torch.no_grad()

@@ -15,6 +15,9 @@ from torch import Tensor
 from node.learning.many import MEMORY, Pool, chunks
 from node.learning.mapped import Mapped, mapped, over_members, traced
 from node.learning.screen import (
+    FEW,
+    USEFUL,
+    as_skilled,
     familiar,
     first_of_its_kind,
     held_classes,
@@ -127,6 +130,7 @@ class Weigher:
 
         And the median distance to ours of those that are sound, new and within reach.
         """
+        held = self.held[[seat.judge for seat in seats]]
         passed = sound(stacked, own)
         if not bool(passed.all()):
             passed = passed.all(dim=0).expand_as(passed).clone() if stacked.dim() == 2 else passed
@@ -134,10 +138,10 @@ class Weigher:
         distances = torch.cdist(stacked, stacked, compute_mode="donot_use_mm_for_euclid_dist").expand(
             len(seats), -1, -1
         )
+        far = torch.zeros_like(passed | own)
         skills: Sequence[Tensor | None] = [None] * len(seats)
         usual: list[float] = []
         if examples is not None:
-            held = self.held[[seat.judge for seat in seats]]
             skills = self._maps_for(stacked)[0](stacked, examples.inputs, examples.targets, held, own)
         for i, (seat, sketch, skills_seen) in enumerate(zip(seats, sketches, skills, strict=True)):
             mask, inputs, memory = passed[i], seat.inputs, seat.state.memory()
@@ -148,11 +152,33 @@ class Weigher:
             extent = max(inputs.step, float(torch.linalg.vector_norm(inputs.stacked[inputs.own])))
             mask &= within_reach(from_us, extent)
             usual.append(_median_distance(from_us, mask & ~own[i]))
+            reached = mask.clone()
             mask &= familiar(from_us, memory)
             mask &= near(distances[i], mask, self.learner.spec.size, memory)
             if skills_seen is not None:
-                mask &= skilled(skills_seen, own[i], mask)
-        return stacked, passed | own, usual
+                able = skilled(skills_seen, own[i], mask)
+                far[i] = reached & ~mask & able & as_skilled(skills_seen, own[i])
+                mask &= able
+        passed = passed | own
+        far &= ~own & (passed.sum(dim=-1, keepdim=True) <= FEW)
+        if examples is not None and self.settings.objective == "common" and bool(far.any()):
+            passed = passed | self._useful(stacked, passed, far, examples, held)
+        return stacked, passed, usual
+
+    def _useful(self, stacked: Tensor, passed: Tensor, far: Tensor, examples: Examples, held: Tensor) -> Tensor:
+        """Which of those that are only too `far` (members, k) make equal sharing with those that passed better."""
+        losses = self._maps_for(stacked)[2]
+
+        def equally(among: Tensor) -> Tensor:
+            row = row_of(torch.zeros(among.shape), among)
+            result: Tensor = losses(row, stacked, examples.inputs, examples.targets, held).sum(dim=-1, keepdim=True)
+            return result
+
+        without, useful = equally(passed), torch.zeros_like(far)
+        for peer in far.any(dim=0).nonzero().flatten():
+            asked = torch.zeros_like(far).index_fill_(1, peer, True)
+            useful |= far & asked & (equally(passed | asked) < USEFUL * without)
+        return useful
 
     def _learn(
         self, seats: Sequence[Seat], logits: Tensor, stacked: Tensor, passed: Tensor, examples: Examples

@@ -148,8 +148,10 @@ def show(options: argparse.Namespace, files: Files) -> None:
 def choice(options: argparse.Namespace, files: Files) -> None:
     require_data(options.datasets, options.data_dir)
     require_engine(files.folder, options.keep)
-    sweep(seeded(choose.choice_cells(options.datasets), choose.SEEDS), options, files.choice)
-    print(choose.choice_table(Results(by_key(read_rows(files.choice)), choose.SEEDS), options.datasets))
+    cells = [*choose.few_cells(options.datasets), *choose.choice_cells(options.datasets)]
+    sweep(seeded(cells, choose.SEEDS), options, files.choice)
+    results = Results(by_key(read_rows(files.choice)), choose.SEEDS)
+    print(f"{choose.choice_table(results, options.datasets)}\n\n{choose.few_table(results, options.datasets)}")
 
 
 def real_nodes(options: argparse.Namespace, files: Files) -> None:

@@ -1,6 +1,7 @@
 """How the settings that all cells share are chosen: on data held out of the training set, with other seeds.
 
-The rule must do well on honest and on attacked members alike: what counts is the mean over the cells.
+The rule must do well on honest and on attacked members alike: what counts is the mean over the cells. Beside the grid,
+what the screen's last question (who is far among few?) gives against fixed sharing, on the same data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,10 @@ from scripts.experiments.samples import Results
 SEEDS = (101, 102, 103)
 LEARNING_RATES = (0.02, 0.05, 0.1, 0.2)
 PRIORS: Sequence[float | None] = (None, 0.1, 0.3, 1.0)  # None: what the objective wants
+
+WAYS = ("fixed", "learned")
+FEW_GRAPHS = ("ring", "regular:4")
+FEW_ATTACKS = (None, "alie", "label_flip", "dissensus")  # None: the attackers absent
 
 Choice = tuple[float, float | None]
 
@@ -42,6 +47,37 @@ def held_out(cell: Cell, choice: Choice) -> Cell:
 def choice_cells(datasets: Sequence[str]) -> list[Cell]:
     """Every run of the cross-validation, but for the seeds."""
     return [held_out(cell, choice) for choice in grid() for dataset in datasets for cell in judged_by(dataset).values()]
+
+
+def few_cell(place: Place, sharing: str, attack: str | None) -> Cell:
+    """A run of members that ask few others, measured on held-out training data."""
+    return replace(attack_cell(place, sharing, attack), held_out=True)
+
+
+def few_places(datasets: Sequence[str]) -> list[Place]:
+    """Where 6 of 20 members attack, or are absent, and data are skewed."""
+    return [Place(dataset, "dirichlet:0.5", 20, 6, topology=graph) for dataset in datasets for graph in FEW_GRAPHS]
+
+
+def few_cells(datasets: Sequence[str]) -> list[Cell]:
+    """Every run of `few_table`, but for the seeds."""
+    return [
+        few_cell(place, sharing, attack) for place in few_places(datasets) for attack in FEW_ATTACKS for sharing in WAYS
+    ]
+
+
+def few_table(results: Results, datasets: Sequence[str]) -> str:
+    """Fixed sharing and the rule on sparse graphs, accuracy in %."""
+    rows = [
+        [
+            f"{place.dataset}, {place.graph}",
+            attack or "absent",
+            *(shown(results.sample(few_cell(place, way, attack), "common_accuracy"), results.seeds) for way in WAYS),
+        ]
+        for place in few_places(datasets)
+        for attack in FEW_ATTACKS
+    ]
+    return table(["place", "attackers", *WAYS], rows)
 
 
 def scores(results: Results, datasets: Sequence[str]) -> dict[Choice, float]:

@@ -13,7 +13,7 @@ from node.simulation.settings import with_settings
 from scripts.experiments import coordination, tables
 from scripts.experiments.bars import bars
 from scripts.experiments.cells import DATASETS, SHARED, Place, graph_places, places
-from scripts.experiments.choose import choice_table
+from scripts.experiments.choose import choice_table, few_table
 from scripts.experiments.commands import row_commands
 from scripts.experiments.figures import draw_figures, draw_portrait, extent
 from scripts.experiments.figures import figures as every_figure
@@ -93,6 +93,7 @@ def parts(findings: Findings, pictures: Path) -> dict[str, str]:
         "figures": figures(results, pictures),
         "portraits": portraits(findings.portraits, pictures),
         "choice": choice_table(findings.held_out, DATASETS),
+        "few": few_table(findings.held_out, DATASETS),
         **coordination.sections(findings.coordinated, findings.extent, pictures),
     }
 

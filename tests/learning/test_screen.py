@@ -7,6 +7,7 @@ from torch import nn
 
 from node.learning.screen import (
     Memory,
+    as_skilled,
     familiar,
     first_of_its_kind,
     held_classes,
@@ -95,6 +96,11 @@ def test_an_update_is_not_far_while_it_is_no_farther_than_updates_usually_are():
 def test_nonsense_is_not_sound(value):
     stacked = torch.stack([update((0, 1), 0), torch.full((LEARNER.spec.size,), value)])
     assert sound(stacked, ours(stacked)).tolist() == [True, False]
+
+
+def test_as_skilled_is_who_knows_what_we_know_but_for_what_the_examples_leave_open():
+    own = torch.tensor([False, True, False, False])
+    assert as_skilled(torch.tensor([0.85, 0.9, 0.86, 1.0]), own).tolist() == [False, True, True, True]
 
 
 def met(stacked, round=1, memory=None):

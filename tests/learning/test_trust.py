@@ -8,6 +8,7 @@ import torch
 from node.errors import ConfigError
 from node.learning import mapped
 from node.learning.many import Pool
+from node.learning.screen import familiar
 from node.learning.task import Share, Task, prepare
 from node.learning.task_files import load_task
 from node.learning.trainer import Plan, train
@@ -35,10 +36,13 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def trained(*steps):
+    plans = [Plan(count, seeded(i)) for i, count in enumerate(steps)]
+    return torch.stack([train(LEARNER, LEARNER.initial(), d.train, p).flat for d, p in zip(DATA, plans, strict=True)])
+
+
 def honest():
-    return torch.stack(
-        [train(LEARNER, LEARNER.initial(), d.train, Plan(60, seeded(i))).flat for i, d in enumerate(DATA)]
-    )
+    return trained(60, 60, 60, 60)
 
 
 def inputs(stacked, members=(0, 1, 2, 3), own=0, rounds=None):
@@ -143,6 +147,15 @@ def test_attackers_who_are_the_majority_of_one_cohort_do_not_set_the_measure():
     stacked = honest() + 0.01 * torch.randn(4, LEARNER.spec.size, generator=seeded(1))
     stacked[1:] += torch.randn(3, LEARNER.spec.size, generator=seeded(2))
     assert learned(stacked, state=state, rounds=(2, 2, 2, 2))[1].tolist() == [1, 0, 0, 0]
+
+
+def test_who_trained_longer_than_the_others_is_far_and_counts_unless_it_went_the_wrong_way():
+    state, _ = learned(trained(4, 4, 4, 4))
+    stacked, rounds = trained(5, 5, 60, 5), (2,) * 4
+    assert not familiar(torch.cdist(stacked, stacked)[0], state.memory())[2]
+    assert learned(stacked, state=state, rounds=rounds)[1].tolist() == [0.25] * 4
+    stacked[2] = 2 * stacked[0] - stacked[2]
+    assert learned(stacked, state=state, rounds=rounds)[1][2] == 0
 
 
 def test_somebody_elses_earlier_update_gets_nothing():
