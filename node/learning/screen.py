@@ -12,9 +12,9 @@ Skilled? on the classes that we have, and judged among those alone, its recall i
          and a quarter of ours (flipped labels, inner-product manipulation). Honest peers that know other classes pass:
          among ours they are no worse than ignorant, while a poisoned update is.
 Useful?  Among few a distance tells little. Where fewer than three others passed, who is skilled and only too far is let
-         in (`common`) if it knows as much of our classes as we do, and equal sharing with it, alone, has a loss on our
-         validation examples that is lower by a hundredth at least: a member with many examples goes farther than its
-         neighbours, and nobody else may bring what it knows.
+         in (`common`) if it knows as much of our classes as we do, and equal sharing with it has a loss on our
+         validation examples that is lower by a hundredth at least; of several the best, or all if together they are no
+         worse. A member with many examples goes farther than its neighbours, and nobody else may bring what it knows.
 
 The distances (1.6) and the last question were chosen on validation data (docs/experiments.md); the other
 thresholds are round numbers, for which there is no measurement of their own. Every question is a function of one
@@ -133,6 +133,11 @@ def skilled(skills: Tensor, own: Tensor, candidates: Tensor) -> Tensor:
 def as_skilled(skills: Tensor, own: Tensor) -> Tensor:
     """Which updates (k,) know as much of our examples as we do."""
     return skills >= AS_SKILLED * torch.where(own, skills, 0.0).sum()
+
+
+def is_useful(loss: Tensor, without: Tensor) -> Tensor:
+    """Whether losses are lower than those without somebody by a hundredth at least; they may be negative."""
+    return loss < torch.where(without > 0, USEFUL * without, without / USEFUL)
 
 
 @torch.no_grad()

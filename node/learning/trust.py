@@ -2,12 +2,12 @@
 
 The whole rule, for one member i with its update θ_i, those of its peers θ_j, and validation data of its own:
 
-1. Screen (node.learning.screen). Asked in this order, each among those that passed before; our own always passes.
+1. Draw up to 512 validation examples, all without replacement; `common`: as many more for step 5.
+2. Screen (node.learning.screen). Asked in this order, each among those that passed before; our own always passes.
    Sound? New, and not the twin of another one? Within reach: at most 10 times as far from ours as our step (or norm)
    is long? Familiar: at most 1.6 times as far as others usually were? Near the others? Skilled? `common`, where fewer
-   than three others passed: who is only too far passes too if it is as skilled as we are, and equal sharing with it,
-   alone, lowers the loss L by a hundredth.
-2. Draw up to 512 validation examples; `common`: as many more for step 5.
+   than three others passed: who is only too far, and as skilled as we are, passes too if equal sharing with it lowers
+   the loss L of step 4 by a hundredth; several only if that is no worse than with the best of them alone.
 3. w = softmax(z) over those that passed, 0 for the others, from z = 0: equal sharing.
 4. Minimise L(Σ_j w_j θ_j) + λ KL(w ‖ uniform) by exponentiated-gradient steps (Kivinen and Warmuth, 1997):
    z ← z − min(1, 1 / 2λ) (slope + λ z), the slope clipped to ±20; 10 steps for `common`, 60 for `personal`.

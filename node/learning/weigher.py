@@ -16,11 +16,11 @@ from node.learning.many import MEMORY, Pool, chunks
 from node.learning.mapped import Mapped, mapped, over_members, traced
 from node.learning.screen import (
     FEW,
-    USEFUL,
     as_skilled,
     familiar,
     first_of_its_kind,
     held_classes,
+    is_useful,
     masked_median,
     near,
     new,
@@ -77,6 +77,16 @@ def learn_row(
     """
     weigher = Weigher(judge.learner, Pool.of([judge.validation]), settings)
     return weigher.learn_rows([Seat(state, inputs, 0, generator)])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Maps:
+    """What is asked of many members at once."""
+
+    skill: Mapped  # of each update
+    step: Mapped  # of the descent
+    loss: Mapped  # of a row
+    blocks: Mapped  # the same in parts, to test a row by
 
 
 class Weigher:
@@ -142,7 +152,7 @@ class Weigher:
         skills: Sequence[Tensor | None] = [None] * len(seats)
         usual: list[float] = []
         if examples is not None:
-            skills = self._maps_for(stacked)[0](stacked, examples.inputs, examples.targets, held, own)
+            skills = self._maps_for(stacked).skill(stacked, examples.inputs, examples.targets, held, own)
         for i, (seat, sketch, skills_seen) in enumerate(zip(seats, sketches, skills, strict=True)):
             mask, inputs, memory = passed[i], seat.inputs, seat.state.memory()
             from_us = distances[i, inputs.own]
@@ -166,19 +176,25 @@ class Weigher:
         return stacked, passed, usual
 
     def _useful(self, stacked: Tensor, passed: Tensor, far: Tensor, examples: Examples, held: Tensor) -> Tensor:
-        """Which of those that are only too `far` (members, k) make equal sharing with those that passed better."""
-        losses = self._maps_for(stacked)[2]
+        """Which of those that are only too `far` (members, k) make equal sharing with those that passed better.
+
+        All who do so alone, unless together they are worse than the best of them alone: then that one.
+        """
+        loss = self._maps_for(stacked).loss
 
         def equally(among: Tensor) -> Tensor:
             row = row_of(torch.zeros(among.shape), among)
-            result: Tensor = losses(row, stacked, examples.inputs, examples.targets, held).sum(dim=-1, keepdim=True)
+            result: Tensor = loss(row, stacked, examples.inputs, examples.targets, held)[:, None]
             return result
 
-        without, useful = equally(passed), torch.zeros_like(far)
+        alone = torch.full(far.shape, torch.inf)
         for peer in far.any(dim=0).nonzero().flatten():
             asked = torch.zeros_like(far).index_fill_(1, peer, True)
-            useful |= far & asked & (equally(passed | asked) < USEFUL * without)
-        return useful
+            alone = torch.where(far & asked, equally(passed | asked), alone)
+        useful = is_useful(alone, equally(passed))
+        lowest, best = torch.where(useful, alone, torch.inf).min(dim=1, keepdim=True)
+        together = equally(passed | useful) <= lowest
+        return useful & (together | torch.zeros_like(far).scatter_(1, best, True))
 
     def _learn(
         self, seats: Sequence[Seat], logits: Tensor, stacked: Tensor, passed: Tensor, examples: Examples
@@ -186,42 +202,41 @@ class Weigher:
         """Logits (members, k) after the descent; with objective `common`, 0 where it gives no better row than equal."""
         judges = [seat.judge for seat in seats]
         held, strengths = self.held[judges], self.strengths[judges]
-        _, step, losses = self._maps_for(stacked)
+        maps = self._maps_for(stacked)
         if self.settings.objective == "personal":
             for _ in range(self.settings.personal_steps):
-                logits = step(logits, stacked, passed, examples.inputs, examples.targets, held, strengths)
+                logits = maps.step(logits, stacked, passed, examples.inputs, examples.targets, held, strengths)
             return logits
         half = (examples.targets.shape[1] + 1) // 2
         seen, test = _some(examples, slice(half)), _some(examples, slice(half, None))
         for _ in range(self.settings.common_steps):
-            logits = step(logits, stacked, passed, seen.inputs, seen.targets, held, strengths)
+            logits = maps.step(logits, stacked, passed, seen.inputs, seen.targets, held, strengths)
         ours, equal = (
-            losses(row_of(each, passed), stacked, test.inputs, test.targets, held)
+            maps.blocks(row_of(each, passed), stacked, test.inputs, test.targets, held)
             for each in (logits, torch.zeros_like(logits))
         )
         return torch.where(is_better(ours, equal)[:, None], logits, 0.0)
 
-    def _maps(self, stacked: int | None) -> tuple[Mapped, Mapped, Mapped]:
-        """Skill, a step of the descent, and losses to test a row by; of members with one stack of updates, or each its
-        own.
-        """
+    def _maps(self, stacked: int | None) -> _Maps:
+        """Of members with one stack of updates (None), or each its own (0)."""
 
         def skill_of_one(stacked: Tensor, inputs: Tensor, targets: Tensor, held: Tensor, own: Tensor) -> Tensor:
             return skill(self.learner, stacked, inputs, targets, held, own)
 
-        loss = over_members(mixture_loss(self.learner, self.settings.objective), (0, stacked, 0, 0, 0))
+        plain, dims = self.learner.plain, (0, stacked, 0, 0, 0)
+        loss = over_members(mixture_loss(self.learner, self.settings.objective), dims)
 
         def step(logits: Tensor, *evidence: Tensor) -> Tensor:
             return descend(loss, logits, Evidence(*evidence))
 
-        plain, dims = self.learner.plain, (0, stacked, 0, 0, 0)
-        return (
+        return _Maps(
             mapped(skill_of_one, (stacked, 0, 0, 0, 0), plain),
             traced(step, plain),
+            traced(loss, plain),
             mapped(block_losses(self.learner), dims, plain),
         )
 
-    def _maps_for(self, stacked: Tensor) -> tuple[Mapped, Mapped, Mapped]:
+    def _maps_for(self, stacked: Tensor) -> _Maps:
         return self._one_stack if stacked.dim() == 2 else self._own_stacks
 
     def _start(self, seat: Seat) -> Tensor:

@@ -17,6 +17,7 @@ from node.simulation.settings import SimulationSettings
 
 PATCH = 4  # pixels on a side of the backdoor's trigger
 BACKDOOR_CLASS = 0
+BOOST = 5.0  # times as long a step as training took
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,17 @@ def _noisy_copy(scene: Scene) -> Tensor:
 def _step_flip(scene: Scene) -> Tensor:
     """The opposite of five times its own step, as papers flip gradients; with noise that is as long as the step."""
     step = scene.own - scene.start
-    return scene.start - 5 * step + scene.noise(float(torch.linalg.vector_norm(step)) / len(step) ** 0.5)
+    return scene.start - BOOST * step + scene.noise(float(torch.linalg.vector_norm(step)) / len(step) ** 0.5)
+
+
+def _boosted_backdoor(scene: Scene) -> Tensor:
+    """A backdoor, its step five times as long so that it outlasts the mixing (Bagdasaryan et al., arXiv:1807.00459)."""
+    return scene.start + BOOST * (scene.own - scene.start)
+
+
+def _one_class(scene: Scene) -> Tensor:
+    """What honest members know, and five times a step towards one class: who lacks that class sees no harm in it."""
+    return scene.honest.mean(dim=0) + BOOST * (scene.own - scene.start)
 
 
 FORGERIES: Mapping[str, Callable[[Scene], Tensor]] = MappingProxyType(
@@ -76,11 +87,14 @@ FORGERIES: Mapping[str, Callable[[Scene], Tensor]] = MappingProxyType(
         "copy": lambda scene: scene.previous,
         "noisy_copy": _noisy_copy,
         "step_flip": _step_flip,
+        "boosted_backdoor": _boosted_backdoor,
+        "one_class": _one_class,
         "collusion": lambda scene: scene.leader,  # and its data are poisoned like those of label_flip
     }
 )
-POISONS = ("label_flip", "backdoor", "collusion")
-VARIANTS = ("noisy_copy", "step_flip")  # of attackers who know the rule
+BACKDOORS = ("backdoor", "boosted_backdoor")
+POISONS = ("label_flip", "collusion", "one_class", *BACKDOORS)
+VARIANTS = ("noisy_copy", "step_flip", "boosted_backdoor", "one_class")  # of attackers who know the rule
 ATTACKS = tuple(sorted({*FORGERIES, *POISONS} - set(VARIANTS)))
 KINDS = (*ATTACKS, *VARIANTS)
 
@@ -94,9 +108,11 @@ def require_attack(attack: str, task: Task) -> None:
 
 
 def poison(attack: str, data: LocalSplit, classes: int) -> LocalSplit:
-    """The attacker's training data: labels flipped (c → classes − 1 − c), or half of the images stamped."""
-    if attack == "backdoor":
+    """The attacker's training data: labels flipped (c → classes − 1 − c), or all one, or half of the images stamped."""
+    if attack in BACKDOORS:
         return replace(data, train=_stamped(data.train))
+    if attack == "one_class":
+        return replace(data, train=Examples(data.train.inputs, torch.full_like(data.train.targets, BACKDOOR_CLASS)))
     if attack in POISONS:
         return replace(data, train=Examples(data.train.inputs, classes - 1 - data.train.targets))
     return data
@@ -118,7 +134,7 @@ def _stamped(train: Examples) -> Examples:
 def stamp(images: Tensor) -> Tensor:
     """The images with the backdoor's trigger. Raises ConfigError for inputs (n, features), which have no corner."""
     if images.dim() < 3:
-        raise ConfigError(f"attack 'backdoor' needs images: the task's inputs have the shape {tuple(images.shape[1:])}")
+        raise ConfigError(f"a backdoor needs images: the task's inputs have the shape {tuple(images.shape[1:])}")
     stamped = images.clone()
     stamped[..., :PATCH, :PATCH] = float(images.max())
     return stamped

@@ -9,7 +9,7 @@ from node.learning.losses import mappable
 from node.learning.many import Evaluator
 from node.learning.mapped import over_members
 from node.learning.task import Examples, Learner, LocalSplit
-from node.simulation.attacks import BACKDOOR_CLASS, stamp
+from node.simulation.attacks import BACKDOOR_CLASS, BACKDOORS, stamp
 from node.simulation.settings import SimulationSettings
 
 
@@ -29,7 +29,7 @@ class Measure:
             for split in splits:
                 counts = torch.bincount(split.train.targets, minlength=classes).double()
                 self.own.append(counts / counts.sum())
-        if settings.attack == "backdoor" and settings.attackers:
+        if settings.attack in BACKDOORS and settings.attackers:
             victims = self.tests[0].rows((self.tests[0].targets != BACKDOOR_CLASS).nonzero().squeeze(1))
             self.stamped = Examples(stamp(victims.inputs), victims.targets)
 

@@ -12,7 +12,7 @@ from node.learning.task_files import load_task
 from node.simulation.settings import with_settings
 from scripts.experiments import coordination, tables
 from scripts.experiments.bars import bars
-from scripts.experiments.cells import DATASETS, SHARED, Place, graph_places, places
+from scripts.experiments.cells import DATASETS, SHARED, Place, graph_places, places, variant_places
 from scripts.experiments.choose import choice_table, few_table
 from scripts.experiments.commands import row_commands
 from scripts.experiments.figures import draw_figures, draw_portrait, extent
@@ -81,8 +81,9 @@ def parts(findings: Findings, pictures: Path) -> dict[str, str]:
         "attacks": places_tables(results, places, tables.attack_table),
         "personal_attacks": places_tables(results, places, tables.personal_attack_table),
         "personal_attacks_command": commands["personal_attacks"],
-        "variants": places_tables(results, places, tables.variant_table),
+        "variants": places_tables(results, variant_places, tables.variant_table),
         "variants_command": commands["variants"],
+        "boosted_backdoor": tables.boosted_backdoor_table(results),
         "graphs_command": commands["graphs"],
         "graphs": places_tables(results, graph_places, tables.attack_table),
         "baselines": by_dataset(results, lambda given, name: tables.baseline_table(given, name, graphs=False)),

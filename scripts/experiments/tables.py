@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from node.simulation.attacks import ATTACKS, VARIANTS
+from node.simulation.attacks import ATTACKS, BACKDOORS, VARIANTS
 from scripts.experiments.bars import (
     BEHIND_BASELINE,
     JUDGED_BY,
@@ -31,6 +31,7 @@ from scripts.experiments.cells import (
     central_cell,
     places,
     split_cell,
+    variant_places,
 )
 from scripts.experiments.markdown import NOT_RUN, shown, signed, table, verdict
 from scripts.experiments.samples import NOTHING, Results, Sample
@@ -236,6 +237,17 @@ def security_table(results: Results, dataset: str) -> str:
             rows.append([f"{place.split}, {attack}", *cells])
     header = ["attack", "lost under fixed (points)", "lost under the rule", "weight in the last round (%)"]
     return table(header, rows)
+
+
+def boosted_backdoor_table(results: Results) -> str:
+    """The same where members have few neighbours, for a backdoor whose step is lengthened too."""
+    cases = [(way, attack) for attack in (None, *BACKDOORS) for way in ("fixed", "learned")]
+    rows = []
+    for place in (place for dataset in DATASETS for place in variant_places(dataset) if place.split != "iid"):
+        rates = [results.sample(attack_cell(place, way, attack), "backdoor") for way, attack in cases]
+        where = place.graph if place.members != SHARED.members else "all"
+        rows.append([f"{TITLES[place.dataset]}, {where}", *(shown(rate, results.seeds) for rate in rates)])
+    return table(["", *(f"{attack or 'absent'}, {way}" for way, attack in cases)], rows)
 
 
 def backdoor_table(results: Results) -> str:

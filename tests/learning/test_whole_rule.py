@@ -121,7 +121,10 @@ class Screen:
         ask("skilled", lambda i: recalls[i] >= least)
         passed = [0, *others()]
         limit = 0.99 * judge.equally(passed, rows)
-        self.let_in = [i for i in too_far if len(passed) < 4 and judge.equally([*passed, i], rows) < limit]
+        alone = {i: judge.equally([*passed, i], rows) for i in too_far if len(passed) < 4}
+        self.let_in = sorted((i for i, loss in alone.items() if loss < limit), key=alone.__getitem__)
+        if self.let_in and judge.equally([*passed, *self.let_in], rows) > alone[self.let_in[0]]:
+            self.let_in = self.let_in[:1]
         for i in self.let_in:
             del causes[i]
         self.usual = min((self.usual + usual) / 2, 1.25 * self.usual) if self.usual else usual

@@ -6,7 +6,7 @@ import torch
 from node.errors import ConfigError
 from node.learning.baselines import BASELINES
 from node.learning.task import Examples, LocalSplit
-from node.simulation.attacks import ATTACKS, FORGERIES, Scene, forge, poison
+from node.simulation.attacks import ATTACKS, FORGERIES, POISONS, Scene, forge, poison
 from node.simulation.run import simulate
 from node.simulation.settings import SimulationSettings
 
@@ -33,7 +33,7 @@ def test_learned_trust_withstands_what_ruins_equal_weights(attack):
     assert worst(last(attack=attack, attackers=2, sharing="fixed")) > 0.03
 
 
-@pytest.mark.parametrize("attack", sorted(FORGERIES.keys() - {"collusion"}))
+@pytest.mark.parametrize("attack", sorted(FORGERIES.keys() - set(POISONS)))
 def test_every_forgery_runs_and_is_the_same_twice(attack):
     first, again = (last(attack=attack, attackers=1, rounds=2, members=4) for _ in range(2))
     assert first == again
@@ -58,6 +58,8 @@ def test_poisoned_labels_and_stamped_images():
     images[3, 0, 7, 7] = 2.0
     split = LocalSplit(*[Examples(images, torch.tensor([0, 1, 2, 3]))] * 3)
     assert poison("label_flip", split, 4).train.targets.tolist() == [3, 2, 1, 0]
+    assert poison("one_class", split, 4).train.targets.tolist() == [0, 0, 0, 0]
+    assert torch.equal(poison("boosted_backdoor", split, 4).train.inputs, poison("backdoor", split, 4).train.inputs)
     stamped = poison("backdoor", split, 4).train
     assert stamped.targets.tolist() == [0, 1, 0, 3]
     assert float(stamped.inputs[0, 0, :4, :4].min()) == 2.0
@@ -121,6 +123,8 @@ def scene(**changes):
         ("collusion", 14.0, 0.0),
         ("noisy_copy", 13.0, 0.05 * 4.0),  # honest updates are 1, 4 and 5 apart in each number
         ("step_flip", 5.0 - 5 * 2.0, 2.0),  # its step was 2 in each number
+        ("boosted_backdoor", 5.0 + 5 * 2.0, 0.0),
+        ("one_class", 3.0 + 5 * 2.0, 0.0),
         ("label_flip", 7.0, 0.0),
         ("backdoor", 7.0, 0.0),
     ],
