@@ -2,7 +2,8 @@
 
 Sound?   finite, and its norm at most 1,000 times our own.
 New?     not what somebody else sent before, nor its sender's own work of another round (stale, constant, copied); of
-         several that are the same in a round, one counts (colluding copies).
+         several that are the same in a round, one counts (colluding copies). Same is within a hundredth of the typical
+         distance to ours, or of our own step, which no attacker can lengthen.
 Reach?   its distance to ours is at most ten times what our own training went, or our norm if that is more.
 Near?    its median distance to the other updates is at most 1.6 times the typical one, or what was usual in earlier
          rounds, since honest steps differ by more than that where all are short; and its distance to ours at most 1.6
@@ -32,7 +33,7 @@ from node.learning.pure import mappable_loss, outputs
 from node.learning.task import Learner
 
 HUGE = 1e3  # times our own norm: beyond it, an update is not even looked at
-SAME = 0.01  # of the typical distance between updates: closer than that is no new work
+SAME = 0.01  # of how far updates typically are from ours, or of our own step if that is less: closer is no new work
 FAR = 1.6  # times the typical distance
 FAMILIAR = 1.6  # times the usual distance to ours
 GROWTH = 1.25  # times what the usual distance was, at most, after a round: a healed partition soon grows together
@@ -72,7 +73,7 @@ def sound(stacked: Tensor, own: Tensor) -> Tensor:
 
 
 def new(sketches: Tensor, members: tuple[int, ...], rounds: tuple[int, ...], memory: Memory, scale: float) -> Tensor:
-    """Which updates (k,) are new work, by their sketches (k, 64); `scale` is the typical distance between updates.
+    """Which updates (k,) are new work, by their sketches (k, 64); `scale` is how far they typically are from ours.
 
     A peer that is behind may be met again with the same update of the same round; one that sends old work as that of
     another round, or what somebody else sent before, is caught.

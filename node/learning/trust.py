@@ -4,7 +4,8 @@ The whole rule, for one member i with its update θ_i, those of its peers θ_j, 
 
 1. Draw up to 512 validation examples, all without replacement; `common`: as many more for step 5.
 2. Screen (node.learning.screen). Asked in this order, each among those that passed before; our own always passes.
-   Sound? New, and not the twin of another one? Within reach: at most 10 times as far from ours as our step (or norm)
+   Sound? New, and not the twin of another one (closer than a hundredth of our step, or of the median distance to ours
+   if that is less)? Within reach: at most 10 times as far from ours as our step (or norm)
    is long? Familiar: at most 1.6 times as far as others usually were? Near the others? Skilled? `common`, where fewer
    than three others passed: who is only too far, and as skilled as we are, passes too if equal sharing with it lowers
    the loss L of step 4 by a hundredth; several only if that is no worse than with the best of them alone.

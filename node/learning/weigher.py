@@ -157,6 +157,7 @@ class Weigher:
             mask, inputs, memory = passed[i], seat.inputs, seat.state.memory()
             from_us = distances[i, inputs.own]
             scale = _median_distance(from_us, mask & ~own[i])
+            scale = min(scale, inputs.step) if inputs.step > 0 else scale
             mask &= new(sketch, inputs.members, inputs.rounds, memory, scale) | own[i]
             mask &= first_of_its_kind(distances[i], mask, scale)
             extent = max(inputs.step, float(torch.linalg.vector_norm(inputs.stacked[inputs.own])))

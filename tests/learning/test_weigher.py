@@ -88,6 +88,18 @@ def test_who_gains_less_than_a_hundredth_stays_out():
     assert row(beside + 0.4 * TRUTH)[2] > 0
 
 
+def test_neighbours_who_send_noise_do_not_set_what_counts_as_the_same():
+    """By the noise's distances alone honest members would have sent nothing new, and be each other's copies."""
+    noise = [100 * torch.randn(TRUTH.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    honest = [updates(*[share * TRUTH] * 3, seed=seed) for seed, share in enumerate((0.5, 0.55))]
+    state = TrustState.fresh()
+    for round, stacked in enumerate(honest, 1):
+        given = seat(state, torch.cat([stacked, updates(*noise, seed=round + 5)]), round)
+        inputs = replace(given.inputs, step=1.0)
+        state, found = learn_row(state, inputs, Judge(LEARNER, examples()), SETTINGS, given.generator)
+        assert (found > 0).tolist() == [True] * 3 + [False] * 3
+
+
 def recall(matrix, judged):
     right = (judged.inputs @ matrix.T).argmax(dim=1) == judged.targets
     return float(torch.stack([right[judged.targets == known].float().mean() for known in range(CLASSES)]).mean())

@@ -98,7 +98,7 @@ class Screen:
         ask("sound", lambda i: norms[i] <= 1000 * max(norms[0], 1))
         clean = np.where(np.isin(np.arange(len(stacked)), list(causes))[:, None], 0, stacked)
         apart = np.linalg.norm(clean[:, None] - clean[None], axis=2)
-        same = 0.01 * low_median(apart[0, others()])
+        same = 0.01 * min(low_median(apart[0, others()]), step)
         ask(
             "new",
             lambda i: all(np.linalg.norm(clean[i] - old) > same for who, old in self.known if who != (i, rounds[i])),
