@@ -2,13 +2,13 @@
 
 Sound?   finite, and its norm at most 1,000 times our own.
 New?     not what somebody else sent before, nor its sender's own work of another round (stale, constant, copied); of
-         several that are the same in a round, one counts (colluding copies). Same is within a hundredth of the typical
-         distance to ours, or of our own step, which no attacker can lengthen.
+         several that are the same in a round, one counts, ours if it is among them (colluding copies). Same is within a
+         hundredth of the typical distance to ours, or of our own step, which no attacker can lengthen.
 Reach?   its distance to ours is at most ten times what our own training went, or our norm if that is more.
-Near?    its median distance to the other updates is at most 1.6 times the typical one, or what was usual in earlier
-         rounds, since honest steps differ by more than that where all are short; and its distance to ours at most 1.6
-         times what was usual, so that attackers who are the majority of one cohort don't set the measure (sign flips,
-         noise, dissensus).
+Near?    its median distance to the other updates is at most 1.6 + 5 / √size times the typical one (small models vary
+         more), or what was usual in earlier rounds, since honest steps differ by more than that where all are short;
+         and its distance to ours at most 1.6 times what was usual, so that attackers who are the majority of one cohort
+         don't set the measure (sign flips, noise, dissensus).
 Skilled? on the classes that we have, and judged among those alone, its recall is at least half of the median peer's
          and a quarter of ours (flipped labels, inner-product manipulation). Honest peers that know other classes pass:
          among ours they are no worse than ignorant, while a poisoned update is.
@@ -40,7 +40,7 @@ GROWTH = 1.25  # times what the usual distance was, at most, after a round: a he
 REACH = 10.0  # times the norm of ours, or the distance that our own training went
 FEW_NUMBERS = 5.0  # over √size is added to it: distances between small models vary more
 SKILL = 0.5  # of the median peer's
-FEW = 3  # others, of whom more are needed to tell who is far
+FEW = 3  # that passed, ours among them: not enough to tell who is far
 AS_SKILLED = 0.95  # of ours, which 512 examples tell to some percent
 USEFUL = 0.99  # of the loss without it
 SKETCH = 64  # numbers kept of an update of any size
@@ -73,7 +73,7 @@ def sound(stacked: Tensor, own: Tensor) -> Tensor:
 
 
 def new(sketches: Tensor, members: tuple[int, ...], rounds: tuple[int, ...], memory: Memory, scale: float) -> Tensor:
-    """Which updates (k,) are new work, by their sketches (k, 64); `scale` is how far they typically are from ours.
+    """Which updates (k,) are new work, by their sketches (k, 64); for `scale` see `first_of_its_kind`.
 
     A peer that is behind may be met again with the same update of the same round; one that sends old work as that of
     another round, or what somebody else sent before, is caught.
@@ -85,12 +85,16 @@ def new(sketches: Tensor, members: tuple[int, ...], rounds: tuple[int, ...], mem
     return result
 
 
-def first_of_its_kind(distances: Tensor, candidates: Tensor, scale: float) -> Tensor:
-    """Which updates (k,) are not the same as a candidate before them; distances (k, k)."""
+def first_of_its_kind(distances: Tensor, own: Tensor, candidates: Tensor, scale: float) -> Tensor:
+    """Which updates (k,) are not the same as a candidate before them, ours (`own`) being the first; distances (k, k).
+
+    `scale` is how far updates typically are from ours, or our own step if that is shorter.
+    """
     if scale <= 0:
         return torch.ones_like(candidates)
     twins = (distances <= SAME * scale) & candidates[None]
-    result: Tensor = ~twins.tril(-1).any(dim=1)
+    before = torch.ones_like(twins).tril(-1) & ~own[:, None] | own[None] & ~own[:, None]
+    result: Tensor = ~(twins & before).any(dim=1)
     return result
 
 
@@ -172,7 +176,8 @@ def remembered(
 ) -> Memory:
     """The memory with these updates in the place of the same peers' earlier ones.
 
-    `distance` is their median distance to ours, 0 if there are none; half of what is remembered is the last.
+    `distance` is the median distance to ours of those that are sound, new and within reach, 0 if there are none; half
+    of what is remembered is the last.
     """
     before = float(memory.distance[0])
     usual = before if distance <= 0 else distance if before <= 0 else min((before + distance) / 2, GROWTH * before)

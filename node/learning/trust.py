@@ -2,13 +2,15 @@
 
 The whole rule, for one member i with its update θ_i, those of its peers θ_j, and validation data of its own:
 
-1. Draw up to 512 validation examples, all without replacement; `common`: as many more for step 5.
+1. Draw up to 512 validation examples without replacement; `common`: up to 1,024, of which step 4 gets one half and
+   step 5 the other. The screen is asked with the first 512 of them.
 2. Screen (node.learning.screen). Asked in this order, each among those that passed before; our own always passes.
    Sound? New, and not the twin of another one (closer than a hundredth of our step, or of the median distance to ours
-   if that is less)? Within reach: at most 10 times as far from ours as our step (or norm)
-   is long? Familiar: at most 1.6 times as far as others usually were? Near the others? Skilled? `common`, where fewer
-   than three others passed: who is only too far, and as skilled as we are, passes too if equal sharing with it lowers
-   the loss L of step 4 by a hundredth; several only if that is no worse than with the best of them alone.
+   if that is less; of twins the first counts, ours before all)? Within reach: at most 10 times as far from ours as our
+   step (or norm) is long? Familiar: at most 1.6 times as far as others usually were? Near the others? Skilled?
+   `common`, where fewer than three others passed: who is only too far, and as skilled as we are, passes too if equal
+   sharing with it lowers the loss L of step 4 by a hundredth; several only if that is no worse than with the best of
+   them alone.
 3. w = softmax(z) over those that passed, 0 for the others, from z = 0: equal sharing.
 4. Minimise L(Σ_j w_j θ_j) + λ KL(w ‖ uniform) by exponentiated-gradient steps (Kivinen and Warmuth, 1997):
    z ← z − min(1, 1 / 2λ) (slope + λ z), the slope clipped to ±20; 10 steps for `common`, 60 for `personal`.
@@ -57,7 +59,7 @@ class TrustSettings:
 
     objective: str = "common"
     prior_strength: float | None = None  # λ in units of the loss; None: what the objective wants
-    examples: int = 512  # of the validation data, drawn anew each round; `common`: as many to test on
+    examples: int = 512  # of the validation data, drawn anew each round; `common`: twice as many, half to test on
     common_steps: int = 10
     personal_steps: int = 60  # the optimum is far from equal sharing
     screened: bool = True  # False, and warm: what the literature's learned weights do, to compare with
@@ -69,7 +71,8 @@ class TrustState:
     """What a member remembers of its peers, by member index (n,): plain arrays for a checkpoint.
 
     `logits` of the last row, for whoever wants to look; a sketch (n, 64) of each peer's last update, and the round it
-    was of: enough to see that an update is no new work. And how far from ours (1,) accepted updates usually are.
+    was of: enough to see that an update is no new work. And how far from ours (1,) updates that are sound, new and
+    within reach usually are, whether they passed or not.
     """
 
     members: npt.NDArray[np.int64]

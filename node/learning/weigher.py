@@ -159,7 +159,7 @@ class Weigher:
             scale = _median_distance(from_us, mask & ~own[i])
             scale = min(scale, inputs.step) if inputs.step > 0 else scale
             mask &= new(sketch, inputs.members, inputs.rounds, memory, scale) | own[i]
-            mask &= first_of_its_kind(distances[i], mask, scale)
+            mask &= first_of_its_kind(distances[i], own[i], mask, scale)
             extent = max(inputs.step, float(torch.linalg.vector_norm(inputs.stacked[inputs.own])))
             mask &= within_reach(from_us, extent)
             usual.append(_median_distance(from_us, mask & ~own[i]))

@@ -125,10 +125,19 @@ def test_the_same_update_is_no_new_work_in_another_round_but_welcome_in_its_own(
 def test_of_several_that_are_the_same_the_first_counts():
     stacked = torch.stack([update((0, 1, 2, 3), s) for s in (0, 1, 2, 1, 1)])
     distances = torch.cdist(stacked, stacked)
-    assert first_of_its_kind(distances, everybody(stacked), 1.0).tolist() == [True, True, True, False, False]
+    all_five, ours = everybody(stacked), torch.arange(5) == 0
+    assert first_of_its_kind(distances, ours, all_five, 1.0).tolist() == [True, True, True, False, False]
     candidates = torch.tensor([True, False, True, True, True])
-    assert first_of_its_kind(distances, candidates, 1.0).tolist() == [True, True, True, True, False]
-    assert first_of_its_kind(distances, everybody(stacked), 0.0).all()  # nobody has moved: all are the same
+    assert first_of_its_kind(distances, ours, candidates, 1.0).tolist() == [True, True, True, True, False]
+    assert first_of_its_kind(distances, ours, all_five, 0.0).all()  # nobody has moved: all are the same
+
+
+@pytest.mark.parametrize("ours", [1, 3, 4])
+def test_of_several_that_are_the_same_ours_counts_whoever_else_sent_it(ours):
+    stacked = torch.stack([update((0, 1, 2, 3), s) for s in (0, 1, 2, 1, 1)])
+    own = torch.arange(5) == ours
+    passed = first_of_its_kind(torch.cdist(stacked, stacked), own, everybody(stacked), 1.0)
+    assert passed.nonzero().flatten().tolist() == sorted([0, 2, ours])
 
 
 def usual(*distances):
