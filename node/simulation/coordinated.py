@@ -20,7 +20,7 @@ from node.simulation.settings import SimulationSettings
 
 @dataclass(frozen=True, slots=True)
 class CoordinatedSettings:
-    """A run; the same settings give the same result, bit for bit."""
+    """A run; the same settings give the same result, bit for bit, on one thread of torch."""
 
     task: str = "mnist-softmax"
     workers: int = 6

@@ -26,8 +26,18 @@ def fixed_neighbors(settings: SimulationSettings) -> Neighbors | None:
             "take fewer neighbours than members, and an even number of one of the two"
         )
     else:
-        graph = networkx.random_regular_graph(degree, count, seed=settings.seed)
+        graph = regular_graph(degree, count, settings.seed)
     return {member: tuple(sorted(set(graph[member]) - {member})) for member in range(count)}
+
+
+def regular_graph(degree: int, count: int, seed: int) -> networkx.Graph:
+    """A random graph with so many neighbours each; a dense one is what a sparse one leaves out.
+
+    The algorithm (Steger and Wormald, 1999) tries again where it gets stuck, in dense graphs without end.
+    """
+    sparse = min(degree, count - 1 - degree)
+    graph = networkx.random_regular_graph(sparse, count, seed=seed)
+    return graph if sparse == degree else networkx.complement(graph)
 
 
 def inputs_of(

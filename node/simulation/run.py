@@ -1,6 +1,7 @@
 """A gossip session of virtual members: the node's own functions, mapped over all members at once."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from node.simulation.mixing import Mixer
 from node.simulation.neighbors import Neighbors, fixed_neighbors, inputs_of
 from node.simulation.settings import SimulatedRound, SimulationSettings, with_settings
 
+COPIES = 4  # of everybody's parameters at least: before and after a round, what was sent first and last
 SHARING = ("none", "fixed", "learned", *BASELINES, *ROWS)
 
 
@@ -71,6 +73,18 @@ def require_settings(settings: SimulationSettings, learner: Learner) -> None:
         raise ConfigError(f"{settings.attackers} attackers of {settings.members} members: leave at least one honest")
     if settings.attackers and settings.attack is None:
         raise ConfigError(f"{settings.attackers} attackers without an attack: say which one")
+    require_memory(settings, learner)
+
+
+def require_memory(settings: SimulationSettings, learner: Learner) -> None:
+    """Raises ConfigError for more parameters than this machine can ever hold."""
+    needed = COPIES * settings.members * learner.spec.payload_size
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ConfigError(
+            f"{settings.members} members of {learner.spec.size} parameters take {needed / 2**30:.1f} GiB at least, "
+            f"and this machine has {memory / 2**30:.1f}: take fewer members or a smaller model"
+        )
 
 
 def make_world(learner: Learner, settings: SimulationSettings) -> World:
@@ -156,9 +170,11 @@ def require_no_divergence(world: World, updates: Tensor, round: int) -> None:
     """Raises ConfigError, with the cure, when a member's training diverged."""
     diverged = (~updates.isfinite().all(dim=1)).nonzero().squeeze(1).tolist()
     if diverged:
+        settings, rate = world.settings, world.learner.task.learning_rate
+        attacked = f", or a sharing that withstands {settings.attack}"
         raise ConfigError(
-            f"member {diverged[0]} diverged in round {round}, at a learning rate of "
-            f"{world.learner.task.learning_rate:g}: take a smaller one"
+            f"member {diverged[0]} diverged in round {round}, at a learning rate of {rate:g}: take a smaller one"
+            + (attacked if world.attackers and not settings.attackers_absent else "")
         )
 
 

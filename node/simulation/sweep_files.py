@@ -85,6 +85,8 @@ class _SweepFile(BaseModel):
 
 def read_sweep(path: Path, data_dir: Path | None = None) -> list[SimulationSettings]:
     """The runs of a sweep file, each once, in its order. Raises ConfigError naming file, field, value and cure."""
+    if data_dir is not None and not data_dir.is_dir():  # what is on file already would never miss it
+        raise ConfigError(f"there is no folder {data_dir}: check --data-dir")
     try:
         with path.open("rb") as stream:
             content = stream.read(FILE_LIMIT + 1)
@@ -99,10 +101,11 @@ def parse_sweep(content: bytes, source: str, data_dir: Path | None = None) -> li
         raise ConfigError(f"{source} has more than {FILE_LIMIT} bytes: cut it into several sweeps")
     try:
         sweep = _SweepFile.model_validate(tomllib.loads(content.decode()))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{source} is not valid TOML ({error}): mend it") from error
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_first(error)}: a sweep has [base], [grid] of lists, and [[runs]]") from error
+        reason = _first(error, _SweepFile)
+        raise ConfigError(f"{source}: {reason} (a sweep has [base], [grid] of lists, and [[runs]])") from error
+    except (ValueError, RecursionError) as error:  # no UTF-8, no TOML, a number of more digits than Python reads
+        raise ConfigError(f"{source} is not valid TOML ({error}): mend it") from error
     _require_bounded(sweep, source)
     runs = []
     tasks: dict[str, Task] = {}
@@ -134,19 +137,27 @@ def _settings(fields: Mapping[str, Any], source: str, data_dir: Path | None) -> 
     try:
         choices = _Choices.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_first(error)}") from error
+        raise ConfigError(f"{source}: {_first(error, _Choices)}") from error
     return SimulationSettings(**choices.model_dump(), data_dir=data_dir)
 
 
-def _first(error: ValidationError) -> str:
+def _first(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing that is wrong: field, reason, value or what was probably meant."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, _Choices.model_fields, n=1)
-        known = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(_Choices.model_fields)}"
-        return f"no setting is called {name!r}: {known}"
-    return f"{name}: {first['msg']}, not {str(first['input'])[:80]!r}"
+        near = difflib.get_close_matches(name, model.model_fields, n=1)
+        known = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(model.model_fields)}"
+        return f"no {'setting' if model is _Choices else 'table'} is called {name[:80]!r}: {known}"
+    return f"{name[:80]}: {first['msg']}, not {_text(first['input'])!r}"
+
+
+def _text(value: object) -> str:
+    """The beginning of a value, for people."""
+    try:
+        return str(value)[:80]
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _require_known(settings: SimulationSettings, source: str, tasks: dict[str, Task]) -> None:

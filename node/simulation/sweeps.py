@@ -10,7 +10,9 @@ import json
 import multiprocessing
 import os
 import signal
+import stat
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -21,14 +23,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
+import orjson
 import torch
 
 from node.errors import ConfigError, NodeError
-from node.simulation.results import Row, key, measure
+from node.simulation.results import FIELDS, Row, key, measure
 from node.simulation.settings import SimulationSettings
 
 Progress = Callable[[int, int], None]  # (runs that are over, runs in all)
 ROW_START = b'{"key": "'  # how every line begins
+SIZE_LIMIT = 4 * 1024**3  # bytes of a sweep's file: a hundred thousand runs of a thousand rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +72,23 @@ def collect(runs: Sequence[SimulationSettings], out: Path, compute: Compute, pro
                 if isinstance(outcome, Failed):
                     failed.append(outcome)
                 else:
-                    stream.write(json.dumps(outcome, allow_nan=False).encode() + b"\n")
-                    stream.flush()
-                    os.fsync(stream.fileno())
+                    append(out, stream, outcome)
                 progress(number, len(wanted))
     return failed
+
+
+def append(out: Path, stream: BinaryIO, row: Row) -> None:
+    """Writes a row to the disk. Raises ConfigError where there is no room."""
+    try:
+        line = memoryview(json.dumps(row, allow_nan=False).encode() + b"\n")
+        while line:  # past the stream's buffer, which would try again where the file is closed
+            line = line[os.write(stream.fileno(), line) :]
+        os.fsync(stream.fileno())
+    except OSError as error:
+        raise ConfigError(
+            f"{out} can't be written ({error.strerror}): make room and start the sweep again, it goes on where it "
+            "stopped"
+        ) from error
 
 
 def read_rows(out: Path) -> list[Row]:
@@ -81,11 +97,22 @@ def read_rows(out: Path) -> list[Row]:
     Raises ConfigError for a file that is no sweep's; a file that is not there has no rows.
     """
     try:
-        return parsed(out, out.read_bytes())
+        with out.open("rb") as stream:
+            require_file(out, stream)
+            return parsed(out, stream.read())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"{out} can't be read ({error.strerror}): give another file") from error
+
+
+def require_file(out: Path, stream: BinaryIO) -> None:
+    """Raises ConfigError for a device or a pipe, which have no end, and for a file too large to be a sweep's."""
+    found = os.fstat(stream.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(f"{out} is no regular file: give another one")
+    if found.st_size > SIZE_LIMIT:
+        raise ConfigError(f"{out} has {found.st_size} bytes, more than the {SIZE_LIMIT} of a sweep: give another file")
 
 
 def parsed(out: Path, content: bytes) -> list[Row]:
@@ -93,13 +120,14 @@ def parsed(out: Path, content: bytes) -> list[Row]:
     rows = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = orjson.loads(line)  # bounds its depth; the standard library's can crash the process
+        except orjson.JSONDecodeError as error:
             raise ConfigError(f"{out}, line {number} is no JSON: remove that line, or give another file") from error
         if (
             not isinstance(row, dict)
             or not isinstance(row.get("key"), str)
             or not isinstance(row.get("settings"), dict)
+            or not all(isinstance(row.get(name, ""), int | float | None) for name in FIELDS)
         ):
             raise ConfigError(f"{out}, line {number} is no run of a sweep: give another file")
         rows.append(row)
@@ -113,8 +141,10 @@ def opened(out: Path) -> Iterator[BinaryIO]:
         out.parent.mkdir(parents=True, exist_ok=True)
         stream = out.open("a+b")
     except OSError as error:
-        raise ConfigError(f"{out} can't be written ({error.strerror}): give another file") from error
+        reason = error.strerror or error  # a pipe's has no number
+        raise ConfigError(f"{out} can't be written ({reason}): give another file") from error
     with stream:
+        require_file(out, stream)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -170,6 +200,9 @@ def measured(settings: SimulationSettings) -> Outcome:
         return measure(settings)
     except NodeError as error:
         return Failed(settings, str(error))
+    except Exception as error:  # noqa: BLE001 - a user's task may raise anything, and torch where memory ends
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return Failed(settings, f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})")
 
 
 def row_of(outcome: Outcome) -> Row:

@@ -88,14 +88,16 @@ def parse() -> argparse.Namespace:
         "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default: all, the first come first"
     )
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="fewer than 1 to 5 for a first look")
+    parser.add_argument("--seeds", nargs="+", type=seed, default=list(SEEDS), help="fewer than 1 to 5 for a first look")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(nodes.ATTACKS), help="of `nodes`")
-    parser.add_argument("--rounds", type=int, default=nodes.ROUNDS, help="of `nodes`")
+    parser.add_argument("--rounds", type=count, default=nodes.ROUNDS, help="of `nodes`")
     parser.add_argument(
         "--sharing", nargs="+", choices=SHARING, default=list(nodes.SHARING), help="of the simulations beside `nodes`"
     )
-    parser.add_argument("--every", type=int, default=40, help="of `again`: which finished runs, counted from the first")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--every", type=count, default=40, help="of `again`: which finished runs, counted from the first"
+    )
+    parser.add_argument("--processes", type=count, default=2)
     parser.add_argument("--data-dir", type=Path, help="where the data sets lie, if not where `fl-node` finds them")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the runs' rows")
     parser.add_argument("--docs", type=Path, default=None, help="folder to write into; default: docs/")
@@ -105,6 +107,20 @@ def parse() -> argparse.Namespace:
     if options.quick and options.docs is None:
         parser.error("--quick does not write over docs/: say where with --docs DIR")
     return options
+
+
+def seed(text: str) -> int:
+    """What `fl-node simulate --seed` takes."""
+    if not (text.isdecimal() and len(text) <= 10 and int(text) < 2**32):
+        raise argparse.ArgumentTypeError(f"{text[:20]} is no seed: give a number of 0 to {2**32 - 1}")
+    return int(text)
+
+
+def count(text: str) -> int:
+    """A number of something, one at least."""
+    if not (text.isdecimal() and len(text) <= 6 and int(text)):
+        raise argparse.ArgumentTypeError(f"{text[:20]} is no number of 1 to 999999")
+    return int(text)
 
 
 def run(options: argparse.Namespace, files: Files) -> None:

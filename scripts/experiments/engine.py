@@ -69,5 +69,8 @@ def require_engine(folder: Path, keep: bool) -> None:
             f"the results in {folder} were made by other code than this: remove them or give another --results, "
             "or say --keep if the change to node/learning or node/simulation can't change a number"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTE).write_text(f"{engine_digest()}\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / NOTE).write_text(f"{engine_digest()}\n")
+    except OSError as error:
+        raise ConfigError(f"{folder} can't be written ({error.strerror}): give another --results") from error

@@ -22,6 +22,13 @@ def test_a_regular_graph_is_mutual_has_its_degree_and_is_the_same_twice():
     assert all(member in graph[peer] for member, peers in graph.items() for peer in peers)
 
 
+@pytest.mark.parametrize("degree", [57, 58, 59])
+def test_a_dense_regular_graph_is_drawn_at_once(degree):
+    graph = fixed_neighbors(settings(topology=f"regular:{degree}", members=60))
+    assert all(len(peers) == degree and member not in peers for member, peers in graph.items())
+    assert all(member in graph[peer] for member, peers in graph.items() for peer in peers)
+
+
 def test_random_cohorts_change_from_round_to_round():
     chosen = settings(members=20, cohort=5)
     assert fixed_neighbors(chosen) is None
@@ -37,7 +44,12 @@ def test_absent_attackers_are_nobodys_neighbours():
 
 @pytest.mark.parametrize(
     ("topology", "message"),
-    [("star", "unknown topology 'star'"), ("regular:x", "unknown topology"), ("regular:5", "can't be")],
+    [
+        ("star", "unknown topology 'star'"),
+        ("regular:x", "unknown topology"),
+        ("regular:5", "can't be"),
+        ("regular:" + "9" * 5000, "unknown topology"),
+    ],
 )
 def test_a_graph_that_can_not_be_is_a_clear_error(topology, message):
     with pytest.raises(ConfigError, match=message):

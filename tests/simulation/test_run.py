@@ -32,6 +32,18 @@ def test_training_that_diverges_is_a_clear_error():
         run(learning_rate=1e30)
 
 
+def test_attackers_that_blow_up_the_mixture_are_named():
+    with pytest.raises(ConfigError, match=r"diverged in round .* or a sharing that withstands sign_flip"):
+        run(members=5, attack="sign_flip", attackers=4, sharing="fixed", rounds=100, local_epochs=0.01)
+
+
+def test_more_members_than_memory_holds_are_a_clear_error():
+    with pytest.raises(
+        ConfigError, match=r"10000 members of \d+ parameters take [\d.]+ GiB at least, and this machine"
+    ):
+        list(simulate(SimulationSettings(task="cifar10-resnet18", members=10_000)))
+
+
 def test_without_sharing_everybody_stays_alone():
     assert all(row == {member: 65535} for member, row in enumerate(run(sharing="none")[-1].rows))
 

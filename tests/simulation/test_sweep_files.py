@@ -63,7 +63,10 @@ def test_every_setting_but_the_place_of_the_data_can_be_swept():
         ("[base]\nattackers_absent = true", "attackers_absent without attackers"),
         ("runs = []", "0 runs"),
         ("[grid]\n" + "\n".join(f"{name} = {list(range(1, 51))}" for name in ("seed", "members", "rounds")), "125000"),
-        ("[gird]\nseed = [1]", "gird"),
+        ("[gird]\nseed = [1]", r"no table is called 'gird': did you mean grid\?"),
+        ("[[run]]", r"no table is called 'run': did you mean runs\?"),
+        ("[base]\nseed = " + "9" * 5000, "not valid TOML .*digits"),
+        ("[base]\nseed = 0x" + "f" * 5000, "seed: .*thousands of digits"),
         ("[base", "not valid TOML"),
         ("#" * (FILE_LIMIT + 1), "cut it into several"),
     ],
@@ -71,6 +74,13 @@ def test_every_setting_but_the_place_of_the_data_can_be_swept():
 def test_a_file_that_can_not_be_is_a_clear_error(text, message):
     with pytest.raises(ConfigError, match=rf"sweep\.toml.*{message}"):
         parsed(text)
+
+
+def test_a_folder_of_data_that_is_not_there_is_a_clear_error(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text("")
+    with pytest.raises(ConfigError, match=r"no folder .*nowhere: check --data-dir"):
+        read_sweep(file, tmp_path / "nowhere")
 
 
 def test_a_file_that_is_not_there_is_a_clear_error(tmp_path):

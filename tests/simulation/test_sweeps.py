@@ -4,6 +4,8 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +20,12 @@ from node.simulation.settings import SimulationSettings
 from node.simulation.sweeps import in_processes, read_rows, row_of, run_sweep
 
 TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
+
+
+ROW = (
+    b'{"key": "a", "settings": {}, "common_accuracy": 1.0, "own_accuracy": null, "std_over_members": 0, '
+    b'"attacker_weight": 0, "seconds": 1, "bytes_per_member_round": 9}'
+)
 
 
 def runs(count, **options):
@@ -73,7 +81,11 @@ def test_a_torn_last_line_is_dropped_and_its_run_computed_again(tmp_path):
         (b"dear diary", "line 1 is no run"),
         (b"{]\n", "line 1 is no JSON"),
         (b'{"key": "a"}\n', "line 1 is no run"),
-        (b'{"key": "a", "settings": {}}\n[1]\n', "line 2 is no run"),
+        (b'{"key": "a", "settings": {}, "seconds": 1}\n', "line 1 is no run"),
+        (ROW + b"\n[1]\n", "line 2 is no run"),
+        (ROW.replace(b"1.0", b'"much"') + b"\n", "line 1 is no run"),
+        (ROW.replace(b"1.0", b"NaN") + b"\n", "line 1 is no JSON"),
+        (b"[" * 100_000 + b"\n", "line 1 is no JSON"),
     ],
 )
 def test_a_file_that_is_no_sweep_s_is_left_as_it_is(tmp_path, content, message):
@@ -82,6 +94,52 @@ def test_a_file_that_is_no_sweep_s_is_left_as_it_is(tmp_path, content, message):
     with pytest.raises(ConfigError, match=message):
         sweep(out, runs(1))
     assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["null", "full", "pipe"])
+def test_a_device_or_a_pipe_is_no_file_for_rows(tmp_path, kind):
+    out = tmp_path / "rows.jsonl"
+    if kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to(f"/dev/{kind}")
+    with pytest.raises(ConfigError, match=r"rows\.jsonl (is no regular file|can't be written \(\S+)"):
+        sweep(out, runs(1))
+
+
+def test_a_full_disk_ends_the_sweep_with_the_cure(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    sweep(out, runs(1))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (out.stat().st_size + 100, before[1]))
+    try:
+        with pytest.raises(ConfigError, match=r"can't be written .*make room and start the sweep again"):
+            sweep(out, runs(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    sweep(out, runs(2))
+    assert len(read_rows(out)) == 2
+
+
+BROKEN_TASK = """
+from tests.learning.example_task import task
+from dataclasses import replace
+
+def data(share):
+    raise RuntimeError("no such table")
+
+task = replace(task, data=data)
+"""
+
+
+def test_a_task_that_raises_anything_keeps_no_other_run_from_running(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN_TASK)
+    wrong = dataclasses.replace(runs(1)[0], task=f"{tmp_path}/broken.py:task")
+    [failed] = run_sweep([wrong, *runs(1)], tmp_path / "rows.jsonl", 1, lambda *_: None)
+    assert re.search(r"RuntimeError: no such table \(.*broken\.py, line 6\)", str(failed))
+    assert len(read_rows(tmp_path / "rows.jsonl")) == 1
 
 
 def test_a_file_in_no_folder_is_a_clear_error(tmp_path):
