@@ -16,6 +16,7 @@ from node.cli.options import Seconds, data_option
 from node.cli.result import Result, answers, note
 from node.dashboard.tables import live_table, matrix_table, percent, size
 from node.demo import DemoSettings, Finished, run_demo
+from node.learning.splits import SPLITS
 from node.messages import WEIGHT_SUM
 
 
@@ -26,9 +27,7 @@ from node.messages import WEIGHT_SUM
 @click.option("--task", default="mnist-softmax", show_default=True, help="A built-in task or FILE.py:NAME.")
 @click.option("--members", default=4, show_default=True, type=click.IntRange(1, 64))
 @click.option("--rounds", default=10, show_default=True, type=click.IntRange(1))
-@click.option(
-    "--split", default="iid", show_default=True, help="iid, unbalanced, dirichlet:ALPHA, skewed:ALPHA or shards:K."
-)
+@click.option("--split", default="iid", show_default=True, help=f"{SPLITS}.")
 @click.option("--objective", default="common", show_default=True, type=click.Choice(["common", "personal"]))
 @click.option("--snapshot-every", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--seed", default=7, show_default=True, type=click.IntRange(0, 2**32 - 1))

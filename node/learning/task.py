@@ -26,7 +26,7 @@ class Share:
     data_dir: Path | None = None
     index: int = 0
     shares: int = 1
-    split: str = "iid"  # iid, unbalanced, dirichlet:ALPHA, skewed:ALPHA, shards:K
+    split: str = "iid"  # splits.SPLITS
     seed: int = 0
     held_out: bool = False  # test on a part of the training set that nobody has: for choosing settings
 

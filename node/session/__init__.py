@@ -1,1 +1,4 @@
-"""Rounds, cohorts and membership: what the node does and when; reaches the other rooms through ports."""
+"""Rounds, cohorts, gathering, coordination and succession: what the node does and when.
+
+Reaches the other rooms through ports.
+"""
