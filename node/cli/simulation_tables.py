@@ -17,7 +17,7 @@ from node.simulation.results import Row, summary
 from node.simulation.settings import SimulatedRound
 
 SHOWN = ("common_accuracy", "own_accuracy", "std_over_members", "attacker_weight")
-TITLES = ("accuracy (%)", "own (%)", "std over members", "weight on attackers (%)")
+TITLES = ("accuracy (%)", "own (%)", "std over members (%)", "weight on attackers (%)")
 
 
 def rounds_table(rounds: Sequence[SimulatedRound]) -> Table:
