@@ -21,3 +21,10 @@ def test_every_column_of_percent_says_so():
     shown = lines_of(runs_table([row(seed=1)]))
     assert "std over members (%)" in shown[1]
     assert "1.23" in shown[3]
+
+
+def test_a_setting_stands_there_as_it_was_written():
+    tasks = ["/runs [/old]/task.py:task", "/runs/:cat:/[bold]task.py:task"]
+    shown = "\n".join(lines_of(runs_table([row(task=task) for task in tasks])))
+    for task in tasks:
+        assert task in shown
