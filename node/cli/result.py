@@ -84,14 +84,14 @@ def readable(result: Result) -> str:
     return lines.get()
 
 
-def fail(message: str, as_json: bool = False) -> NoReturn:
-    """One line on standard error, or for programs an object with `error` on standard output; exit status 2."""
+def fail(message: str, as_json: bool = False, status: int = FAULT) -> NoReturn:
+    """One line on standard error, or for programs an object with `error` on standard output; ends the program."""
     line = " ".join(message.split())
     if as_json:
         click.echo(json.dumps({"error": line}))
     else:
         click.echo(in_log_format(f"fl-node: {line}"), err=True)
-    sys.exit(FAULT)
+    sys.exit(status)
 
 
 def note(message: str) -> None:
