@@ -11,7 +11,6 @@ import torch
 from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
 from node.cli.options import Finite, data_option
 from node.cli.outputs import require_apart, require_writable
@@ -183,7 +182,7 @@ def with_failures(result: Result, failed: list[str]) -> Result:
     if not failed:
         return result
     lines = [f"{len(failed)} runs failed, the others are on file; mend their settings and start it again:", *failed]
-    return replace(result, status=FAULT, extra=(*result.extra, *map(Text, lines)))
+    return replace(result, status=FAULT, notes=(*result.notes, *lines))
 
 
 def table_result(fields: dict[str, Any], rows: list[Row], options: dict[str, Any]) -> Result:

@@ -82,7 +82,12 @@ def test_a_run_of_a_sweep_that_fails_is_named_and_the_others_are_told_in_the_ord
         [failed] = json.loads(result.stdout.strip().splitlines()[-1])["failed"]
         assert "learning_rate=900.0: member 0 diverged in round" in failed
         assert [line["learning_rate"] for line in table_of((tmp_path / "runs.csv").read_text())] == ["0.1", "0.05"]
-    assert "1 runs failed" in run("--sweep", sweep, "--out", out).stdout
+    text = run("--sweep", sweep, "--out", out, "--csv", "-")
+    assert text.exit_code == 2
+    assert [line["learning_rate"] for line in table_of(text.stdout)] == ["0.1", "0.05"]
+    heading, reason = text.stderr.strip().splitlines()
+    assert "1 runs failed" in heading
+    assert reason == failed
 
 
 @pytest.mark.parametrize("pair", [("--out", "--csv"), ("--sweep", "--csv"), ("--sweep", "--out")])
