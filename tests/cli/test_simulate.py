@@ -90,6 +90,14 @@ def test_a_run_of_a_sweep_that_fails_is_named_and_the_others_are_told_in_the_ord
     assert reason == failed
 
 
+def test_without_a_terminal_nothing_but_lines_is_told_on_standard_error(tmp_path):
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text(f'[base]\ntask = "{TASK}"\nmembers = 2\nrounds = 1\n')
+    for result in (quick(), quick("--seed", 1, "--seed", 2), run("--sweep", sweep, "--out", tmp_path / "rows.jsonl")):
+        assert result.exit_code == 0, result.output
+        assert result.stderr == ""
+
+
 @pytest.mark.parametrize("pair", [("--out", "--csv"), ("--sweep", "--csv"), ("--sweep", "--out")])
 def test_files_of_a_sweep_overwrite_none_of_the_others(tmp_path, pair):
     sweep, same = tmp_path / "sweep.toml", tmp_path / "rows.jsonl"
