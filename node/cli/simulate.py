@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from node.cli.options import Finite, data_option
 from node.cli.outputs import require_apart, require_writable
 from node.cli.progress import watched
-from node.cli.result import FAULT, Result, answers
+from node.cli.result import FAULT, Result, answers, note
 from node.cli.simulation_tables import rounds_table, runs_table, shown
 from node.cli.unused_options import given_options, require_simulated_use
 from node.errors import ConfigError
@@ -110,11 +110,20 @@ def simulate(**options: Any) -> Result:
 
 
 def require_alone(context: click.Context) -> None:
-    """Raises ConfigError for options of a single run beside a sweep, whose file says these things."""
+    """Raises ConfigError for options of a single run beside a sweep, whose file says these things.
+
+    Those of the settings file, which is for other runs too, are only named.
+    """
+    ignored = []
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name not in BESIDE_SWEEP and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        source = context.get_parameter_source(name)
+        if name not in BESIDE_SWEEP and source is ParameterSource.COMMANDLINE:
             raise ConfigError(f"{parameter.opts[0]} beside --sweep: write it into the sweep's file, under [base]")
+        if name not in BESIDE_SWEEP and source is ParameterSource.DEFAULT_MAP:
+            ignored.append(parameter.opts[0])
+    if ignored:
+        note(f"no notice is taken of {', '.join(ignored)} of the settings file: a sweep's own file says these things")
 
 
 def one_result(settings: SimulationSettings, options: dict[str, Any]) -> Result:

@@ -55,8 +55,8 @@ def _require_coordinated_use(given: Mapping[str, str], choices: Mapping[str, Any
 
 def require_simulated_use(choices: Mapping[str, Any]) -> None:
     """Raises ConfigError for an option that was given, and that the simulation of a run would take no notice of."""
-    given = given_options()
-    _refuse(given, ("out",), "is for the rows of a sweep: add --sweep, take --csv for a table")
+    given, typed = given_options(), typed_options()
+    _refuse(typed, ("out",), "is for the rows of a sweep: add --sweep, take --csv for a table")
     if choices["task"] is not None:
         _refuse(given, ("dataset", "model"), f"says what --task {choices['task']} says: take one of the two")
     if choices["topology"] != "random":
@@ -70,7 +70,7 @@ def require_simulated_use(choices: Mapping[str, Any]) -> None:
     if choices["sharing"] != "learned":
         _refuse(given, ("prior_strength",), f"is for learned rows, not {choices['sharing']}: add --sharing learned")
     if len(set(choices["seeds"])) == 1:
-        _refuse(given, ("ray", "processes"), "is for several runs: add a --seed for each, take --sweep")
+        _refuse(typed, ("ray", "processes"), "is for several runs: add a --seed for each, take --sweep")
 
 
 def given_options() -> dict[str, str]:
@@ -82,6 +82,12 @@ def given_options() -> dict[str, str]:
         if isinstance(each, click.Option)
         and context.get_parameter_source(str(each.name)) is not ParameterSource.DEFAULT
     }
+
+
+def typed_options() -> dict[str, str]:
+    """Those of them that do not come from the settings file, which is for other runs too."""
+    source = click.get_current_context().get_parameter_source
+    return {name: option for name, option in given_options().items() if source(name) is not ParameterSource.DEFAULT_MAP}
 
 
 def _refuse(given: Mapping[str, str], names: tuple[str, ...] | list[str], what: str) -> None:

@@ -149,6 +149,36 @@ def test_what_a_run_would_take_no_notice_of_is_refused(arguments, message):
     assert message in result.output
 
 
+def configured(tmp_path, settings, *arguments):
+    path = tmp_path / "settings.toml"
+    path.write_text(settings)
+    return CliRunner().invoke(cli, ["--config", str(path), "simulate", *map(str, arguments)])
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text(f'[base]\ntask = "{TASK}"\nmembers = 2\nrounds = 1\n')
+    return ("--sweep", path, "--out", tmp_path / "rows.jsonl")
+
+
+def test_settings_of_a_machine_that_a_sweep_takes_no_notice_of_are_named(tmp_path, sweep):
+    settings = "[simulate]\nmembers = 3\nbatch-size = 8\nprocesses = 2\n"
+    result = configured(tmp_path, settings, *sweep, "--json")
+    assert last_line(result)["runs"] == 1
+    [line] = result.stderr.splitlines()
+    assert "--members, --batch-size of the settings file" in line
+    assert configured(tmp_path, "[simulate]\nprocesses = 2\n", *sweep).stderr == ""
+
+
+def test_settings_of_a_machine_for_several_runs_are_not_in_the_way_of_a_single_one(tmp_path):
+    settings = f'[simulate]\ntask = "{TASK}"\nrounds = 1\nprocesses = 2\nray = "local"\nout = "rows.jsonl"\n'
+    assert tuple(last_line(configured(tmp_path, settings, "--json"))) == FIELDS
+    result = configured(tmp_path, settings, "--processes", 2)
+    assert result.exit_code == 2
+    assert "--processes is for several runs" in result.stderr
+
+
 def test_nobody_may_attack_where_somebody_says_so():
     assert last_line(quick("--attack", "ipm", "--attackers", 0, "--json"))["attacker_weight"] == 0
 
