@@ -15,7 +15,7 @@ from node.cli.outputs import require_apart, require_writable
 from node.cli.progress import watched
 from node.cli.result import FAULT, Result, answers, note
 from node.cli.simulation_tables import rounds_table, runs_table, shown
-from node.cli.unused_options import given_options, require_simulated_use
+from node.cli.unused_options import given_options, require_one_place, require_simulated_use
 from node.errors import ConfigError
 from node.learning.splits import SPLITS, require_split
 from node.simulation.attacks import KINDS
@@ -98,6 +98,7 @@ def simulate(**options: Any) -> Result:
         raise ConfigError("--csv - beside --json: both are standard output, give --csv a file")
     if options["sweep"] is not None:
         require_alone(click.get_current_context())
+        require_one_place(options)
         return sweep_result(options)
     require_graph(options["topology"])
     require_split(options["split"])

@@ -68,9 +68,20 @@ def require_simulated_use(choices: Mapping[str, Any]) -> None:
     if not choices["attackers"]:
         _refuse(given, ("attackers_absent",), "needs attackers who could be there: add --attack and --attackers")
     if choices["sharing"] != "learned":
-        _refuse(given, ("prior_strength",), f"is for learned rows, not {choices['sharing']}: add --sharing learned")
+        # the default objective may be said: the experiments' commands do
+        of_rows = ("prior_strength",) if choices["objective"] == "common" else ("objective", "prior_strength")
+        _refuse(given, of_rows, f"is for learned rows, not {choices['sharing']}: add --sharing learned")
+    if choices["sharing"] == "none" and choices["topology"] != "random":
+        _refuse(given, ("topology",), "is for members who share, with --sharing none nobody does: choose another one")
     if len(set(choices["seeds"])) == 1:
         _refuse(typed, ("ray", "processes"), "is for several runs: add a --seed for each, take --sweep")
+    require_one_place(choices)
+
+
+def require_one_place(choices: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a number of processes that was typed where Ray computes the runs."""
+    if choices["ray"]:
+        _refuse(typed_options(), ("processes",), "is for this machine alone, --ray has as many as its CPUs: choose one")
 
 
 def given_options() -> dict[str, str]:

@@ -9,7 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from node.cli.app import cli
+from node.cli.simulate import simulate
+from node.cli.unused_options import require_simulated_use
 from node.simulation.results import FIELDS
+from scripts.experiments.cells import DATASETS, ROWS, all_runs
+from scripts.experiments.commands import command
 
 TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
 
@@ -138,7 +142,11 @@ def test_what_can_not_be_is_one_line_with_the_cure(arguments, message):
         (("--attack", "ipm"), "--attack ipm needs somebody who does it: add --attackers"),
         (("--attackers-absent",), "--attackers-absent needs attackers who could be there"),
         (("--sharing", "fixed", "--prior-strength", 1), "--prior-strength is for learned rows, not fixed"),
+        (("--sharing", "fixed", "--objective", "personal"), "--objective is for learned rows, not fixed"),
+        (("--sharing", "l2c", "--objective", "personal"), "--objective is for learned rows, not l2c"),
+        (("--sharing", "none", "--topology", "ring"), "--topology is for members who share"),
         (("--ray", "local"), "--ray is for several runs"),
+        (("--ray", "local", "--processes", 2, "--seed", 1, "--seed", 2), "--processes is for this machine alone"),
         (("--processes", 2), "--processes is for several runs"),
         (("--csv", "-", "--json"), "--csv - beside --json: both are standard output"),
     ],
@@ -147,6 +155,19 @@ def test_what_a_run_would_take_no_notice_of_is_refused(arguments, message):
     result = quick(*arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output
+
+
+@pytest.mark.parametrize("arguments", [("--objective", "common"), ("--topology", "random"), ("--cohort", 2)])
+def test_what_the_experiments_print_for_every_run_is_not_refused_without_sharing(arguments):
+    last_line(quick("--sharing", "none", *arguments, "--json"))
+
+
+def test_no_command_that_the_experiments_print_is_refused():
+    printed = {command(cell) for cell in all_runs(ROWS, DATASETS, seeds=(1,))}
+    assert len(printed) > 100
+    for line in printed:
+        with simulate.make_context("simulate", line.split()[2:]) as context:
+            require_simulated_use(context.params)
 
 
 def configured(tmp_path, settings, *arguments):
@@ -169,6 +190,12 @@ def test_settings_of_a_machine_that_a_sweep_takes_no_notice_of_are_named(tmp_pat
     [line] = result.stderr.splitlines()
     assert "--members, --batch-size of the settings file" in line
     assert configured(tmp_path, "[simulate]\nprocesses = 2\n", *sweep).stderr == ""
+
+
+def test_a_sweep_is_not_computed_in_two_places(sweep):
+    result = run(*sweep, "--ray", "local", "--processes", 2)
+    assert result.exit_code == 2, result.output
+    assert "--processes is for this machine alone" in result.stderr
 
 
 def test_settings_of_a_machine_for_several_runs_are_not_in_the_way_of_a_single_one(tmp_path):
