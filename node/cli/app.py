@@ -117,5 +117,5 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         if as_json:
-            fail("interrupted", as_json)
+            fail("interrupted", as_json, INTERRUPTED)
         sys.exit(INTERRUPTED)

@@ -24,12 +24,16 @@ FAULT = 2  # exit status for bad input and for what could not be done
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A command's answer: for programs, for people, and its exit status."""
+    """A command's answer: for programs, for people, and its exit status.
+
+    `notes` are for people too, but on standard error: a text that is read by programs (CSV) has none of them.
+    """
 
     json: Mapping[str, Any]
     text: RenderableType
     status: int = 0
     extra: tuple[RenderableType, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def answers(command: Callable[P, Result]) -> Callable[P, None]:
@@ -63,8 +67,15 @@ def first_leaf(group: ExceptionGroup[Exception]) -> Exception:
 
 def show(result: Result, as_json: bool) -> NoReturn:
     """Prints a result and ends the program with its status, also where nobody reads it to the end (`| head`)."""
-    if sys.stdout is None:  # closed by the caller
-        sys.exit(result.status)
+    if sys.stdout is not None:  # or it was closed by the caller
+        write(result, as_json)
+    for line in () if as_json else result.notes:
+        note(line)
+    sys.exit(result.status)
+
+
+def write(result: Result, as_json: bool) -> None:
+    """Writes a result to standard output; what cannot be written, but for want of a reader, ends the program."""
     try:
         click.echo(json.dumps(result.json) if as_json else readable(result), nl=as_json)
         sys.stdout.flush()
@@ -72,7 +83,6 @@ def show(result: Result, as_json: bool) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
         if not isinstance(error, BrokenPipeError):
             fail(f"the answer cannot be written: {error.strerror}")
-    sys.exit(result.status)
 
 
 def readable(result: Result) -> str:
@@ -84,14 +94,14 @@ def readable(result: Result) -> str:
     return lines.get()
 
 
-def fail(message: str, as_json: bool = False) -> NoReturn:
-    """One line on standard error, or for programs an object with `error` on standard output; exit status 2."""
+def fail(message: str, as_json: bool = False, status: int = FAULT) -> NoReturn:
+    """One line on standard error, or for programs an object with `error` on standard output; ends the program."""
     line = " ".join(message.split())
     if as_json:
         click.echo(json.dumps({"error": line}))
     else:
         click.echo(in_log_format(f"fl-node: {line}"), err=True)
-    sys.exit(FAULT)
+    sys.exit(status)
 
 
 def note(message: str) -> None:

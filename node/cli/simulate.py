@@ -9,15 +9,13 @@ from typing import Any
 import click
 import torch
 from click.core import ParameterSource
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
 from node.cli.options import Finite, data_option
 from node.cli.outputs import require_apart, require_writable
-from node.cli.result import FAULT, Result, answers
+from node.cli.progress import watched
+from node.cli.result import FAULT, Result, answers, note
 from node.cli.simulation_tables import rounds_table, runs_table, shown
-from node.cli.unused_options import given_options, require_simulated_use
+from node.cli.unused_options import given_options, require_one_place, require_simulated_use
 from node.errors import ConfigError
 from node.learning.splits import SPLITS, require_split
 from node.simulation.attacks import KINDS
@@ -100,6 +98,7 @@ def simulate(**options: Any) -> Result:
         raise ConfigError("--csv - beside --json: both are standard output, give --csv a file")
     if options["sweep"] is not None:
         require_alone(click.get_current_context())
+        require_one_place(options)
         return sweep_result(options)
     require_graph(options["topology"])
     require_split(options["split"])
@@ -112,11 +111,20 @@ def simulate(**options: Any) -> Result:
 
 
 def require_alone(context: click.Context) -> None:
-    """Raises ConfigError for options of a single run beside a sweep, whose file says these things."""
+    """Raises ConfigError for options of a single run beside a sweep, whose file says these things.
+
+    Those of the settings file, which is for other runs too, are only named.
+    """
+    ignored = []
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name not in BESIDE_SWEEP and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        source = context.get_parameter_source(name)
+        if name not in BESIDE_SWEEP and source is ParameterSource.COMMANDLINE:
             raise ConfigError(f"{parameter.opts[0]} beside --sweep: write it into the sweep's file, under [base]")
+        if name not in BESIDE_SWEEP and source is ParameterSource.DEFAULT_MAP:
+            ignored.append(parameter.opts[0])
+    if ignored:
+        note(f"no notice is taken of {', '.join(ignored)} of the settings file: a sweep's own file says these things")
 
 
 def one_result(settings: SimulationSettings, options: dict[str, Any]) -> Result:
@@ -124,11 +132,11 @@ def one_result(settings: SimulationSettings, options: dict[str, Any]) -> Result:
     torch.set_num_threads(1)  # small models: more threads only wait for each other
     started = time.perf_counter()
     rounds: list[SimulatedRound] = []
-    with bar() as progress:
-        task = progress.add_task("round", total=settings.rounds)
+    with watched("round") as watch:
+        watch(0, settings.rounds)
         for finished in run_simulation(settings):
             rounds.append(finished)
-            progress.advance(task)
+            watch(len(rounds), settings.rounds)
     found = row(settings, rounds, time.perf_counter() - started)
     lines = [{"round": seen.round, **summary(seen)} for seen in rounds]
     return Result({name: found[name] for name in FIELDS}, shown(rounds_table(rounds), lines, options["csv"]))
@@ -139,11 +147,11 @@ def seeds_result(runs: list[SimulationSettings], options: dict[str, Any]) -> Res
     started = time.perf_counter()
     local = in_processes(runs, options["processes"])
     rows: list[Row] = []
-    with bar() as progress, closing(on_ray(runs, options["ray"]) if options["ray"] else local) as computed:
-        task = progress.add_task("run", total=len(runs))
+    with watched("run") as watch, closing(on_ray(runs, options["ray"]) if options["ray"] else local) as computed:
+        watch(0, len(runs))
         for found in computed:
             rows.append(row_of(found))
-            progress.advance(task)
+            watch(len(rows), len(runs))
     rows.sort(key=lambda row: row["settings"]["seed"])
     numbers = [{name: row[name] for name in FIELDS} for row in rows]
     fields = {
@@ -160,12 +168,7 @@ def sweep_result(options: dict[str, Any]) -> Result:
     runs = read_sweep(options["sweep"], options["data_dir"])
     out: Path = options["out"] or Path("runs") / f"{options['sweep'].stem}.jsonl"
     require_apart({"--sweep": options["sweep"], "--out": out, "--csv": options["csv"]})
-    with bar() as progress:
-        task = progress.add_task("run", total=len(runs))
-
-        def watch(over: int, total: int) -> None:
-            progress.update(task, completed=over, total=total)
-
+    with watched("run") as watch:
         if options["ray"]:
             failed = run_sweep_on_ray(runs, out, options["ray"], watch)
         else:
@@ -183,7 +186,7 @@ def with_failures(result: Result, failed: list[str]) -> Result:
     if not failed:
         return result
     lines = [f"{len(failed)} runs failed, the others are on file; mend their settings and start it again:", *failed]
-    return replace(result, status=FAULT, extra=(*result.extra, *map(Text, lines)))
+    return replace(result, status=FAULT, notes=(*result.notes, *lines))
 
 
 def table_result(fields: dict[str, Any], rows: list[Row], options: dict[str, Any]) -> Result:
@@ -195,9 +198,3 @@ def table_result(fields: dict[str, Any], rows: list[Row], options: dict[str, Any
 def flat(row: Row) -> Row:
     """A row's single numbers."""
     return {name: value for name, value in row.items() if name not in ("key", "settings", "curves")}
-
-
-def bar() -> Progress:
-    """What is done, and an estimate of the time that is left; on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TextColumn("left:"), TimeRemainingColumn(), console=Console(stderr=True), transient=True)

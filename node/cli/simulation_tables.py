@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from node.cli.outputs import write_text
 from node.dashboard.tables import percent
@@ -17,7 +18,7 @@ from node.simulation.results import Row, summary
 from node.simulation.settings import SimulatedRound
 
 SHOWN = ("common_accuracy", "own_accuracy", "std_over_members", "attacker_weight")
-TITLES = ("accuracy (%)", "own (%)", "std over members", "weight on attackers (%)")
+TITLES = ("accuracy (%)", "own (%)", "std over members (%)", "weight on attackers (%)")
 
 
 def rounds_table(rounds: Sequence[SimulatedRound]) -> Table:
@@ -37,7 +38,7 @@ def runs_table(rows: Sequence[Row]) -> Table:
         groups.setdefault(tuple((name, row["settings"][name]) for name in varying(rows)), []).append(row)
     table = _table(*varying(rows), "seeds", *TITLES)
     for settings, group in groups.items():
-        values = [str(value) for _, value in settings]
+        values = [Text(str(value)) for _, value in settings]  # no markup: a path may have brackets
         table.add_row(*values, str(len(group)), *(spread([row[name] for row in group]) for name in SHOWN))
     return table
 

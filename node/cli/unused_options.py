@@ -55,8 +55,8 @@ def _require_coordinated_use(given: Mapping[str, str], choices: Mapping[str, Any
 
 def require_simulated_use(choices: Mapping[str, Any]) -> None:
     """Raises ConfigError for an option that was given, and that the simulation of a run would take no notice of."""
-    given = given_options()
-    _refuse(given, ("out",), "is for the rows of a sweep: add --sweep, take --csv for a table")
+    given, typed = given_options(), typed_options()
+    _refuse(typed, ("out",), "is for the rows of a sweep: add --sweep, take --csv for a table")
     if choices["task"] is not None:
         _refuse(given, ("dataset", "model"), f"says what --task {choices['task']} says: take one of the two")
     if choices["topology"] != "random":
@@ -68,9 +68,20 @@ def require_simulated_use(choices: Mapping[str, Any]) -> None:
     if not choices["attackers"]:
         _refuse(given, ("attackers_absent",), "needs attackers who could be there: add --attack and --attackers")
     if choices["sharing"] != "learned":
-        _refuse(given, ("prior_strength",), f"is for learned rows, not {choices['sharing']}: add --sharing learned")
+        # the default objective may be said: the experiments' commands do
+        of_rows = ("prior_strength",) if choices["objective"] == "common" else ("objective", "prior_strength")
+        _refuse(given, of_rows, f"is for learned rows, not {choices['sharing']}: add --sharing learned")
+    if choices["sharing"] == "none" and choices["topology"] != "random":
+        _refuse(given, ("topology",), "is for members who share, with --sharing none nobody does: choose another one")
     if len(set(choices["seeds"])) == 1:
-        _refuse(given, ("ray", "processes"), "is for several runs: add a --seed for each, take --sweep")
+        _refuse(typed, ("ray", "processes"), "is for several runs: add a --seed for each, take --sweep")
+    require_one_place(choices)
+
+
+def require_one_place(choices: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a number of processes that was typed where Ray computes the runs."""
+    if choices["ray"]:
+        _refuse(typed_options(), ("processes",), "is for this machine alone, --ray has as many as its CPUs: choose one")
 
 
 def given_options() -> dict[str, str]:
@@ -82,6 +93,12 @@ def given_options() -> dict[str, str]:
         if isinstance(each, click.Option)
         and context.get_parameter_source(str(each.name)) is not ParameterSource.DEFAULT
     }
+
+
+def typed_options() -> dict[str, str]:
+    """Those of them that do not come from the settings file, which is for other runs too."""
+    source = click.get_current_context().get_parameter_source
+    return {name: option for name, option in given_options().items() if source(name) is not ParameterSource.DEFAULT_MAP}
 
 
 def _refuse(given: Mapping[str, str], names: tuple[str, ...] | list[str], what: str) -> None:

@@ -253,6 +253,20 @@ def test_with_json_a_wrong_command_line_is_an_object_too(arguments, monkeypatch,
     assert told.err == ""
 
 
+@pytest.mark.parametrize(("flags", "told"), [([], ""), (["--json"], '{"error": "interrupted"}\n')])
+def test_who_is_interrupted_ends_as_a_shell_expects_with_json_too(flags, told, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["fl-node", "status", *flags])
+    monkeypatch.setattr("node.cli.homes.open_place", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().out == told
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_session_file_is_never_overwritten(run, home, session_file, chain):
     result = run(
         "session", "create", "--task", "mnist-softmax", "--rpc", chain.url, "--home", home.path, "--out", session_file

@@ -9,7 +9,11 @@ import pytest
 from click.testing import CliRunner
 
 from node.cli.app import cli
+from node.cli.simulate import simulate
+from node.cli.unused_options import require_simulated_use
 from node.simulation.results import FIELDS
+from scripts.experiments.cells import DATASETS, ROWS, all_runs
+from scripts.experiments.commands import command
 
 TASK = f"{Path(__file__).parent.parent / 'learning' / 'example_task.py'}:task"
 
@@ -82,7 +86,20 @@ def test_a_run_of_a_sweep_that_fails_is_named_and_the_others_are_told_in_the_ord
         [failed] = json.loads(result.stdout.strip().splitlines()[-1])["failed"]
         assert "learning_rate=900.0: member 0 diverged in round" in failed
         assert [line["learning_rate"] for line in table_of((tmp_path / "runs.csv").read_text())] == ["0.1", "0.05"]
-    assert "1 runs failed" in run("--sweep", sweep, "--out", out).stdout
+    text = run("--sweep", sweep, "--out", out, "--csv", "-")
+    assert text.exit_code == 2
+    assert [line["learning_rate"] for line in table_of(text.stdout)] == ["0.1", "0.05"]
+    heading, reason = text.stderr.strip().splitlines()
+    assert "1 runs failed" in heading
+    assert reason == failed
+
+
+def test_without_a_terminal_nothing_but_lines_is_told_on_standard_error(tmp_path):
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text(f'[base]\ntask = "{TASK}"\nmembers = 2\nrounds = 1\n')
+    for result in (quick(), quick("--seed", 1, "--seed", 2), run("--sweep", sweep, "--out", tmp_path / "rows.jsonl")):
+        assert result.exit_code == 0, result.output
+        assert result.stderr == ""
 
 
 @pytest.mark.parametrize("pair", [("--out", "--csv"), ("--sweep", "--csv"), ("--sweep", "--out")])
@@ -125,7 +142,11 @@ def test_what_can_not_be_is_one_line_with_the_cure(arguments, message):
         (("--attack", "ipm"), "--attack ipm needs somebody who does it: add --attackers"),
         (("--attackers-absent",), "--attackers-absent needs attackers who could be there"),
         (("--sharing", "fixed", "--prior-strength", 1), "--prior-strength is for learned rows, not fixed"),
+        (("--sharing", "fixed", "--objective", "personal"), "--objective is for learned rows, not fixed"),
+        (("--sharing", "l2c", "--objective", "personal"), "--objective is for learned rows, not l2c"),
+        (("--sharing", "none", "--topology", "ring"), "--topology is for members who share"),
         (("--ray", "local"), "--ray is for several runs"),
+        (("--ray", "local", "--processes", 2, "--seed", 1, "--seed", 2), "--processes is for this machine alone"),
         (("--processes", 2), "--processes is for several runs"),
         (("--csv", "-", "--json"), "--csv - beside --json: both are standard output"),
     ],
@@ -134,6 +155,55 @@ def test_what_a_run_would_take_no_notice_of_is_refused(arguments, message):
     result = quick(*arguments)
     assert result.exit_code == 2, result.output
     assert message in result.output
+
+
+@pytest.mark.parametrize("arguments", [("--objective", "common"), ("--topology", "random"), ("--cohort", 2)])
+def test_what_the_experiments_print_for_every_run_is_not_refused_without_sharing(arguments):
+    last_line(quick("--sharing", "none", *arguments, "--json"))
+
+
+def test_no_command_that_the_experiments_print_is_refused():
+    printed = {command(cell) for cell in all_runs(ROWS, DATASETS, seeds=(1,))}
+    assert len(printed) > 100
+    for line in printed:
+        with simulate.make_context("simulate", line.split()[2:]) as context:
+            require_simulated_use(context.params)
+
+
+def configured(tmp_path, settings, *arguments):
+    path = tmp_path / "settings.toml"
+    path.write_text(settings)
+    return CliRunner().invoke(cli, ["--config", str(path), "simulate", *map(str, arguments)])
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text(f'[base]\ntask = "{TASK}"\nmembers = 2\nrounds = 1\n')
+    return ("--sweep", path, "--out", tmp_path / "rows.jsonl")
+
+
+def test_settings_of_a_machine_that_a_sweep_takes_no_notice_of_are_named(tmp_path, sweep):
+    settings = "[simulate]\nmembers = 3\nbatch-size = 8\nprocesses = 2\n"
+    result = configured(tmp_path, settings, *sweep, "--json")
+    assert last_line(result)["runs"] == 1
+    [line] = result.stderr.splitlines()
+    assert "--members, --batch-size of the settings file" in line
+    assert configured(tmp_path, "[simulate]\nprocesses = 2\n", *sweep).stderr == ""
+
+
+def test_a_sweep_is_not_computed_in_two_places(sweep):
+    result = run(*sweep, "--ray", "local", "--processes", 2)
+    assert result.exit_code == 2, result.output
+    assert "--processes is for this machine alone" in result.stderr
+
+
+def test_settings_of_a_machine_for_several_runs_are_not_in_the_way_of_a_single_one(tmp_path):
+    settings = f'[simulate]\ntask = "{TASK}"\nrounds = 1\nprocesses = 2\nray = "local"\nout = "rows.jsonl"\n'
+    assert tuple(last_line(configured(tmp_path, settings, "--json"))) == FIELDS
+    result = configured(tmp_path, settings, "--processes", 2)
+    assert result.exit_code == 2
+    assert "--processes is for several runs" in result.stderr
 
 
 def test_nobody_may_attack_where_somebody_says_so():
