@@ -39,7 +39,7 @@ def runs_table(rows: Sequence[Row]) -> Table:
     table = _table(*varying(rows), "seeds", *TITLES)
     for settings, group in groups.items():
         values = [Text(str(value)) for _, value in settings]  # no markup: a path may have brackets
-        table.add_row(*values, str(len(group)), *(spread([row[name] for row in group]) for name in SHOWN))
+        table.add_row(*values, str(len(group)), *(spread([row.get(name) for row in group]) for name in SHOWN))
     return table
 
 

@@ -127,7 +127,7 @@ def parsed(out: Path, content: bytes) -> list[Row]:
             not isinstance(row, dict)
             or not isinstance(row.get("key"), str)
             or not isinstance(row.get("settings"), dict)
-            or not all(isinstance(row.get(name, ""), int | float | None) for name in FIELDS)
+            or not all(isinstance(row.get(name), int | float | None) for name in FIELDS)
         ):
             raise ConfigError(f"{out}, line {number} is no run of a sweep: give another file")
         rows.append(row)
