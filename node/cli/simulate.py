@@ -35,7 +35,7 @@ from node.simulation.settings import (
     require_graph,
 )
 from node.simulation.sweep_files import read_sweep
-from node.simulation.sweeps import in_processes, read_rows, row_of, run_sweep
+from node.simulation.sweeps import explained, in_processes, read_rows, row_of, run_sweep
 
 BESIDE_SWEEP = ("sweep", "out", "processes", "ray", "csv", "data_dir", "as_json")
 
@@ -132,7 +132,7 @@ def one_result(settings: SimulationSettings, options: dict[str, Any]) -> Result:
     torch.set_num_threads(1)  # small models: more threads only wait for each other
     started = time.perf_counter()
     rounds: list[SimulatedRound] = []
-    with watched("round") as watch:
+    with watched("round") as watch, explained():
         watch(0, settings.rounds)
         for finished in run_simulation(settings):
             rounds.append(finished)

@@ -197,12 +197,25 @@ def finished(futures: Iterable[Future[Outcome]]) -> Iterator[Outcome]:
 def measured(settings: SimulationSettings) -> Outcome:
     """The row of a run, or why there is none."""
     try:
-        return measure(settings)
+        with explained():
+            return measure(settings)
     except NodeError as error:
         return Failed(settings, str(error))
-    except Exception as error:  # noqa: BLE001 - a user's task may raise anything, and torch where memory ends
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Makes a NodeError, with the line where it was raised, of what a run raises otherwise.
+
+    A user's task may raise anything, and torch does where memory ends.
+    """
+    try:
+        yield
+    except NodeError:
+        raise
+    except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return Failed(settings, f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})")
+        raise NodeError(f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})") from error
 
 
 def row_of(outcome: Outcome) -> Row:

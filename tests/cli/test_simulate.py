@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,16 @@ def test_a_table_that_can_not_be_written_is_known_before_the_first_round(tmp_pat
     result = quick("--csv", tmp_path / "no folder" / "rounds.csv")
     assert result.exit_code == 2, result.output
     assert "give another --csv" in result.stderr
+
+
+@pytest.mark.parametrize("seeds", [("1",), ("1", "2")])
+def test_a_task_that_raises_is_one_line_with_its_place(tmp_path, seeds):
+    (tmp_path / "broken.py").write_text(
+        "from dataclasses import replace\nfrom tests.learning.example_task import task as sound\n"
+        "def data(share):\n    raise RuntimeError('no such table')\ntask = replace(sound, data=data)\n"
+    )
+    result = run(
+        "--task", f"{tmp_path}/broken.py:task", "--json", *(word for seed in seeds for word in ("--seed", seed))
+    )
+    assert result.exit_code == 2
+    assert re.search(r"RuntimeError: no such table \(.*broken\.py, line 4\)", json.loads(result.stdout)["error"])
