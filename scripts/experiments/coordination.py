@@ -7,7 +7,6 @@ rows are kept in one file.
 import dataclasses
 import hashlib
 import json
-import os
 import statistics
 import time
 from argparse import Namespace
@@ -20,7 +19,7 @@ from node.session.balance import Balance, Timing
 from node.simulation.coordinated import CoordinatedSettings, simulate_coordinated
 from node.simulation.results import key as gossip_key
 from node.simulation.settings import SimulationSettings
-from node.simulation.sweeps import opened, parsed, run_sweep
+from node.simulation.sweeps import append, opened, parsed, run_sweep
 from scripts.experiments.cells import SEEDS
 from scripts.experiments.engine import NODE, statements
 from scripts.experiments.markdown import NOT_RUN, image, shown, table
@@ -131,9 +130,7 @@ def keep_row(out: Path, key: str, run: Callable[[], Row]) -> None:
             return
         row = run()
         say(f"{key[:20]}… {row['settings']}: {row['seconds']:.0f} s")
-        stream.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+        append(out, stream, row)
 
 
 def simulated_key(settings: CoordinatedSettings) -> str:

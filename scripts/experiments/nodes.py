@@ -3,9 +3,7 @@
 Rows are kept in one file: the node's, whose keys begin with "nodes-", and those of the simulations with its settings.
 """
 
-import json
 import math
-import os
 import secrets
 import statistics
 import tempfile
@@ -27,7 +25,7 @@ from node.simulation.attacks import ATTACKS as ALL_ATTACKS
 from node.simulation.attacks import draw_attackers
 from node.simulation.results import key, settings_row
 from node.simulation.settings import SimulationSettings
-from node.simulation.sweeps import opened, parsed, run_sweep
+from node.simulation.sweeps import append, opened, parsed, run_sweep
 from scripts.experiments.cells import DATASETS, SEEDS, Cell
 from scripts.experiments.markdown import NOT_RUN, table
 from scripts.experiments.samples import Row
@@ -64,9 +62,7 @@ def run_missing(cells: Sequence[Cell], sharing: Sequence[str], out: Path) -> Non
             if node_key(cell) not in {row["key"] for row in parsed(out, stream.read())}:
                 say(f"5 nodes, one of them with --misbehave {cell.attack}")
                 row = run_nodes(cell)
-                stream.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+                append(out, stream, row)
         require_all(run_sweep([replace(cell, sharing=way) for way in sharing], out, 1, lambda _over, _total: None))
 
 
